@@ -1,0 +1,108 @@
+"""Denoising diffusion (Ho et al. 2020).
+
+''        the bundled Fashion-MNIST images on a laptop's CPU, in minutes
+smoke     the same in seconds, to see that everything works
+fashion   all of Fashion-MNIST, for one GPU
+cifar10   the paper's setting, 35.7 M parameters
+"""
+
+from imagegen_jax import config as defaults
+from imagegen_jax import errors
+
+
+def get_config(variant=""):
+    """The config of a variant."""
+    variants = {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10}
+    if variant not in variants:
+        raise errors.UserError(f"configs/ddpm.py has no variant '{variant}': choose one of {', '.join(filter(None, variants))}")
+    return variants[variant]()
+
+
+def _bundled():
+    c = defaults.diffusion()
+    c.batch_size = 32
+    c.duration = "1800 steps"
+    c.network.channels = 64
+    c.network.multipliers = (1, 2)
+    c.network.blocks = 1
+    c.network.attention_levels = ()
+    c.network.dropout = 0.0
+    c.network.patch_size = 2
+    c.diffusion.schedule = "cosine"
+    c.diffusion.parametrisation = "v"
+    c.diffusion.weighting = "min_snr"
+    c.diffusion.stratified = True
+    c.sampler.name = "ddim"
+    c.sampler.steps = 50
+    c.optimizer.lr = 1e-3
+    c.optimizer.b2 = 0.99
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "100 steps"
+    c.ema.decay = 0.999
+    c.checkpoint.every = "200 steps"
+    c.sample.every = "200 steps"
+    c.eval.every = "200 steps"
+    return c
+
+
+def _smoke():
+    c = _bundled()
+    c.batch_size = 8
+    c.duration = "20 steps"
+    c.network.channels = 16
+    c.network.groups = 8
+    c.sampler.steps = 5
+    c.sample.num = 16
+    c.log.every = "5 steps"
+    c.checkpoint.every = "10 steps"
+    c.sample.every = "10 steps"
+    c.eval.every = "10 steps"
+    c.eval.num = 64
+    return c
+
+
+def _fashion():
+    c = defaults.diffusion()
+    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
+    c.batch_size = 256
+    c.duration = "100 epochs"
+    c.network.channels = 64
+    c.network.multipliers = (1, 2, 4)
+    c.network.attention_levels = (1, 2)
+    c.network.heads = 4
+    c.network.dtype = "bfloat16"
+    c.diffusion.schedule = "cosine"
+    c.diffusion.parametrisation = "v"
+    c.diffusion.weighting = "min_snr"
+    c.diffusion.stratified = True
+    c.sampler.name = "ddim"
+    c.sampler.steps = 100
+    c.optimizer.lr = 5e-4
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "1000 steps"
+    c.log.every = "100 steps"
+    c.checkpoint.every = "10 epochs"
+    c.sample.every = "5 epochs"
+    c.sample.batch_size = 64
+    c.eval.every = "5 epochs"
+    c.eval.num = 0
+    c.eval.batch_size = 256
+    return c
+
+
+def _cifar10():
+    c = defaults.diffusion()  # whose network, loss and optimiser are the paper's
+    c.data.source = "cifar10"
+    c.data.flip = True
+    c.batch_size = 128
+    c.duration = "800000 steps"
+    c.optimizer.warmup = "5000 steps"
+    c.sampler.variance = "fixed_large"
+    c.ema.warmup = False
+    c.log.every = "100 steps"
+    c.checkpoint.every = "5000 steps"
+    c.sample.every = "10000 steps"
+    c.sample.batch_size = 64
+    c.eval.every = "10000 steps"
+    c.eval.batch_size = 128
+    return c

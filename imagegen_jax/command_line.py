@@ -1,0 +1,83 @@
+"""What all doors share: parsing of flags, errors of one line, and the JAX settings of a process."""
+
+import os
+import pathlib
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+
+from imagegen_jax import errors
+
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other hosts: on TPU pods and Slurm they find each other, elsewhere name --coordinator.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, with --num_processes and --process_id.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, one a host.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+
+
+def run(main, required=()):
+    """Runs a door and exits: 0 when it is done, 2 after one line on stderr where the person has something to mend.
+
+    Args:
+      main: () -> None.
+      required: names of the flags that must be given.
+    """
+
+    def guarded(argv):
+        try:
+            if len(argv) > 1:
+                raise errors.UserError(f"'{argv[1]}' is not a flag: write --name=value (see --help)")
+            for name in required:
+                if flags.FLAGS[name].value is None:
+                    raise errors.UserError(f"--{name} is missing (see --help)")
+            _set_up_jax()
+            main()
+        except errors.UserError as error:
+            _fail(error)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def finish(abandoned):
+    """Ends the process with code 0; at once where a thread is still computing something that nobody waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if abandoned:
+        os._exit(0)
+
+
+def _parse(argv):
+    # config_flags and recipes raise many kinds for what a person mistyped: a path, a key, a value.
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, errors.UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(_last_line(error))
+
+
+def _last_line(error):
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
+
+
+def _fail(error):
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _set_up_jax():
+    logging.set_verbosity(logging.ERROR)  # TFDS and Orbax warn of what a user cannot mend
+    if not jax.config.jax_compilation_cache_dir:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "imagegen_jax"))
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise errors.UserError(f"JAX finds no device: {str(error).splitlines()[0]}") from error

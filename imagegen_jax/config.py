@@ -1,0 +1,226 @@
+"""Every key of a config, documented once, with its default.
+
+A recipe (configs/*.py) starts from one of these and states only what it changes. The config is locked: a key that is not
+here is an error that names the nearest one. `--config.optimizer.lr=1e-4` overrides anything.
+
+A duration is a string: '2000 steps', '40 epochs', or a bare number of steps. '0' means never.
+"""
+
+import json
+import re
+
+from ml_collections import config_dict
+
+from imagegen_jax import errors
+from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import samplers
+from imagegen_jax.diffusion import schedules
+from imagegen_jax.diffusion import weightings
+
+
+def common():
+    """The keys that every family has."""
+    c = config_dict.ConfigDict()
+    c.algorithm = ""  # which family: a key of imagegen_jax.algorithms.ALGORITHMS
+    c.seed = 0  # of everything random: initialisation, data order, augmentation, training noise
+    c.batch_size = 64  # images a step over all devices and hosts
+    c.duration = "2000 steps"  # length of the training
+
+    c.data = data = config_dict.ConfigDict()
+    data.source = "fashion_mnist_10k"  # bundled; or a TFDS name, folder:PATH, idx:PATH
+    data.data_dir = ""  # where TFDS keeps prepared data sets; '' for TFDS's own choice
+    data.train_split = "train"  # as TFDS names them ('train[:90%]' works there); in a folder, a sub-folder
+    data.test_split = "test"
+    data.image_size = 0  # side of the square that the model sees; 0 keeps the source's own shape
+    data.load_size = 0  # resize to this first and crop image_size from it at random; 0: no random crop
+    data.channels = 0  # 1, 3 or 4; 0 keeps the source's own
+    data.flip = False  # mirror each training image with probability 1/2
+    data.on_bad_image = "error"  # 'error' stops and names the file; 'skip' counts it and reads its successor
+    data.workers = 2  # threads that decode, each a batch at a time
+    data.prefetch = 4  # decoded batches that wait for the device
+
+    c.optimizer = optimizer = config_dict.ConfigDict()
+    optimizer.name = "adam"  # adam, adamw or lion
+    optimizer.lr = 2e-4  # at its peak
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8  # adam and adamw
+    optimizer.weight_decay = 0.0  # adamw and lion
+    optimizer.schedule = "constant"  # constant, linear or cosine (both fall to 0 at the end of the training)
+    optimizer.warmup = "0 steps"  # linear rise from 0
+    optimizer.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
+    optimizer.accumulate = 1  # pieces in which a batch's gradient is computed, to save memory
+
+    c.ema = ema = config_dict.ConfigDict()
+    ema.decay = 0.9999  # of the moving average of the parameters
+    ema.warmup = True  # decay at step t at most (1 + t) / (10 + t)
+
+    c.sharding = sharding = config_dict.ConfigDict()
+    sharding.rules = ((".*", "replicate"),)  # first match of (regex of a state array's path, replicate | fsdp) decides
+    sharding.min_size = 2**14  # arrays with fewer elements are replicated whatever the rules say
+
+    c.checkpoint = checkpoint = config_dict.ConfigDict()
+    checkpoint.every = "500 steps"
+    checkpoint.keep = 2  # the latest so many
+    checkpoint.best_metric = ""  # also keep the best one by this metric, lowest wins, such as 'eval/loss'
+
+    c.log = log = config_dict.ConfigDict()
+    log.every = "50 steps"  # means since the last line go to metrics.jsonl and TensorBoard
+
+    c.sample = sample = config_dict.ConfigDict()
+    sample.every = "500 steps"  # a grid from fixed noise goes to samples/<step>.png
+    sample.num = 64
+    sample.batch_size = 16  # images drawn at once
+
+    c.eval = evaluation = config_dict.ConfigDict()
+    evaluation.every = "500 steps"  # held-out metrics of the moving average on the test split
+    evaluation.num = 1024  # test images; 0 for all
+    evaluation.batch_size = 64
+    return c
+
+
+def diffusion():
+    """The keys of algorithms/diffusion.py on the U-Net of networks/unet.py."""
+    c = common()
+    c.algorithm = "diffusion"
+
+    c.network = network = config_dict.ConfigDict()
+    network.channels = 128  # width at full resolution
+    network.multipliers = (1, 2, 2, 2)  # width of each level; each halves the resolution
+    network.blocks = 2  # residual blocks a level
+    network.attention_levels = (1,)  # levels with self-attention, 0 the finest
+    network.heads = 1
+    network.dropout = 0.1
+    network.groups = 32  # of GroupNorm
+    network.patch_size = 1  # pixels a side that the network takes as one
+    network.dtype = "float32"  # or bfloat16, of the computation
+    network.remat = False  # recompute activations in the backward pass to save memory
+
+    c.diffusion = diffusion = config_dict.ConfigDict()
+    diffusion.schedule = "linear"  # linear, cosine or sigmoid
+    diffusion.length = 1000  # steps
+    diffusion.parametrisation = "eps"  # what the network predicts: eps, x0 or v
+    diffusion.weighting = "simple"  # simple, snr or min_snr
+    diffusion.gamma = 5.0  # of min_snr
+    diffusion.stratified = False  # spread the timesteps of a batch evenly
+
+    c.sampler = sampler = config_dict.ConfigDict()
+    sampler.name = "ddpm"  # ddpm or ddim
+    sampler.steps = 1000  # network evaluations an image
+    sampler.variance = "fixed_small"  # of ddpm: fixed_small or fixed_large
+    sampler.eta = 0.0  # of ddim
+    sampler.clip = True  # hold x0 within [-1, 1]
+    return c
+
+
+_CHOICES = {
+    "data.on_bad_image": ("error", "skip"),
+    "data.channels": (0, 1, 3, 4),
+    "network.dtype": ("float32", "bfloat16"),
+    "diffusion.schedule": tuple(schedules.CURVES),
+    "diffusion.parametrisation": parametrisations.NAMES,
+    "diffusion.weighting": weightings.NAMES,
+    "sampler.name": samplers.NAMES,
+    "sampler.variance": samplers.VARIANCES,
+}
+_AT_LEAST = {
+    "seed": 0,
+    "batch_size": 1,
+    "data.image_size": 0,
+    "data.load_size": 0,
+    "data.workers": 1,
+    "data.prefetch": 1,
+    "optimizer.accumulate": 1,
+    "optimizer.lr": 0,
+    "checkpoint.keep": 1,
+    "sample.num": 1,
+    "sample.batch_size": 1,
+    "eval.num": 0,
+    "eval.batch_size": 1,
+    "network.channels": 2,
+    "network.blocks": 1,
+    "network.heads": 1,
+    "network.groups": 1,
+    "network.patch_size": 1,
+    "diffusion.length": 1,
+    "sampler.steps": 1,
+    "sampler.eta": 0,
+}
+_DURATIONS = ("duration", "optimizer.warmup", "checkpoint.every", "log.every", "sample.every", "eval.every")
+
+# What may change between two starts of one run: how long, how often, how fast, where from. All else is the experiment.
+_FREE = (
+    "duration",
+    "data.data_dir",
+    "data.workers",
+    "data.prefetch",
+    "optimizer.accumulate",
+    "network.remat",
+    "sharding",
+    "checkpoint",
+    "log",
+    "sample",
+    "eval",
+    "sampler",
+)
+
+
+def check(config):
+    """Raises errors.UserError for the first value that cannot be."""
+    flat = flatten(config)
+    for key, choices in _CHOICES.items():
+        if key in flat and flat[key] not in choices:
+            listed = ", ".join(str(choice) for choice in choices)
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: choose one of {listed}")
+    for key, least in _AT_LEAST.items():
+        if key in flat and flat[key] < least:
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be at least {least}")
+    for key in _DURATIONS:
+        parse_duration(key, flat[key])
+    if config.batch_size % config.optimizer.accumulate:
+        raise errors.UserError(
+            f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size, {config.batch_size}"
+        )
+    if "sampler" in config and config.sampler.steps > config.diffusion.length:
+        raise errors.UserError(
+            f"config.sampler.steps is {config.sampler.steps}: the diffusion has only {config.diffusion.length} (config.diffusion.length)"
+        )
+
+
+def parse_duration(key, text):
+    """('2000', '2000 steps' or '40 epochs' of config.<key>) -> (amount, 'steps' or 'epochs')."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|epochs?)?", str(text).strip())
+    if not match:
+        raise errors.UserError(f"config.{key} is {text!r}: write a duration as '2000 steps' or '40 epochs'")
+    return float(match[1]), "epochs" if (match[2] or "").startswith("epoch") else "steps"
+
+
+def in_steps(config, key, records):
+    """The duration config.<key> in steps, given the number of training images."""
+    amount, unit = parse_duration(key, flatten(config)[key])
+    return round(amount * records / config.batch_size) if unit == "epochs" else round(amount)
+
+
+def flatten(config):
+    """A config as {'optimizer.lr': 2e-4, ...}, its tuples as lists, as JSON has them."""
+    flat = {}
+
+    def visit(prefix, value):
+        if isinstance(value, dict):
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = value
+
+    visit("", json.loads(config.to_json()))
+    return flat
+
+
+def contradictions(saved, config):
+    """Keys that make two configs different experiments, as ['seed: 0 in the run, 1 asked for', ...]."""
+    old, new = flatten(saved), flatten(config)
+    return [
+        f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} asked for"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(key == free or key.startswith(free + ".") for free in _FREE)
+    ]

@@ -1,0 +1,142 @@
+"""From records to batches of one shape: deterministic, split over processes, resumable from any step.
+
+Position p of the endless stream of training images is record order[p], where `order` runs through a new permutation of all
+records in each epoch. Batch s holds the positions s B, ..., (s + 1) B - 1; of P processes the i-th reads the i-th contiguous
+share of each batch. So the batch at a step is a pure function of (seed, step), and a resumed run has nothing to restore.
+"""
+
+from collections.abc import Iterator
+import threading
+
+import grain
+import numpy as np
+from PIL import Image
+
+from imagegen_jax import errors
+from imagegen_jax.data import sources
+
+
+def host_shape(source, config):
+    """(h, w, c) of the arrays that the host makes: before the random crop, if there is one.
+
+    Args:
+      source: a sources.Source.
+      config: a config's `data` section.
+
+    Raises:
+      errors.UserError: the records differ in size or channels and the config does not say which to make.
+    """
+    size = config.load_size or config.image_size
+    shape = ((size, size) if size else tuple(source.image_shape[:2])) + (config.channels or source.image_shape[2],)
+    for key, value in (("image_size", shape[0]), ("channels", shape[2])):
+        if value is None:
+            raise errors.UserError(f"the images of {config.source} differ in shape: set --config.data.{key}")
+    if config.load_size and config.load_size < config.image_size:
+        raise errors.UserError(
+            f"config.data.load_size is {config.load_size}: it must be at least config.data.image_size, {config.image_size}"
+        )
+    if config.load_size and not config.image_size:
+        raise errors.UserError("config.data.load_size needs config.data.image_size, the size of the random crop")
+    return shape
+
+
+def model_shape(source, config):
+    """(h, w, c) of the images that the model sees."""
+    h, w, c = host_shape(source, config)
+    return (config.image_size or h, config.image_size or w, c)
+
+
+def fit(image, shape):
+    """(h, w, c) uint8 to `shape`: converts the channels, resizes to cover the target (Lanczos), and cuts out its middle."""
+    height, width, channels = shape
+    if image.shape == shape:
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    scale = max(height / picture.height, width / picture.width)
+    size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return sources.convert(picture.crop((left, top, left + width, top + height)), channels)
+
+
+class Reader:
+    """Reads numbered records as arrays of one shape.
+
+    Attributes:
+      skipped: numbers of the unreadable records met so far (on_bad_image 'skip').
+    """
+
+    def __init__(self, source, shape, on_bad_image):
+        self._source = source
+        self._shape = shape
+        self._on_bad_image = on_bad_image
+        self._lock = threading.Lock()
+        self.skipped = set()
+
+    def __call__(self, indices):
+        """{'image': (n, *shape) uint8, 'label': (n,) int32, 'index': (n,) int32} of the records `indices`.
+
+        An unreadable record is an errors.UserError, or with 'skip' its successor's image stands in its place.
+        """
+        try:
+            records = self._source.__getitems__(indices)
+        except sources.BadImageError as error:
+            if self._on_bad_image == "error":
+                raise errors.UserError(f"{error}; remove it, or set --config.data.on_bad_image=skip") from error
+            records = [self._readable(i) for i in indices]
+        return {
+            "image": np.stack([fit(record["image"], self._shape) for record in records]),
+            "label": np.array([record["label"] for record in records], np.int32),
+            "index": np.array(indices, np.int32),
+        }
+
+    def _readable(self, index):
+        for i in range(len(self._source)):
+            candidate = (index + i) % len(self._source)
+            try:
+                return self._source.__getitems__([candidate])[0]
+            except sources.BadImageError:
+                with self._lock:
+                    self.skipped.add(candidate)
+        raise errors.UserError("no image of the source can be read")
+
+
+def train_batches(
+    reader, records, *, seed, batch_size, first_step, workers, prefetch, process_index=0, process_count=1
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of every batch from step `first_step` on, without end, decoded ahead in threads.
+
+    Args:
+      reader: a Reader.
+      records: number of records.
+      seed: of the order.
+      batch_size: over all processes.
+      first_step: number of the first batch to come.
+      workers: decoding threads.
+      prefetch: batches decoded ahead.
+      process_index: which share is this process's.
+      process_count: number of shares; it must divide batch_size.
+    """
+    order = grain.MapDataset.range(records).seed(seed).shuffle().repeat()
+    share = batch_size // process_count
+
+    def load(step):
+        start = step * batch_size + process_index * share
+        return reader([order[start + i] for i in range(share)])
+
+    steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max)
+    return iter(steps.map(load).to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=prefetch)))
+
+
+def eval_batches(reader, records, batch_size, process_index=0, process_count=1) -> Iterator[dict[str, np.ndarray]]:
+    """The records 0, ..., records - 1 once, in order, this process's share of each batch.
+
+    The last batch is filled up with record 0 and 'mask' (n,) float32 is 0 there, 1 elsewhere.
+    """
+    share = batch_size // process_count
+    for start in range(0, records, batch_size):
+        positions = start + process_index * share + np.arange(share)
+        mask = positions < records
+        batch = reader([int(i) for i in np.where(mask, positions, 0)])
+        yield dict(batch, mask=mask.astype(np.float32))

@@ -1,0 +1,60 @@
+"""Images to files. The ending of the path says the format."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from imagegen_jax import errors
+from imagegen_jax import images
+
+FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
+
+
+def check(out):
+    """Raises errors.UserError where nothing can be written to `out`, before anything is drawn."""
+    path = pathlib.Path(out)
+    if not str(out).endswith("/") and path.suffix not in (".png", ".npz"):
+        raise errors.UserError(f"--out={out}: give {FORMATS}")
+    if path.is_dir() != str(out).endswith("/") and path.exists():
+        raise errors.UserError(f"--out={out}: it exists and is {'a folder' if path.is_dir() else 'a file'}")
+    folder = path if str(out).endswith("/") else path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"--out={out}: cannot make {folder}: {error.strerror}") from error
+
+
+def picture(image):
+    """An (h, w, c) uint8 array as a PIL image."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def save_grid(path, batch):
+    """(n, h, w, c) uint8 as one PNG; returns the sheet. Written aside first, so that the path is never half a picture."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = images.grid(batch)
+    draft = path.with_name(f".{path.name}.draft")
+    picture(sheet).save(draft, "png", optimize=True)
+    draft.replace(path)
+    return sheet
+
+
+def save(out, batches):
+    """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names.
+
+    A folder gets 00000.png, 00001.png, ... as they come; the other two formats are written when all are there.
+    """
+    if str(out).endswith("/"):
+        i = 0
+        for batch in batches:
+            for image in batch:
+                picture(image).save(pathlib.Path(out) / f"{i:05d}.png")
+                i += 1
+        return
+    drawn = np.concatenate(list(batches))
+    if pathlib.Path(out).suffix == ".npz":
+        np.savez_compressed(out, images=drawn)
+    else:
+        save_grid(out, drawn)

@@ -1,0 +1,41 @@
+"""Drawing images from a trained state: in batches, over all devices, image i the same whatever the batch size."""
+
+import jax
+import numpy as np
+
+from imagegen_jax import images
+from imagegen_jax import rng as rng_lib
+from imagegen_jax.algorithms import base
+from imagegen_jax.training import compiler
+from imagegen_jax.training import sharding
+
+
+class Drawer:
+    """Draws numbered images; compiled once for each batch shape and kind of request."""
+
+    def __init__(self, algorithm, mesh, batch_size):
+        """`batch_size` images are drawn at once, rounded up to a multiple of the number of devices."""
+        self._mesh = mesh
+        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._sample = jax.jit(
+            lambda state, rng, request: images.to_uint8(algorithm.sample(state, rng, request)),
+            out_shardings=sharding.replicated(mesh),
+            compiler_options=compiler.options(),
+        )
+
+    def batches(self, state, seed, num, **options):
+        """Yields (n, h, w, c) uint8 arrays, `num` images in all: image i depends on (seed, i) and the options alone.
+
+        Args:
+          state: TrainState whose params are drawn with.
+          seed: of the stream 'sample'.
+          num: how many.
+          **options: fields of base.SampleRequest.
+        """
+        key = jax.device_put(rng_lib.stream(seed, "sample"), sharding.replicated(self._mesh))
+        for start in range(0, num, self._batch_size):
+            # The last batch is drawn whole, so that nothing is compiled for it, and cut.
+            index = np.arange(start, start + self._batch_size, dtype=np.int32)
+            index = jax.make_array_from_callback(index.shape, sharding.batched(self._mesh), lambda at: index[at])
+            drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
+            yield np.asarray(drawn)[: num - start]

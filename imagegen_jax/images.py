@@ -1,0 +1,34 @@
+"""Images as arrays: uint8 in [0, 255] on disk and on the way to the device, float in [-1, 1] inside the models."""
+
+from jax import numpy as jnp
+import numpy as np
+
+
+def to_float(image):
+    """uint8 of any shape to float32 in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(image):
+    """float in [-1, 1] of any shape to the nearest uint8; values outside are clipped. The inverse of to_float."""
+    return jnp.round((jnp.clip(image, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def grid(images, columns=None, gap=1):
+    """Lays images out in rows, left to right and top to bottom, as square a sheet as possible.
+
+    Args:
+      images: (n, h, w, c) uint8, n >= 1.
+      columns: images a row; by default the least with columns^2 >= n.
+      gap: white pixels between images.
+
+    Returns:
+      (rows * (h + gap) - gap, columns * (w + gap) - gap, c) uint8; places left over are white.
+    """
+    n, h, w, c = images.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    sheet = np.full((rows, h + gap, columns, w + gap, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        sheet[i // columns, :h, i % columns, :w] = image
+    return sheet.reshape(rows * (h + gap), columns * (w + gap), c)[: rows * (h + gap) - gap, : columns * (w + gap) - gap]

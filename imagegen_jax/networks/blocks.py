@@ -1,0 +1,81 @@
+"""Building blocks that several networks share. Activations are NHWC."""
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+
+# DDPM's initialiser for every layer (hojonathanho/diffusion, nn.py) and the near-zero one for the last layer of a residual
+# branch, so that each branch starts as the identity.
+fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018, eq. 7) with learned scale and bias.
+
+    Statistics are float32 whatever the dtype of the input. They are reduced per channel first and over the channels of a
+    group afterwards: XLA reduces over (h, w, channel in group) at once 2 to 6 times slower on CPU.
+    `groups` is lowered to the largest divisor of the channel count that does not exceed it.
+    """
+
+    groups: int = 32
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        groups = next(g for g in range(min(self.groups, channels), 0, -1) if channels % g == 0)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def group_mean(per_channel):  # (batch, channels) -> (batch, channels), equal within a group
+            grouped = per_channel.reshape(-1, groups, channels // groups).mean(-1)
+            return jnp.repeat(grouped, channels // groups, axis=-1)
+
+        wide = x.astype(jnp.float32)
+        mean = group_mean(wide.mean((1, 2)))
+        variance = jnp.maximum(group_mean(jnp.square(wide).mean((1, 2))) - jnp.square(mean), 0.0)
+        factor = scale * jax.lax.rsqrt(variance + self.eps)
+        offset = bias - mean * factor
+        return (wide * factor[:, None, None] + offset[:, None, None]).astype(x.dtype)
+
+
+def sinusoidal_embedding(t, features, max_period=1e4):
+    """The Transformer's position embedding of a diffusion time (Vaswani et al. 2017, section 3.5), as DDPM lays it out.
+
+    Args:
+      t: (batch,) float or int, the timestep.
+      features: even width of the embedding.
+
+    Returns:
+      (batch, features) float32: sines, then cosines, at frequencies max_period^(-i / (features / 2 - 1)).
+    """
+    half = features // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / max(half - 1, 1))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def upsample_nearest(x, height, width):
+    """Doubles both sides by repetition and cuts to (height, width), the size before an odd side was halved.
+
+    Two jnp.repeat are some 200 times faster than jax.image.resize on CPU.
+    """
+    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return x[:, :height, :width]
+
+
+def space_to_depth(x, block):
+    """(n, h, w, c) -> (n, h / block, w / block, c * block^2). Raises ValueError where block does not divide a side."""
+    n, h, w, c = x.shape
+    if h % block or w % block:
+        raise ValueError(f"a patch of {block} does not divide an image of {h}x{w}")
+    x = x.reshape(n, h // block, block, w // block, block, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, block * block * c)
+
+
+def depth_to_space(x, block):
+    """The inverse of space_to_depth."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, block, block, c // block**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * block, w * block, c // block**2)

@@ -1,0 +1,141 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B; hojonathanho/diffusion, models/unet.py)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+
+from imagegen_jax.networks import blocks
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, swish, conv3, + dense(swish(embedding)), GroupNorm, swish, dropout, conv3, + shortcut."""
+
+    channels: int
+    dropout: float
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, embedding, train):
+        def conv(init, name):
+            return nn.Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype, name=name)
+
+        def norm(name):
+            return blocks.GroupNorm(self.groups, name=name)
+
+        h = conv(blocks.fan_avg, "conv1")(nn.swish(norm("norm1")(x)))
+        time = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))
+        h = nn.swish(norm("norm2")(h + time[:, None, None]))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv(blocks.near_zero, "conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over all positions, softmax(q k^T / sqrt(channels / heads)) v, in float32 inside."""
+
+    heads: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        n, height, width, channels = x.shape
+
+        def dense(init, name):
+            return nn.Dense(channels, kernel_init=init, dtype=self.dtype, name=name)
+
+        h = blocks.GroupNorm(self.groups, name="norm")(x).reshape(n, height * width, channels)
+        q, k, v = (
+            dense(blocks.fan_avg, name)(h).reshape(n, height * width, self.heads, channels // self.heads) for name in "qkv"
+        )
+        h = jax.nn.dot_product_attention(q, k, v).reshape(n, height, width, channels)
+        return x + dense(blocks.near_zero, "out")(h)
+
+
+class UNet(nn.Module):
+    """Predicts one array of the image's shape from a noisy image and its timestep.
+
+    Attributes:
+      channels: width at full resolution.
+      multipliers: width of each level as a multiple of `channels`; each further level halves the resolution, rounding up.
+      blocks: residual blocks per level on the way down; one more on the way up.
+      attention_levels: levels (0 is full resolution) whose residual blocks are each followed by self-attention.
+      heads: attention heads.
+      dropout: rate inside residual blocks.
+      groups: groups of each GroupNorm.
+      patch_size: the network works on patch_size^2-pixel patches as channels (1: on pixels, as DDPM does).
+      out_channels: channels of the result.
+      dtype: of the computation; parameters, normalisation, softmax and the result are float32.
+      remat: recompute each block's activations in the backward pass instead of keeping them.
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention_levels: Sequence[int] = (1,)
+    heads: int = 1
+    dropout: float = 0.1
+    groups: int = 32
+    patch_size: int = 1
+    out_channels: int = 3
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x, t, train=False):
+        """x: (n, h, w, c) float; t: (n,) timesteps. Returns (n, h, w, out_channels) float32."""
+        wrap = (lambda module, **kw: nn.remat(module, **kw)) if self.remat else (lambda module, **kw: module)
+        residual_block = wrap(ResidualBlock, static_argnums=(3,))
+        attention_block = wrap(AttentionBlock)
+
+        def level(x, i, name):
+            x = residual_block(
+                self.channels * self.multipliers[i], self.dropout, self.groups, self.dtype, name=f"{name}_block"
+            )(x, embedding, train)
+            if i in self.attention_levels:
+                x = attention_block(self.heads, self.groups, self.dtype, name=f"{name}_attention")(x)
+            return x
+
+        def conv(features, name, init=blocks.fan_avg, strides=1):
+            return nn.Conv(features, (3, 3), strides, kernel_init=init, dtype=self.dtype, name=name)
+
+        def dense(name):
+            return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
+
+        embedding = dense("time_in")(blocks.sinusoidal_embedding(t, self.channels))
+        embedding = dense("time_out")(nn.swish(embedding))
+
+        levels = range(len(self.multipliers))
+        x = blocks.space_to_depth(x, self.patch_size)
+        x = conv(self.channels, "conv_in")(x)
+        skips = [x]
+        for i in levels:
+            if i > 0:
+                x = conv(x.shape[-1], f"down{i}_conv", strides=2)(x)
+                skips.append(x)
+            for j in range(self.blocks):
+                x = level(x, i, f"down{i}_{j}")
+                skips.append(x)
+
+        width = self.channels * self.multipliers[-1]
+        middle = (width, self.dropout, self.groups, self.dtype)
+        x = residual_block(*middle, name="middle_block1")(x, embedding, train)
+        x = attention_block(self.heads, self.groups, self.dtype, name="middle_attention")(x)
+        x = residual_block(*middle, name="middle_block2")(x, embedding, train)
+
+        for i in reversed(levels):
+            for j in range(self.blocks + 1):
+                x = level(jnp.concatenate([x, skips.pop()], axis=-1), i, f"up{i}_{j}")
+            if i > 0:
+                height, width = skips[-1].shape[1:3]
+                x = conv(x.shape[-1], f"up{i}_conv")(blocks.upsample_nearest(x, height, width))
+
+        x = nn.swish(blocks.GroupNorm(self.groups, name="norm_out")(x))
+        x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero)(x)
+        return blocks.depth_to_space(x, self.patch_size).astype(jnp.float32)

@@ -1,0 +1,193 @@
+"""The training loop. It knows states, batches and metrics, and nothing of losses, networks or families."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import time
+
+import jax
+
+from imagegen_jax import errors
+from imagegen_jax.training import compiler
+from imagegen_jax.training import interruption
+from imagegen_jax.training import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Something done now and then with the state, such as drawing a grid or measuring on held-out images.
+
+    Attributes:
+      every: steps between two runs; 0 for never. It also runs after the last step.
+      run: (step, state) -> metrics, a dict of floats. It may raise interruption.Interrupted.
+    """
+
+    every: int
+    run: Callable
+
+
+def compile_step(algorithm, augment, mesh, state, batch, rng):
+    """Compiles the train step ahead of time, with the state donated.
+
+    Args:
+      algorithm: the Algorithm.
+      augment: (rng, image) -> image, on the device.
+      mesh: the devices.
+      state: pytree of ShapeDtypeStruct with shardings.
+      batch: likewise, one batch as the host delivers it.
+      rng: two keys, of the streams 'train' and 'augment'.
+
+    Returns:
+      A jax.stages.Compiled, (state, batch, rng) -> (state, metrics).
+    """
+
+    def step(state, batch, rng):
+        train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
+        batch = dict(batch, image=augment(augment_rng, batch["image"]))
+        return algorithm.train_step(state, batch, train_rng)
+
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        compiler_options=compiler.options(),
+    )
+    return jitted.lower(state, batch, rng).compile()
+
+
+def train(
+    state,
+    position,
+    *,
+    step_fn,
+    rng,
+    batches,
+    mesh,
+    total_steps,
+    log_every,
+    checkpoint_every,
+    hooks,
+    checkpointer,
+    writer,
+    progress,
+    stop: interruption.Interruption,
+):
+    """Runs the steps position.step + 1, ..., total_steps.
+
+    Args:
+      state: the TrainState after position.step steps; it is donated.
+      position: the checkpoint.Position of `state`.
+      step_fn: of compile_step.
+      rng: as compile_step's, on the mesh.
+      batches: iterator over this process's share of each batch, from position.step on.
+      mesh: the devices.
+      total_steps: number of the last step.
+      log_every: steps between two lines of metrics.
+      checkpoint_every: steps between two checkpoints; 0 for the last step only.
+      hooks: Hooks, run in this order before the checkpoint of the same step.
+      checkpointer: a checkpoint.Checkpointer.
+      writer: a logging.MetricWriter.
+      progress: a logging.Progress.
+      stop: ends the training after the running step, with a checkpoint, when it is requested.
+
+    Returns:
+      (state, position) after the last step, or earlier if `stop` was requested.
+
+    Raises:
+      errors.UserError: a metric is not finite, the data cannot be read, or a checkpoint cannot be written.
+    """
+    interval = _Interval(writer, progress)
+    batch = _next(batches, mesh, interval)
+    before = None
+    started = time.monotonic() - position.seconds
+    for step in range(position.step + 1, total_steps + 1):
+        with jax.transfer_guard("disallow"):
+            state, metrics = step_fn(state, batch, rng)
+            # While the device works on this step, the host fetches the next batch and looks at the metrics of the last step.
+            if step < total_steps:
+                batch = _next(batches, mesh, interval)
+            if before is not None:
+                interval.add(step - 1, before)
+            before = metrics
+
+        stopping = stop.agreed(step)
+        last = step == total_steps or stopping
+        due = [hook for hook in hooks if hook.every and (step % hook.every == 0 or step == total_steps)]
+        saving = last or (checkpoint_every and step % checkpoint_every == 0)
+        if not (due or saving or step % log_every == 0):
+            continue
+
+        interval.add(step, before)  # whatever is about to be saved or drawn is known to be finite
+        before = None
+        interval.write(step, time.monotonic() - started, len(batch["image"]))
+        measured = {}
+        if not stopping:
+            try:
+                for hook in due:
+                    measured |= hook.run(step, state)
+            except interruption.Interrupted:
+                last = saving = True
+        if measured:
+            writer.write(step, measured)
+        interval.restart()
+        if saving:
+            position = dataclasses.replace(position, step=step, seconds=time.monotonic() - started)
+            checkpointer.save(state, position, measured)
+        if last:
+            break
+    checkpointer.wait()
+    return state, position
+
+
+def _next(batches, mesh, interval):
+    begin = time.monotonic()
+    batch = next(batches)
+    interval.waited += time.monotonic() - begin
+    return sharding.put_batch(mesh, batch)
+
+
+class _Interval:
+    """The steps since the last line of metrics: their mean metrics, their speed, and the share of time spent on data."""
+
+    def __init__(self, writer, progress):
+        self._writer = writer
+        self._progress = progress
+        self.restart()
+
+    def restart(self):
+        self._sums = {}
+        self._steps = 0
+        self._begin = time.monotonic()
+        self.waited = 0.0
+
+    def add(self, step, metrics):
+        """Takes up the metrics of a step that is done or will soon be. Raises errors.UserError where one is not finite."""
+        for name, value in jax.device_get(metrics).items():
+            if not math.isfinite(value):
+                raise errors.UserError(
+                    f"step {step}: {name} is {value}; nothing after the last checkpoint is kept. "
+                    "Start again with a lower --config.optimizer.lr or with --config.optimizer.clip_norm, in a new workdir"
+                )
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._steps += 1
+        self._progress.step()
+
+    def write(self, step, seconds, batch_size):
+        """One line for the steps so far."""
+        elapsed = time.monotonic() - self._begin
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        rate = self._steps * batch_size / elapsed
+        self._progress.show(loss=f"{means['loss']:.4g}", images_per_s=f"{rate:.0f}")
+        speed = {
+            "images_per_second": rate,
+            "data_wait_fraction": self.waited / elapsed,
+            "seconds": seconds,
+            "images_seen": step * batch_size,
+        }
+        self._writer.write(step, means | speed)
+
+
+def initialise(algorithm, rng, shardings):
+    """The first state, each array made where it belongs, so that none is ever whole on one device under FSDP."""
+    return jax.jit(algorithm.init, out_shardings=shardings)(rng)

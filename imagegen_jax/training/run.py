@@ -1,0 +1,125 @@
+"""The folder of a run, and what can be made again from it: the config, the algorithm, a trained state."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+from jax import numpy as jnp
+from ml_collections import config_dict
+
+from imagegen_jax import algorithms
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import ema
+from imagegen_jax.training import optimisers
+from imagegen_jax.training import sharding
+
+CHECKPOINTS = "checkpoints"
+_CONFIG = "config.json"
+
+
+def build_algorithm(config, image_shape, total_steps=1, warmup_steps=0):
+    """The algorithm of a checked config, for images of this (h, w, c). The steps matter to training alone."""
+    if config.algorithm not in algorithms.ALGORITHMS:
+        raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
+    optimizer = optimisers.make(config.optimizer, total_steps, warmup_steps)
+    decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
+    return algorithms.ALGORITHMS[config.algorithm].from_config(config, tuple(image_shape), optimizer, decay)
+
+
+def abstract_batch(mesh, batch_size, image_shape):
+    """The shapes and shardings of a batch of images as the host delivers it."""
+    shapes = {"image": ((batch_size, *image_shape), jnp.uint8), "label": ((batch_size,), jnp.int32)}
+    shapes["index"] = shapes["label"]
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batched(mesh)) for name, (shape, dtype) in shapes.items()
+    }
+
+
+def abstract_state(algorithm, mesh, rules, min_size):
+    """The shapes and shardings of an algorithm's state."""
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
+    shardings = sharding.state_shardings(mesh, shapes, rules, min_size)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def save_config(workdir, config, image_shape):
+    """Makes the folder and writes config.json, which needs nothing else to build the algorithm again."""
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"config": json.loads(config.to_json()), "image_shape": list(image_shape)}, indent=1)
+        draft = workdir / f"{_CONFIG}.draft"
+        draft.write_text(text + "\n")
+        draft.replace(workdir / _CONFIG)
+    except OSError as error:
+        raise errors.UserError(f"cannot write to the workdir {workdir}: {error.strerror or error}") from error
+
+
+def load_config(workdir):
+    """(config, image_shape) of a run, or None where the folder holds none.
+
+    Raises:
+      errors.UserError: config.json is damaged.
+    """
+    path = pathlib.Path(workdir) / _CONFIG
+    if not path.exists():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        return config_dict.ConfigDict(saved["config"], convert_dict=True), tuple(saved["image_shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(f"cannot read {path}: {error}") from error
+
+
+def check_resumable(workdir, config, image_shape):
+    """Raises errors.UserError where the folder holds a run of another experiment, or checkpoints of an unknown one."""
+    saved = load_config(workdir)
+    if saved is None:
+        if checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS):
+            raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
+        return
+    differing = config_lib.contradictions(saved[0], config)
+    if saved[1] != tuple(image_shape):
+        differing.append(f"image shape: {saved[1]} in the run, {tuple(image_shape)} asked for")
+    if differing:
+        raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
+
+
+def check_space(workdir, state):
+    """Raises errors.UserError where the disk has less room than two checkpoints of `state` need."""
+    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise errors.UserError(
+            f"the disk of {workdir} has {free / 1e6:.0f} MB free and two checkpoints need {needed / 1e6:.0f} MB: "
+            "free some, or choose another --workdir"
+        )
+
+
+def load(workdir, step=None, use_ema=True):
+    """A trained run, ready to be asked for images.
+
+    Args:
+      workdir: the run's folder.
+      step: which checkpoint; None for the latest.
+      use_ema: with the moving averages in place of the parameters.
+
+    Returns:
+      (config, algorithm, state, step), the state replicated over all devices.
+
+    Raises:
+      errors.UserError: the folder is not a run, or the checkpoint cannot be read.
+    """
+    found = load_config(workdir)
+    if found is None:
+        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
+    config, image_shape = found
+    algorithm = build_algorithm(config, image_shape)
+    mesh = sharding.make_mesh(jax.device_count())
+    shapes = abstract_state(algorithm, mesh, (), 0)
+    folder = pathlib.Path(workdir) / CHECKPOINTS
+    state, position = checkpoint.Checkpointer(folder, read_only=True).restore(step, shapes)
+    return config, algorithm, state.with_ema() if use_ema else state, position.step

@@ -1,0 +1,82 @@
+"""How arrays lie on the devices: one mesh over all of them, with one axis.
+
+The batch is split along the axis. A state array is whole on every device ('replicate') or split along its largest divisible
+axis ('fsdp': Rajbhandari et al. 2020, ZeRO stage 3); the compiler inserts the gathers and reductions that follow from that.
+"""
+
+import re
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from imagegen_jax import errors
+
+AXIS = "data"
+
+
+def make_mesh(batch_size):
+    """A mesh over all devices of all processes. Raises errors.UserError where they do not divide the batch."""
+    devices = jax.devices()
+    if batch_size % len(devices):
+        raise errors.UserError(
+            f"a batch of {batch_size} cannot be divided over {len(devices)} devices: "
+            f"set --config.batch_size to a multiple of {len(devices)}"
+        )
+    return jax.sharding.Mesh(np.array(devices), (AXIS,))
+
+
+def replicated(mesh):
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh):
+    """Split along the leading axis."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def _fsdp(mesh, shape):
+    divisible = [i for i, n in enumerate(shape) if n % mesh.size == 0]
+    if not divisible:
+        return replicated(mesh)
+    axis = max(divisible, key=lambda i: shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+_RULES = {"replicate": lambda mesh, shape: replicated(mesh), "fsdp": _fsdp}
+
+
+def state_shardings(mesh, state, rules, min_size):
+    """A sharding for each array of a state.
+
+    Args:
+      mesh: of make_mesh.
+      state: pytree of arrays or of their shapes.
+      rules: ((regex, 'replicate' or 'fsdp'), ...); the first regex found in an array's path ('params/unet/conv_in/kernel')
+        decides, and an array that none matches is replicated.
+      min_size: arrays with fewer elements are replicated.
+
+    Raises:
+      errors.UserError: a rule that is not a pair, not a regex or not one of the two.
+    """
+    try:
+        compiled = [(re.compile(pattern), _RULES[rule]) for pattern, rule in rules]
+    except (KeyError, ValueError, TypeError, re.error) as error:
+        raise errors.UserError(
+            f"config.sharding.rules is {rules!r} ({error}): write pairs such as (('.*', 'fsdp'),), each 'replicate' or 'fsdp'"
+        ) from error
+
+    def place(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rule = next((rule for pattern, rule in compiled if pattern.search(name)), _RULES["replicate"])
+        return rule(mesh, leaf.shape) if leaf.size >= min_size else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def put_batch(mesh, batch):
+    """A process's own rows of a batch as arrays over the whole mesh: process i holds the i-th contiguous share of the rows."""
+    sharding = batched(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
