@@ -73,7 +73,7 @@ def main():
             step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
             compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
             state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer)
-        except interruption.Interrupted:
+        except interruption.StopRequested:
             print("stopped before the first step: nothing is lost, start the same command again", file=sys.stderr)
             command_line.finish(stop.abandoned)
             return

@@ -179,11 +179,13 @@ def check(config):
         parse_duration(key, flat[key])
     if config.batch_size % config.optimizer.accumulate:
         raise errors.UserError(
-            f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size, {config.batch_size}"
+            f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size "
+            f"({config.batch_size})"
         )
     if "sampler" in config and config.sampler.steps > config.diffusion.length:
         raise errors.UserError(
-            f"config.sampler.steps is {config.sampler.steps}: the diffusion has only {config.diffusion.length} (config.diffusion.length)"
+            f"config.sampler.steps is {config.sampler.steps}: it can be at most config.diffusion.length "
+            f"({config.diffusion.length})"
         )
 
 

@@ -78,7 +78,7 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def train_step(self, state: TrainState, batch: Batch, rng: jax.Array) -> tuple[TrainState, Metrics]:
-        """One step with all its optimiser updates; `rng` is already the step's own. Metrics are float32 scalars, one of them 'loss'."""
+        """One step with all its optimiser updates; `rng` is the step's own. Metrics are scalars, one of them 'loss'."""
 
     @abc.abstractmethod
     def eval_step(self, state: TrainState, batch: Batch, rng: jax.Array) -> Metrics:
@@ -88,6 +88,7 @@ class Algorithm(abc.ABC):
     def sample(self, state: TrainState, rng: jax.Array, request: SampleRequest) -> jax.Array:
         """(n, height, width, channels) float32 in [-1, 1], drawn with state.params."""
 
+    @abc.abstractmethod
     def check_request(self, request: SampleRequest) -> None:
         """Raises errors.UserError where this algorithm cannot draw what is requested."""
 

@@ -124,10 +124,10 @@ class Diffusion(base.Algorithm):
 
     def check_request(self, request):
         if request.sampler is not None and request.sampler not in samplers.NAMES:
-            raise errors.UserError(f"there is no sampler '{request.sampler}': choose one of {', '.join(samplers.NAMES)}")
+            raise errors.UserError(f"--sampler={request.sampler}: choose one of {', '.join(samplers.NAMES)}")
         if request.steps is not None and not 1 <= request.steps <= self.schedule.length:
             raise errors.UserError(
-                f"{request.steps} sampling steps: the diffusion has {self.schedule.length}, so choose 1 to {self.schedule.length}"
+                f"--steps={request.steps}: the diffusion has {self.schedule.length} steps, choose 1 to {self.schedule.length}"
             )
 
     def _error(self, params, x0, eps, t, rngs=None):

@@ -319,6 +319,7 @@ def _prepare(builder):
         ) from error
     except OSError as error:  # requests' errors are OSErrors too
         raise errors.UserError(
-            f"{builder.name} is not prepared in {builder.data_path} and cannot be ({type(error).__name__}: {_reason(error)[:120]}): "
+            f"{builder.name} is not prepared in {builder.data_path} and cannot be "
+            f"({type(error).__name__}: {_reason(error)[:120]}): "
             "check the network and the folder, or set --config.data.data_dir to where it is prepared"
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def _linear(length):
-    """Betas evenly from 1e-4 to 0.02 (Ho et al. 2020, section 4), for other lengths than 1000 scaled to the same total noise."""
+    """Betas evenly from 1e-4 to 0.02 (Ho et al. 2020, section 4), scaled for other lengths to the same total noise."""
     scale = 1000 / length
     betas = np.linspace(1e-4 * scale, 0.02 * scale, length, dtype=np.float64)
     return np.cumprod(1 - np.minimum(betas, 0.999))
@@ -77,7 +77,7 @@ class Schedule:
         return jnp.asarray(values, jnp.float32)[t].reshape(t.shape + (1,) * (ndim - 1))
 
     def add_noise(self, x0, eps, t):
-        """Draws from q(x_t | x_0) given its standard normal eps (Ho et al. 2020, equation 4). x0, eps: (n, ...); t: (n,) int."""
+        """Draws from q(x_t | x_0) with eps its noise (Ho et al. 2020, equation 4). x0, eps: (n, ...); t: (n,) int."""
         signal, noise = self.signal_and_noise(t, x0.ndim)
         return signal * x0 + noise * eps
 

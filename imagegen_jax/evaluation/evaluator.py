@@ -13,13 +13,15 @@ class Evaluator:
     """Measures states on the same images with the same noise each time, so that two measurements can be compared."""
 
     def __init__(self, algorithm, mesh, reader, records, batch_size, seed):
-        """Args:
-        algorithm: the Algorithm.
-        mesh: the devices.
-        reader: pipeline.Reader of the test split.
-        records: how many of its images, from the first on.
-        batch_size: images at once, rounded up to a multiple of the number of devices.
-        seed: of the stream 'eval'.
+        """Prepares the measurement; it is compiled at the first call.
+
+        Args:
+          algorithm: the Algorithm.
+          mesh: the devices.
+          reader: pipeline.Reader of the test split.
+          records: how many of its images, from the first on.
+          batch_size: images at once, rounded up to a multiple of the number of devices.
+          seed: of the stream 'eval'.
         """
         self._mesh = mesh
         self._reader = reader

@@ -35,7 +35,7 @@ class Drawer:
         key = jax.device_put(rng_lib.stream(seed, "sample"), sharding.replicated(self._mesh))
         for start in range(0, num, self._batch_size):
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
-            index = np.arange(start, start + self._batch_size, dtype=np.int32)
-            index = jax.make_array_from_callback(index.shape, sharding.batched(self._mesh), lambda at: index[at])
+            rows = np.arange(start, start + self._batch_size, dtype=np.int32)
+            index = jax.device_put(rows, sharding.batched(self._mesh))
             drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
             yield np.asarray(drawn)[: num - start]

@@ -46,6 +46,7 @@ def sinusoidal_embedding(t, features, max_period=1e4):
     Args:
       t: (batch,) float or int, the timestep.
       features: even width of the embedding.
+      max_period: of the slowest wave, in steps over 2 pi.
 
     Returns:
       (batch, features) float32: sines, then cosines, at frequencies max_period^(-i / (features / 2 - 1)).

@@ -141,7 +141,7 @@ class Checkpointer:
             ) from error
 
     def discard_after(self, step):
-        """Moves checkpoints later than `step` aside, to `<folder>.superseded-<time>/`, so that training can pass there again."""
+        """Moves later checkpoints to `<folder>.superseded-<time>/`, so that training can pass there again."""
         later = [other for other in available_steps(self._folder) if other > step]
         if later and jax.process_index() == 0:
             aside = self._folder.with_name(f"{self._folder.name}.superseded-{time.strftime('%Y%m%d-%H%M%S')}")

@@ -11,7 +11,7 @@ import numpy as np
 _AGREE_EVERY = 10  # steps; a stop is late by at most so many on several hosts, and the exchange costs a tenth
 
 
-class Interrupted(Exception):
+class StopRequested(Exception):
     """Raised out of `Interruption.run` when a stop was asked for before the work was done."""
 
 
@@ -45,9 +45,9 @@ class Interruption:
             signal.signal(caught, signal.SIG_DFL)
 
     def run(self, work, *args):
-        """work(*args), or Interrupted as soon as a stop is requested."""
+        """work(*args), or StopRequested as soon as a stop is requested."""
         if self.requested:
-            raise Interrupted
+            raise StopRequested
         outcome = {}
 
         def target():
@@ -62,7 +62,7 @@ class Interruption:
             thread.join(0.1)
             if self.requested and thread.is_alive():
                 self.abandoned = True
-                raise Interrupted
+                raise StopRequested
         if "error" in outcome:
             raise outcome["error"]
         return outcome["value"]

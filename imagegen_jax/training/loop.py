@@ -19,7 +19,7 @@ class Hook:
 
     Attributes:
       every: steps between two runs; 0 for never. It also runs after the last step.
-      run: (step, state) -> metrics, a dict of floats. It may raise interruption.Interrupted.
+      run: (step, state) -> metrics, a dict of floats. It may raise interruption.StopRequested.
     """
 
     every: int
@@ -126,7 +126,7 @@ def train(
             try:
                 for hook in due:
                     measured |= hook.run(step, state)
-            except interruption.Interrupted:
+            except interruption.StopRequested:
                 last = saving = True
         if measured:
             writer.write(step, measured)
