@@ -16,7 +16,6 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
-from imagegen_jax import rng
 from imagegen_jax.data import augment
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
@@ -59,7 +58,7 @@ def main():
     state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
     host_shape = pipeline.host_shape(source, config.data)
     batch_shape = run.abstract_batch(mesh, config.batch_size, host_shape)
-    rngs = tuple(jax.device_put(rng.stream(config.seed, name), sharding.replicated(mesh)) for name in ("train", "augment"))
+    rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
 
     if jax.process_index() == 0:
         run.save_config(workdir, config, image_shape)
@@ -127,8 +126,7 @@ def _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, c
     wanted = _CHECKPOINT.value
     if wanted is None and not checkpointer.steps():
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
-        seed_key = jax.device_put(rng.stream(config.seed, "init"), sharding.replicated(mesh))
-        state = stop.run(loop.initialise, algorithm, seed_key, shardings)
+        state = stop.run(loop.initialise, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         return state, checkpoint.Position(0, 0.0, len(source), source.fingerprint)
     state, position = stop.run(checkpointer.restore, wanted, state_shape)
     if (position.records, position.fingerprint) != (len(source), source.fingerprint):

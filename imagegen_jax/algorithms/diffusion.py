@@ -93,8 +93,8 @@ class Diffusion(base.Algorithm):
         (value, _), grads = base.value_and_grad(loss, params, (x0, eps, t), dropout_rng, self.accumulate)
         metrics = {
             "loss": value,
-            "grad_norm": optax.global_norm(grads),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
         }
         state = base.update(state, "unet", grads, self.optimizer, self.ema_decay)
         return state.replace(step=state.step + 1), metrics

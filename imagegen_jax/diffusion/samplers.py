@@ -96,7 +96,7 @@ def sample(
 
     Args:
       denoise: (x_t, t) -> x0, with x_t and x0 (n, *shape) float32 and t (n,) int32.
-      keys: (n,) random keys; image i depends on keys[i] alone.
+      keys: (n,) random keys; image i depends on keys[i] alone, and starts from the same noise for any sampler and steps.
       shape: of one image.
       schedule: the `schedules.Schedule` that the network was trained with.
       sampler: which sampler, and its constants.
@@ -115,9 +115,9 @@ def sample(
             x0 = jnp.clip(x0, -1.0, 1.0)
         eps = parametrisations.implied_eps(x0, x, c["signal"], c["noise"])
         x = c["on_x0"] * x0 + c["on_eps"] * eps + c["on_x"] * x
-        return (x + c["on_noise"] * normal(i) if noisy else x), None
+        return (x + c["on_noise"] * normal(i + 1) if noisy else x), None
 
     coefficients = step_coefficients(sampler, schedule)
     noisy = bool(np.any(coefficients["on_noise"]))
-    x, _ = jax.lax.scan(step, normal(sampler.steps), (jnp.arange(sampler.steps), coefficients))
+    x, _ = jax.lax.scan(step, normal(0), (jnp.arange(sampler.steps), coefficients))
     return x

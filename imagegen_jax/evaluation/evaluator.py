@@ -3,7 +3,6 @@
 import jax
 from jax import numpy as jnp
 
-from imagegen_jax import rng as rng_lib
 from imagegen_jax.data import pipeline
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
@@ -27,7 +26,7 @@ class Evaluator:
         self._reader = reader
         self._records = records
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._rng = jax.device_put(rng_lib.stream(seed, "eval"), sharding.replicated(mesh))
+        self._rng = sharding.key(mesh, seed, "eval")
 
         def sums(state, batch, rng):
             mask = batch["mask"]

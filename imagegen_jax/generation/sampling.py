@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from imagegen_jax import images
-from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
@@ -32,10 +31,10 @@ class Drawer:
           num: how many.
           **options: fields of base.SampleRequest.
         """
-        key = jax.device_put(rng_lib.stream(seed, "sample"), sharding.replicated(self._mesh))
+        key = sharding.key(self._mesh, seed, "sample")
         for start in range(0, num, self._batch_size):
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
-            index = jax.device_put(rows, sharding.batched(self._mesh))
+            index = sharding.put_rows(self._mesh, rows)
             drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
             yield np.asarray(drawn)[: num - start]

@@ -4,6 +4,8 @@ from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import errors
+
 # DDPM's initialiser for every layer (hojonathanho/diffusion, nn.py) and the near-zero one for the last layer of a residual
 # branch, so that each branch starts as the identity.
 fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -67,10 +69,10 @@ def upsample_nearest(x, height, width):
 
 
 def space_to_depth(x, block):
-    """(n, h, w, c) -> (n, h / block, w / block, c * block^2). Raises ValueError where block does not divide a side."""
+    """(n, h, w, c) -> (n, h / block, w / block, c * block^2). Raises errors.UserError where that has a rest."""
     n, h, w, c = x.shape
     if h % block or w % block:
-        raise ValueError(f"a patch of {block} does not divide an image of {h}x{w}")
+        raise errors.UserError(f"config.network.patch_size is {block}: it must divide the image size, {h}x{w}")
     x = x.reshape(n, h // block, block, w // block, block, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, block * block * c)
 

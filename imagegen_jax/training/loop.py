@@ -190,4 +190,4 @@ class _Interval:
 
 def initialise(algorithm, rng, shardings):
     """The first state, each array made where it belongs, so that none is ever whole on one device under FSDP."""
-    return jax.jit(algorithm.init, out_shardings=shardings)(rng)
+    return jax.jit(algorithm.init, out_shardings=shardings, compiler_options=compiler.quick_options())(rng)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import rng
 
 AXIS = "data"
 
@@ -76,7 +77,18 @@ def state_shardings(mesh, state, rules, min_size):
     return jax.tree_util.tree_map_with_path(place, state)
 
 
+def key(mesh, seed, name):
+    """rng.stream(seed, name) on every device."""
+    return jax.jit(rng.stream, static_argnums=(0, 1), out_shardings=replicated(mesh))(seed, name)
+
+
+def put_rows(mesh, rows):
+    """An array that every process has whole, split over the mesh along its leading axis."""
+    return jax.make_array_from_callback(rows.shape, batched(mesh), lambda at: rows[at])
+
+
 def put_batch(mesh, batch):
     """A process's own rows of a batch as arrays over the whole mesh: process i holds the i-th contiguous share of the rows."""
     sharding = batched(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    with jax.transfer_guard("allow"):  # the one transfer that a step is meant to make
+        return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -1,0 +1,37 @@
+"""Settings of the whole suite: eight CPU devices, and caches of its own that the processes it starts share."""
+
+import os
+import tempfile
+
+_CACHE = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
+# The tests wait for the compiler more than for what it compiles.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XDG_CACHE_HOME"] = _CACHE
+os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE, "tensorflow_datasets")
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import pytest  # noqa: E402
+
+from configs import ddpm  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_caches():
+    import shutil
+
+    yield
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def tiny_config():
+    """A diffusion that compiles in a second or two: the smoke recipe with less of everything."""
+    config = ddpm.get_config("smoke")
+    config.network.channels = 8
+    config.sampler.steps = 2
+    config.sample.num = 8
+    config.sample.batch_size = 8
+    config.eval.num = 16
+    config.eval.batch_size = 8
+    return config

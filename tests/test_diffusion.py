@@ -1,0 +1,139 @@
+"""Schedules, parametrisations and weightings against their formulas, and the loss against its definition."""
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import diffusion
+from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import samplers
+from imagegen_jax.diffusion import schedules
+from imagegen_jax.diffusion import weightings
+
+
+@pytest.mark.parametrize("name", schedules.CURVES)
+@pytest.mark.parametrize("length", [10, 1000])
+def test_schedules_fall_from_almost_one_to_almost_zero(name, length):
+    abar = schedules.Schedule.named(name, length).alphas_cumprod
+    assert abar.shape == (length,) and abar.dtype == np.float64
+    assert np.all(np.diff(abar) < 0) and 0 < abar[-1] < abar[0] < 1
+    assert abar[-1] < 1e-3
+
+
+def test_cosine_schedule_is_equation_17():
+    length, s = 1000, 0.008
+    abar = schedules.Schedule.named("cosine", length).alphas_cumprod
+    t = np.arange(length + 1)
+    f = np.cos((t / length + s) / (1 + s) * np.pi / 2) ** 2
+    unclipped = (1 - f[1:] / f[:-1]) < 0.999
+    np.testing.assert_allclose(abar[unclipped], (f[1:] / f[0])[unclipped], rtol=1e-9)
+
+
+def test_sigmoid_schedule_is_chens_algorithm_1():
+    """alpha(t) of Chen 2023 with start -3, end 3, tau 1, by jax.nn's sigmoid."""
+    length = 1000
+    abar = schedules.Schedule.named("sigmoid", length).alphas_cumprod
+    t = np.arange(1, length) / length
+    top, bottom = jax.nn.sigmoid(3.0), jax.nn.sigmoid(-3.0)
+    expected = (top - jax.nn.sigmoid(jnp.asarray(t * 6 - 3))) / (top - bottom)
+    np.testing.assert_allclose(abar[: length - 1], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_signal_noise_and_snr_agree():
+    schedule = schedules.Schedule.named("cosine", 1000)
+    t = jnp.arange(1000)
+    signal, noise = schedule.signal_and_noise(t)
+    np.testing.assert_allclose(signal**2 + noise**2, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(schedule.log_snr(t), 2 * (np.log(signal) - np.log(noise)), rtol=1e-4, atol=1e-4)
+    assert schedule.signal_and_noise(t[:5], ndim=4)[0].shape == (5, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", parametrisations.NAMES)
+def test_parametrisations_round_trip(name):
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 64, 4))
+    angle = jnp.linspace(0.05, 1.5, 64)[:, None]
+    signal, noise = jnp.cos(angle), jnp.sin(angle)
+    x_t = signal * x0 + noise * eps
+    prediction = parametrisations.target(name, x0, eps, signal, noise)
+    back = parametrisations.to_x0(name, prediction, x_t, signal, noise)
+    np.testing.assert_allclose(back, x0, atol=1e-4)
+    np.testing.assert_allclose(parametrisations.implied_eps(back, x_t, signal, noise), eps, atol=1e-3)
+    # The table's last column: an error d of the target is an error sqrt(ratio) d of x0.
+    moved = parametrisations.to_x0(name, prediction + 0.1, x_t, signal, noise)
+    ratio = parametrisations.x0_error_ratio(name, 2 * jnp.log(signal / noise))
+    np.testing.assert_allclose(jnp.abs(moved - back), jnp.broadcast_to(0.1 * jnp.sqrt(ratio), back.shape), rtol=2e-2)
+
+
+def test_weights_mean_the_same_for_every_parametrisation():
+    log_snr = jnp.linspace(-8, 8, 17)
+    snr = np.exp(log_snr)
+    for name in parametrisations.NAMES:
+        ratio = parametrisations.x0_error_ratio(name, log_snr)
+        np.testing.assert_allclose(weightings.weight("snr", name, log_snr) / ratio, snr, rtol=1e-5)
+        np.testing.assert_allclose(weightings.weight("min_snr", name, log_snr) / ratio, np.minimum(snr, 5), rtol=1e-5)
+        np.testing.assert_array_equal(weightings.weight("simple", name, log_snr), 1)
+    # Hang et al. 2023, section 3.4: min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v.
+    np.testing.assert_allclose(weightings.weight("min_snr", "eps", log_snr), np.minimum(snr, 5) / snr, rtol=1e-5)
+    np.testing.assert_allclose(weightings.weight("min_snr", "v", log_snr), np.minimum(snr, 5) / (snr + 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_timesteps_are_uniform(stratified):
+    draws = jax.vmap(lambda key: schedules.sample_timesteps(key, 16, 10, stratified))(jax.random.split(jax.random.key(0), 2000))
+    assert draws.min() == 0 and draws.max() == 9
+    for row in (draws, draws[:, :1]):  # over the batch, and in its first place alone
+        frequency = np.bincount(np.ravel(row), minlength=10) / row.size
+        assert np.abs(frequency - 0.1).max() < 5 * np.sqrt(0.09 / row.size)
+
+
+def test_stratified_timesteps_fill_every_stratum_once():
+    t = schedules.sample_timesteps(jax.random.key(0), 10, 1000, stratified=True)
+    gaps = np.diff(np.sort(np.asarray(t)))
+    assert np.all(np.abs(gaps - 100) <= 1)
+
+
+class Constant(nn.Module):
+    """Predicts one learned number everywhere."""
+
+    @nn.compact
+    def __call__(self, x, t, train=False):
+        return jnp.broadcast_to(self.param("value", nn.initializers.ones, ()), x.shape)
+
+
+def test_loss_is_the_weighted_error_of_the_target():
+    """For a network that predicts the constant c, E|c - eps|^2 = c^2 + 1 by hand; v and x0 of a black image likewise."""
+    schedule = schedules.Schedule.named("cosine", 100)
+    n = 4000
+    batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "index": np.arange(n, dtype=np.int32)}  # x0 = -1
+    for name, expected in (("eps", 2.0), ("x0", 4.0), ("v", None)):
+        algorithm = diffusion.Diffusion(
+            Constant(), (2, 2, 1), schedule, name, "simple", 5.0, False, samplers.Sampler("ddim", 10), None, None
+        )
+        state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
+        loss = algorithm.eval_step(state, batch, jax.random.key(0))["loss"]
+        assert loss.shape == (n,)
+        if name == "v":  # v = a eps + s, so E|1 - v|^2 = (1 - s)^2 + a^2, averaged over t
+            s = np.sqrt(1 - schedule.alphas_cumprod)
+            expected = np.mean((1 - s) ** 2 + schedule.alphas_cumprod)
+        np.testing.assert_allclose(np.mean(loss), expected, rtol=0.05)
+
+
+def test_eval_depends_on_the_image_and_its_index_alone():
+    schedule = schedules.Schedule.named("cosine", 100)
+    algorithm = diffusion.Diffusion(
+        Constant(), (2, 2, 1), schedule, "v", "min_snr", 5.0, False, samplers.Sampler("ddim", 10), None, None
+    )
+    state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
+    image = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
+    index = np.arange(8, dtype=np.int32)
+    whole = algorithm.eval_step(state, {"image": image, "index": index}, jax.random.key(0))["loss"]
+    part = algorithm.eval_step(state, {"image": image[5:7], "index": index[5:7]}, jax.random.key(0))["loss"]
+    np.testing.assert_allclose(part, whole[5:7], rtol=1e-6)
+
+
+def test_images_scale_to_the_range_of_the_models():
+    np.testing.assert_allclose(images.to_float(jnp.array([0, 255], jnp.uint8)), [-1, 1])

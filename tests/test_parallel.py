@@ -1,0 +1,160 @@
+"""The same training on one device, on eight, under FSDP and on two processes; the same images from any batch size."""
+
+import dataclasses
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax.algorithms import base
+from imagegen_jax.data import augment
+from imagegen_jax.generation import sampling
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import loop
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+
+SHAPE = (8, 8, 1)
+STEPS = 4
+
+
+def mesh_of(devices):
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+
+
+@pytest.fixture(scope="module")
+def algorithm():
+    from configs import ddpm
+
+    config = ddpm.get_config("smoke")
+    config.network.channels = 8
+    return run.build_algorithm(config, SHAPE, 10, 2)
+
+
+def train(algorithm, devices, rules=(), min_size=0):
+    """(losses, state) after a few steps on so many devices."""
+    mesh = mesh_of(devices)
+    state_shape = run.abstract_state(algorithm, mesh, rules, min_size)
+    rngs = tuple(sharding.key(mesh, 0, name) for name in ("train", "augment"))
+    batch_shape = run.abstract_batch(mesh, 8, SHAPE)
+    step = loop.compile_step(
+        algorithm, lambda key, x: augment.augment(key, x, SHAPE[:2], flip=True), mesh, state_shape, batch_shape, rngs
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, state_shape)
+    state = loop.initialise(algorithm, sharding.key(mesh, 7, "init"), shardings)
+    images = np.random.default_rng(0).integers(0, 256, (STEPS, 8, *SHAPE), np.uint8)
+    losses = []
+    for image in images:
+        batch = {"image": image, "label": np.zeros(8, np.int32), "index": np.arange(8, dtype=np.int32)}
+        state, metrics = step(state, sharding.put_batch(mesh, batch), rngs)
+        losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def on_one(algorithm):
+    losses, state = train(algorithm, 1)
+    assert len(set(losses)) == STEPS
+    return losses, jax.device_get(state)
+
+
+@pytest.mark.parametrize("rules", [(), ((".*", "fsdp"),)], ids=["replicated", "fsdp"])
+def test_eight_devices_train_as_one_does(algorithm, on_one, rules):
+    losses, state = train(algorithm, 8, rules)
+    np.testing.assert_allclose(losses, on_one[0], atol=1e-5)
+    chex.assert_trees_all_close(jax.device_get(state.params), on_one[1].params, atol=1e-5)
+    chex.assert_trees_all_close(jax.device_get(state.ema_params), on_one[1].ema_params, atol=1e-5)
+
+
+def test_under_fsdp_each_device_holds_an_eighth(algorithm):
+    shape = run.abstract_state(algorithm, mesh_of(8), ((".*", "fsdp"),), 0)
+    shardings = jax.tree.map(lambda x: x.sharding, shape)
+    state = loop.initialise(algorithm, sharding.key(mesh_of(8), 7, "init"), shardings)
+    for tree in (state.params, state.ema_params, state.opt_state):
+        leaves = jax.tree.leaves(tree)
+        held = sum(leaf.addressable_shards[3].data.size for leaf in leaves)
+        assert held < 1.1 / 8 * sum(leaf.size for leaf in leaves)
+
+
+def test_rules_are_tried_in_order_and_small_arrays_stay_whole():
+    state = {
+        "params": {"a": jax.ShapeDtypeStruct((16, 64), jnp.float32), "b": jax.ShapeDtypeStruct((16, 64), jnp.float32)},
+        "small": jax.ShapeDtypeStruct((8,), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((333, 7), jnp.float32),
+    }
+    placed = sharding.state_shardings(mesh_of(8), state, (("params/a", "replicate"), (".*", "fsdp")), 100)
+    spec = jax.tree.map(lambda s: tuple(s.spec), placed)
+    assert spec == {"params": {"a": (), "b": (None, "data")}, "small": (), "odd": ()}
+
+
+def test_image_depends_on_seed_and_index_alone(algorithm):
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), jax.device_get(state.params))
+
+    def draw(devices, batch_size, num, seed=0):
+        mesh = mesh_of(devices)
+        placed = jax.device_put(dataclasses.replace(state, params=params), sharding.replicated(mesh))
+        return np.concatenate(list(sampling.Drawer(algorithm, mesh, batch_size).batches(placed, seed, num))).astype(int)
+
+    whole = draw(1, 12, 12)
+    assert len({image.tobytes() for image in whole}) == 12
+    for devices, batch_size, num in ((1, 5, 7), (8, 8, 12)):
+        drawn = draw(devices, batch_size, num)
+        assert drawn.shape == (num, *SHAPE)
+        assert np.abs(drawn - whole[:num]).max() <= 1  # of 255: float rounding
+    assert np.abs(draw(1, 12, 12, seed=1) - whole).max() > 50
+
+
+def test_sample_requests_are_traced_once_per_kind(algorithm):
+    """Another batch of the same size must not compile again."""
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    sample = jax.jit(chex.assert_max_traces(algorithm.sample, n=1))
+    for start in (0, 4):
+        sample(state, jax.random.key(0), base.SampleRequest(index=jnp.arange(start, start + 4)))
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """Each process with half of the eight devices, reading half of each batch, over jax.distributed on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    command = [
+        sys.executable, "-m", "experiments.main", "--config=configs/ddpm.py:smoke", "--config.duration=6", "--config.log.every=1",
+        "--config.network.channels=8", "--config.sample.num=8", "--config.eval.num=10", "--config.sampler.steps=2",
+    ]  # fmt: skip
+    root = pathlib.Path(__file__).parent.parent
+    subprocess.run([*command, f"--workdir={tmp_path / 'one'}"], check=True, cwd=root, capture_output=True, timeout=300)
+    import os
+
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    both = [
+        subprocess.Popen(
+            [*command, f"--workdir={tmp_path / 'two'}", f"--coordinator={address}", "--num_processes=2", f"--process_id={i}"],
+            cwd=root,
+            env=os.environ | {"XLA_FLAGS": flags},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error[-2000:]
+
+    def rows(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return {(row["step"], key): row[key] for row in map(json.loads, lines) for key in ("loss", "eval/loss") if key in row}
+
+    one, two = rows("one"), rows("two")
+    assert one.keys() == two.keys() and len(one) == 7
+    np.testing.assert_allclose([two[key] for key in one], list(one.values()), atol=1e-5)
+    assert checkpoint.available_steps(tmp_path / "two" / run.CHECKPOINTS) == [6]
+    assert (tmp_path / "two" / "samples" / "6.png").read_bytes()

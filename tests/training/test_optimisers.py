@@ -1,0 +1,101 @@
+"""Optimisers against their formulas."""
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax.algorithms import base
+from imagegen_jax.training import ema
+from imagegen_jax.training import optimisers
+
+
+def section(**changes):
+    config = config_lib.common().optimizer
+    config.update(changes)
+    return config
+
+
+def test_learning_rate_at_its_corners():
+    rate = {name: optimisers.learning_rate(section(lr=1.0, schedule=name), 100, 20) for name in ("constant", "linear", "cosine")}
+    for name, f in rate.items():
+        np.testing.assert_allclose([f(0), f(9), f(19), f(20)], [1 / 20, 10 / 20, 1, 1], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose([rate["constant"](60), rate["constant"](100)], [1, 1])
+    np.testing.assert_allclose([rate["linear"](60), rate["linear"](100)], [0.5, 0], atol=1e-6)
+    np.testing.assert_allclose([rate["cosine"](40), rate["cosine"](100)], [(1 + np.cos(np.pi / 4)) / 2, 0], atol=1e-6)
+    assert optimisers.learning_rate(section(lr=0.5), 100, 0)(0) == 0.5
+
+
+def one_update(config, grads, params):
+    optimizer = optimisers.make(config, 10, 0)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return np.asarray(updates)
+
+
+def test_first_update_of_each_rule():
+    """Where both moments are unbiased, Adam's first step is -lr g / (|g| + eps); Lion's is -lr (sign g + wd p)."""
+    g, p = jnp.array([0.3, -0.01]), jnp.array([1.0, -2.0])
+    adam = one_update(section(name="adam", lr=0.1, clip_norm=0.0), g, p)
+    np.testing.assert_allclose(adam, -0.1 * np.sign(g), rtol=1e-4)
+    adamw = one_update(section(name="adamw", lr=0.1, weight_decay=0.5, clip_norm=0.0), g, p)
+    np.testing.assert_allclose(adamw, -0.1 * (np.sign(g) + 0.5 * np.asarray(p)), rtol=1e-4)
+    lion = one_update(section(name="lion", lr=0.1, weight_decay=0.5, clip_norm=0.0), g, p)
+    np.testing.assert_allclose(lion, -0.1 * (np.sign(g) + 0.5 * np.asarray(p)), rtol=1e-4)
+
+
+def test_gradient_is_clipped_by_its_global_norm_before_the_rule():
+    """With a large eps Adam's step is near -lr g / eps, so that the clipping shows."""
+    g = jnp.array([3.0, 4.0])
+    step = one_update(section(lr=1.0, eps=1e6, clip_norm=1.0), g, g)
+    np.testing.assert_allclose(step, -np.asarray(g) / 5 / 1e6, rtol=1e-3)
+
+
+def test_unknown_names_are_one_line_errors():
+    for key in ("name", "schedule"):
+        with pytest.raises(errors.UserError, match=f"config.optimizer.{key} is 'sgdd'"):
+            optimisers.make(section(**{key: "sgdd"}), 10, 0)
+
+
+def test_ema_is_the_weighted_sum_of_the_past():
+    decay = ema.decay_schedule(0.9, warmup=False)
+    optimizer = optax.sgd(1.0)
+    params = jnp.array(5.0)
+    state = base.TrainState(jnp.zeros((), jnp.int32), {"n": params}, {"n": optimizer.init(params)}, {"n": params})
+    history = [5.0]
+    for step in range(20):
+        state = base.update(state, "n", jnp.array(float(step)), optimizer, decay).replace(step=state.step + 1)
+        history.append(float(state.params["n"]))
+    expected = 0.9**20 * history[0] + sum(0.1 * 0.9 ** (20 - i) * history[i] for i in range(1, 21))
+    np.testing.assert_allclose(state.ema_params["n"], expected, rtol=1e-5)
+    assert state.with_ema().params["n"] == state.ema_params["n"]
+
+
+def test_ema_warm_up():
+    decay = ema.decay_schedule(0.999, warmup=True)
+    np.testing.assert_allclose([decay(0), decay(90), decay(10**6)], [0.1, 0.91, 0.999], rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_gradient_is_that_of_the_whole_batch(accumulate):
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+    params = jnp.array([1.0, -2.0, 0.5])
+
+    def loss(params, x, rng):
+        value = jnp.mean((x @ params) ** 2)
+        return value, {"value": value}
+
+    whole = base.value_and_grad(loss, params, x, jax.random.key(1), 1)
+    pieces = jax.jit(base.value_and_grad, static_argnums=(0, 4))(loss, params, x, jax.random.key(1), accumulate)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, pieces)
+
+
+def test_each_accumulated_piece_draws_its_own_noise():
+    def loss(params, x, rng):
+        noise = jax.random.normal(rng, ())
+        return params * noise, {"noise": noise, "square": noise**2}
+
+    (_, metrics), _ = base.value_and_grad(loss, jnp.ones(()), jnp.zeros(4), jax.random.key(0), 4)
+    assert metrics["square"] > metrics["noise"] ** 2 + 1e-3  # equal only if all pieces drew the same
