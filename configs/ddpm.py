@@ -21,7 +21,7 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.diffusion()
     c.batch_size = 32
-    c.duration = "1800 steps"
+    c.duration = "2000 steps"
     c.network.channels = 64
     c.network.multipliers = (1, 2)
     c.network.blocks = 1
@@ -34,14 +34,15 @@ def _bundled():
     c.diffusion.stratified = True
     c.sampler.name = "ddim"
     c.sampler.steps = 50
-    c.optimizer.lr = 1e-3
+    c.sampler.eta = 1.0
+    c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.99
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"
     c.ema.decay = 0.999
-    c.checkpoint.every = "200 steps"
-    c.sample.every = "200 steps"
-    c.eval.every = "200 steps"
+    c.checkpoint.every = "250 steps"
+    c.sample.every = "250 steps"
+    c.eval.every = "250 steps"
     return c
 
 

@@ -3,6 +3,7 @@
 python -m experiments.main --config=configs/ddpm.py --workdir=runs/ddpm
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -39,6 +40,16 @@ _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Continue from this step;
 
 
 def main():
+    """Trains until the end or until a signal asks to stop; either way what was trained is saved."""
+    with interruption.Interruption() as stop:
+        try:
+            _train(stop)
+        except interruption.StopRequested:
+            print("stopped before the first step: nothing is lost, the same command starts again", file=sys.stderr)
+        command_line.finish(stop.abandoned)
+
+
+def _train(stop):
     """Reads top to bottom: check everything, compile, restore or initialise, train."""
     config = _CONFIG.value
     config_lib.check(config)
@@ -46,79 +57,73 @@ def main():
 
     source = sources.open_source(config.data, "train")
     test_source = sources.open_source(config.data, "test")
+    host_shape = pipeline.host_shape(source, config.data)
     image_shape = pipeline.model_shape(source, config.data)
     run.check_resumable(workdir, config, image_shape)
 
-    def steps(key):
-        return config_lib.in_steps(config, key, len(source))
-
+    steps = functools.partial(config_lib.in_steps, config, records=len(source))
     total_steps = steps("duration")
     algorithm = run.build_algorithm(config, image_shape, total_steps, steps("optimizer.warmup"))
     mesh = sharding.make_mesh(config.batch_size)
     state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
-    host_shape = pipeline.host_shape(source, config.data)
     batch_shape = run.abstract_batch(mesh, config.batch_size, host_shape)
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
 
     if jax.process_index() == 0:
         run.save_config(workdir, config, image_shape)
         run.check_space(workdir, state_shape)
-    checkpointer = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, config.checkpoint.keep, config.checkpoint.best_metric)
+    folder = workdir / run.CHECKPOINTS
+    with checkpoint.Checkpointer(folder, config.checkpoint.keep, config.checkpoint.best_metric) as checkpointer:
+        begin = time.monotonic()
+        augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)
+        step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
+        compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
+        state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer)
 
-    with interruption.Interruption() as stop:
-        try:
-            begin = time.monotonic()
-            augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)
-            step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
-            compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
-            state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer)
-        except interruption.StopRequested:
-            print("stopped before the first step: nothing is lost, start the same command again", file=sys.stderr)
-            command_line.finish(stop.abandoned)
-            return
+        with (
+            contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
+            contextlib.closing(logging.Progress(position.step, total_steps)) as progress,
+        ):
+            writer.write(position.step, compiled)
+            hooks = [_grids(config, algorithm, mesh, workdir, writer, stop, steps("sample.every"))]
+            if test_source is not None:
+                hooks.append(_held_out(config, algorithm, mesh, test_source, image_shape, stop, steps("eval.every")))
+            reader = pipeline.Reader(source, host_shape, config.data.on_bad_image)
+            state, position = loop.train(
+                state,
+                position,
+                step_fn=step_fn,
+                rng=rngs,
+                batches=_batches(config, reader, len(source), position.step),
+                mesh=mesh,
+                total_steps=total_steps,
+                log_every=steps("log.every"),
+                checkpoint_every=steps("checkpoint.every"),
+                hooks=hooks,
+                checkpointer=checkpointer,
+                writer=writer,
+                progress=progress,
+                stop=stop,
+            )
+    if skipped := source.skipped + len(reader.skipped):
+        print(f"{skipped} unreadable images were skipped", file=sys.stderr)
+    if position.step < total_steps:
+        print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
 
-        writer = logging.MetricWriter(workdir, position.step)
-        writer.write(position.step, compiled)
-        reader = pipeline.Reader(source, host_shape, config.data.on_bad_image)
-        batches = pipeline.train_batches(
-            reader,
-            len(source),
-            seed=config.seed,
-            batch_size=config.batch_size,
-            first_step=position.step,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        progress = logging.Progress(position.step, total_steps)
-        hooks = [_grids(config, algorithm, mesh, workdir, writer, stop, steps("sample.every"))]
-        if test_source is not None:
-            hooks.append(_held_out(config, algorithm, mesh, test_source, image_shape, stop, steps("eval.every")))
-        state, position = loop.train(
-            state,
-            position,
-            step_fn=step_fn,
-            rng=rngs,
-            batches=batches,
-            mesh=mesh,
-            total_steps=total_steps,
-            log_every=steps("log.every"),
-            checkpoint_every=steps("checkpoint.every"),
-            hooks=hooks,
-            checkpointer=checkpointer,
-            writer=writer,
-            progress=progress,
-            stop=stop,
-        )
-        progress.close()
-        writer.close()
-        checkpointer.close()
-        if skipped := source.skipped + len(reader.skipped):
-            print(f"{skipped} unreadable images were skipped", file=sys.stderr)
-        if position.step < total_steps:
-            print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
-        command_line.finish(stop.abandoned)
+
+def _batches(config, reader, records, first_step):
+    """This process's share of the batches to come."""
+    return pipeline.train_batches(
+        reader,
+        records,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        first_step=first_step,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer):

@@ -75,6 +75,8 @@ def _set_up_jax():
     if not jax.config.jax_compilation_cache_dir:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "imagegen_jax"))
+        # By default what compiles within a second is not kept, and a start has dozens of such.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:

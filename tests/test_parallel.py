@@ -127,7 +127,8 @@ def test_two_processes_train_as_one_does(tmp_path):
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     command = [
-        sys.executable, "-m", "experiments.main", "--config=configs/ddpm.py:smoke", "--config.duration=6", "--config.log.every=1",
+        sys.executable, "-m", "experiments.main", "--config=configs/ddpm.py:smoke", "--config.duration=6",
+        "--config.log.every=1",
         "--config.network.channels=8", "--config.sample.num=8", "--config.eval.num=10", "--config.sampler.steps=2",
     ]  # fmt: skip
     root = pathlib.Path(__file__).parent.parent

@@ -1,7 +1,9 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic. One step holds the state and the data position together."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import pathlib
 import time
 
@@ -33,6 +35,10 @@ def available_steps(folder):
     """Steps with a folder in the checkpoint folder, ascending, readable or not."""
     folder = pathlib.Path(folder)
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0][:160]
 
 
 class Checkpointer:
@@ -102,10 +108,15 @@ class Checkpointer:
         """Returns when the last save is on disk. Raises as `save` does."""
         self._guarded(self._manager.wait_until_finished)
 
-    def close(self):
-        """Finishes what is being written."""
-        self.wait()
-        self._manager.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        """Finishes what is being written, also on the way out of an error."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def restore(self, step, state):
         """Reads one checkpoint.
@@ -126,19 +137,17 @@ class Checkpointer:
         wanted = steps[-1] if step is None else step
         if wanted not in steps:
             raise errors.UserError(f"no checkpoint of step {wanted} in {self._folder}: there are {', '.join(map(str, steps))}")
-        try:
-            return self._read(wanted, state)
-        except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged folder
-            readable = [other for other in steps if other != wanted and self._is_readable(other, state)]
-            advice = (
-                f"these steps are readable: {', '.join(map(str, readable))}; choose one with --checkpoint=STEP"
-                if readable
-                else "no other step is readable"
-            )
-            reason = str(error).strip().split("\n")[0][:200]
-            raise errors.UserError(
-                f"checkpoint {self._folder / str(wanted)} is damaged or of another network ({reason}): {advice}"
-            ) from error
+        # When one read fails, tensorstore prints a traceback for each of the others that are still under way.
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                return self._read(wanted, state)
+            except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged folder
+                cause = error
+                readable = [other for other in steps if other != wanted and self._is_readable(other, state)]
+        advice = f"{', '.join(map(str, readable))} can be; choose with --checkpoint=STEP" if readable else "nor can any other"
+        raise errors.UserError(
+            f"checkpoint {self._folder / str(wanted)} cannot be read ({_first_line(cause)}): {advice}"
+        ) from cause
 
     def discard_after(self, step):
         """Moves later checkpoints to `<folder>.superseded-<time>/`, so that training can pass there again."""
@@ -168,7 +177,6 @@ class Checkpointer:
         except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
             steps = available_steps(self._folder)
             last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
-            reason = str(error).strip().split("\n")[0][:200]
             raise errors.UserError(
-                f"cannot write a checkpoint to {self._folder} ({reason}): free the disk and start again; {last}"
+                f"cannot write a checkpoint to {self._folder} ({_first_line(error)}): free the disk and start again; {last}"
             ) from error

@@ -20,7 +20,9 @@ def section(**changes):
 
 
 def test_learning_rate_at_its_corners():
-    rate = {name: optimisers.learning_rate(section(lr=1.0, schedule=name), 100, 20) for name in ("constant", "linear", "cosine")}
+    rate = {
+        name: optimisers.learning_rate(section(lr=1.0, schedule=name), 100, 20) for name in ("constant", "linear", "cosine")
+    }
     for name, f in rate.items():
         np.testing.assert_allclose([f(0), f(9), f(19), f(20)], [1 / 20, 10 / 20, 1, 1], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose([rate["constant"](60), rate["constant"](100)], [1, 1])

@@ -1,0 +1,101 @@
+"""The order of the batches: its invariants, whatever the number of processes, threads and restarts."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax.data import augment
+from imagegen_jax.data import pipeline
+from imagegen_jax.data import sources
+
+RECORDS = 23
+
+
+@pytest.fixture(scope="module")
+def reader():
+    images = np.arange(RECORDS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    return pipeline.Reader(sources.ArraySource(images, np.arange(RECORDS) % 10, []), (2, 2, 1), "error")
+
+
+def order(reader, steps, first_step=0, seed=0, batch_size=8, **options):
+    options = dict(workers=2, prefetch=3) | options
+    batches = pipeline.train_batches(reader, RECORDS, seed=seed, batch_size=batch_size, first_step=first_step, **options)
+    taken = list(itertools.islice(batches, steps))
+    for batch in taken:  # the parts of a batch belong together
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["label"], batch["index"] % 10)
+    return np.stack([batch["index"] for batch in taken])
+
+
+def test_a_batch_is_a_function_of_seed_and_step(reader):
+    whole = order(reader, 12)
+    for first in (1, 5, 11):
+        np.testing.assert_array_equal(order(reader, 12 - first, first), whole[first:])
+    np.testing.assert_array_equal(order(reader, 12, workers=1, prefetch=1), whole)
+    assert (order(reader, 12, seed=1) != whole).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 23])
+def test_every_epoch_visits_each_image_once(reader, batch_size):
+    stream = order(reader, 3 * RECORDS // batch_size, batch_size=batch_size).ravel()
+    epochs = stream[: len(stream) // RECORDS * RECORDS].reshape(-1, RECORDS)
+    assert len(epochs) >= 2
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(RECORDS))
+    assert (epochs[0] != epochs[1]).any() and (epochs[0] != np.arange(RECORDS)).any()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_batch_in_order(reader, count):
+    shares = [order(reader, 6, process_index=i, process_count=count) for i in range(count)]
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), order(reader, 6))
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(8, 1), (8, 2), (23, 1), (32, 4)])
+def test_evaluation_sees_every_record_once(reader, batch_size, count):
+    seen = []
+    for i in range(count):
+        for batch in pipeline.eval_batches(reader, RECORDS, batch_size, i, count):
+            assert len(batch["image"]) == batch_size // count
+            seen += batch["index"][batch["mask"] > 0].tolist()
+    assert sorted(seen) == list(range(RECORDS))
+
+
+def test_shapes_that_the_config_must_settle():
+    source = sources.ArraySource(np.zeros((2, 6, 8, 1), np.uint8), [0, 0], [])
+    config = config_lib.common().data
+    assert pipeline.host_shape(source, config) == pipeline.model_shape(source, config) == (6, 8, 1)
+    config.update(image_size=4, load_size=5, channels=3)
+    assert pipeline.host_shape(source, config) == (5, 5, 3) and pipeline.model_shape(source, config) == (4, 4, 3)
+    config.load_size = 3
+    with pytest.raises(errors.UserError, match="load_size is 3"):
+        pipeline.host_shape(source, config)
+    config.update(image_size=0, load_size=5)
+    with pytest.raises(errors.UserError, match="load_size needs"):
+        pipeline.host_shape(source, config)
+    source.image_shape = (None, None, 1)
+    config.load_size = 0
+    with pytest.raises(errors.UserError, match="config.data.image_size"):
+        pipeline.host_shape(source, config)
+
+
+def test_augmentation_crops_and_mirrors_each_image_by_itself():
+    """Each output is found in its input at exactly one place, mirrored or not; places and mirrorings are uniform."""
+    n = 600
+    image = np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1).repeat(n, 0)
+    out = np.asarray(jax.jit(lambda key, x: augment.augment(key, x, (3, 4), flip=True))(jax.random.key(0), image))
+    assert out.shape == (n, 3, 4, 1)
+    places = {}
+    for top, left, mirrored in itertools.product(range(3), range(3), (False, True)):
+        window = image[0, top : top + 3, left : left + 4]
+        places[(window[:, ::-1] if mirrored else window).tobytes()] = (top, left, mirrored)
+    found = [places[crop.tobytes()] for crop in out]
+    counts = np.array([found.count(place) for place in places.values()])
+    assert np.abs(counts - n / 18).max() < 5 * np.sqrt(n / 18)
+    again = augment.augment(jax.random.key(0), image, (3, 4), flip=True)
+    np.testing.assert_array_equal(out, again)
+    np.testing.assert_array_equal(augment.augment(jax.random.key(0), image, (5, 6), flip=False), image)

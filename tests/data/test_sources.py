@@ -1,0 +1,252 @@
+"""Sources against the files that they read."""
+
+import io
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import requests
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax.data import fashion_mnist_10k
+from imagegen_jax.data import idx
+from imagegen_jax.data import pipeline
+from imagegen_jax.data import sources
+
+FULL = pathlib.Path("/usr/share/datasets/fashion-mnist")
+
+
+def section(**changes):
+    config = config_lib.common().data
+    config.update(changes)
+    return config
+
+
+def read(source):
+    return source.__getitems__(range(len(source)))
+
+
+def folder(path, **changes):
+    return sources.open_source(section(source=f"folder:{path}", **changes), "train")
+
+
+def save(path, mode="L", size=(8, 6), seed=0, **options):
+    """Writes a random image and returns its array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size[::-1] if mode == "L" else (*size[::-1], len(mode))
+    array = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    Image.fromarray(array, mode).save(path, **options)
+    return array
+
+
+@pytest.mark.parametrize(("split", "each"), [("train", 800), ("test", 200)])
+def test_bundled_images_come_through_tfds_bit_by_bit(split, each):
+    source = sources.open_source(section(), split)
+    assert len(source) == 10 * each and source.image_shape == (28, 28, 1) and source.class_names[9] == "Ankle boot"
+    records = read(source)
+    assert np.bincount([record["label"] for record in records]).tolist() == [each] * 10
+    stored = idx.read(idx.find(fashion_mnist_10k.FILES, split, "images"))
+    labels = idx.read(idx.find(fashion_mnist_10k.FILES, split, "labels"))
+    # TFDS shuffles when it prepares: compare as sets of (pixels, label).
+    ours = sorted((record["image"].tobytes(), record["label"]) for record in records)
+    assert ours == sorted((image.tobytes(), int(label)) for image, label in zip(stored, labels))
+
+
+@pytest.mark.skipif(not FULL.is_dir(), reason="the package dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize(("split", "each"), [("train", 800), ("test", 200)])
+def test_bundled_images_are_the_first_of_each_class_of_the_official_split(split, each):
+    source = sources.open_source(section(source=f"idx:{FULL}"), split)
+    assert len(source) == {"train": 60000, "test": 10000}[split] and source.image_shape == (28, 28, 1)
+    labels = idx.read(idx.find(FULL, split, "labels"))
+    wanted = np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(10)]))
+    official = np.stack([record["image"][..., 0] for record in source.__getitems__(wanted)])
+    np.testing.assert_array_equal(official, idx.read(idx.find(fashion_mnist_10k.FILES, split, "images")))
+
+
+def test_neither_tensorflow_nor_pytorch_is_imported():
+    code = (
+        "import sys, experiments.main, experiments.sample, experiments.benchmark\n"
+        "from imagegen_jax import config\n"
+        "from imagegen_jax.data import sources\n"
+        "sources.open_source(config.common().data, 'test').__getitems__([0, 1])\n"
+        "assert 'jax' in sys.modules and not {'tensorflow', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_flat_folder(tmp_path):
+    arrays = {name: save(tmp_path / name, seed=i) for i, name in enumerate(["b.png", "a.PNG"])}
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = folder(tmp_path)
+    assert source.image_shape == (6, 8, 1) and source.class_names == []
+    for record, name in zip(read(source), ["a.PNG", "b.png"]):
+        np.testing.assert_array_equal(record["image"][..., 0], arrays[name])
+        assert record["label"] == -1
+
+
+def test_class_folders_and_splits(tmp_path):
+    for i, name in enumerate(["train/cat/1.png", "train/dog/1.webp", "train/dog/2.jpg", "test/dog/9.png"]):
+        save(tmp_path / name, "RGB", seed=i)
+    source = folder(tmp_path)
+    assert source.class_names == ["cat", "dog"] and source.image_shape == (6, 8, 3)
+    assert [record["label"] for record in read(source)] == [0, 1, 1]
+    assert len(sources.open_source(section(source=f"folder:{tmp_path}"), "test")) == 1
+    assert sources.open_source(section(source=f"folder:{tmp_path / 'train'}"), "test") is None
+
+
+def test_a_test_folder_beside_class_folders_is_not_trained_on(tmp_path):
+    for name in ("cat/1.png", "dog/1.png", "test/cat/2.png"):
+        save(tmp_path / name)
+    source = folder(tmp_path)
+    assert len(source) == 2 and source.class_names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_channels_are_converted_as_pillow_does(tmp_path, mode, channels):
+    array = save(tmp_path / "a.png", mode)
+    (record,) = read(folder(tmp_path, channels=channels))
+    picture = Image.fromarray(array, mode)
+    if mode == "RGBA" and channels != 4:
+        alpha = array[..., 3:] / 255
+        white = array[..., :3] * alpha + 255 * (1 - alpha)
+        expected = np.asarray(Image.fromarray(np.round(white).astype(np.uint8)).convert("L" if channels == 1 else "RGB"))
+    else:
+        expected = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+    assert record["image"].shape == (6, 8, channels)
+    assert np.abs(record["image"].reshape(expected.shape).astype(int) - expected).max() <= 1
+
+
+def test_sixteen_bits_orientation_and_transparent_palettes(tmp_path):
+    deep = np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (record,) = read(folder(tmp_path))
+    np.testing.assert_allclose(record["image"][..., 0], deep / 257, atol=1)
+
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    array = np.zeros((6, 8, 3), np.uint8)
+    array[:3] = 255
+    Image.fromarray(array).save(turned / "a.png", exif=exif)
+    source = folder(turned)
+    (record,) = read(source)
+    assert source.image_shape == record["image"].shape == (8, 6, 3)
+    assert record["image"][:, 3:].min() == 255 and record["image"][:, :3].max() == 0  # its top is its right side now
+
+    palette = tmp_path / "palette"
+    palette.mkdir()
+    picture = Image.new("P", (8, 6), 0)
+    picture.putpalette([10, 20, 30] + [0] * 765)
+    picture.save(palette / "a.png", transparency=0)
+    assert folder(palette).image_shape[2] == 4
+    assert read(folder(palette, channels=3))[0]["image"].min() == 255  # transparent everywhere: white
+
+
+def test_fit_keeps_the_aspect_and_the_middle():
+    image = np.zeros((10, 30, 3), np.uint8)
+    image[:, 10:20] = 200
+    np.testing.assert_array_equal(pipeline.fit(image, (10, 10, 3)), image[:, 10:20])
+    smaller = pipeline.fit(image, (5, 5, 3))
+    assert smaller.shape == (5, 5, 3) and smaller.mean() > 190  # Lanczos rings at the edges
+    assert pipeline.fit(image, (20, 60, 1)).shape == (20, 60, 1)
+    assert pipeline.fit(image, (10, 30, 3)) is image
+
+
+def broken(path, kind):
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(whole, "png")
+    path.write_bytes({"empty": b"", "text": b"hello", "truncated": whole.getvalue()[:2000]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated"])
+def test_bad_image_is_named_or_skipped_and_counted(tmp_path, kind):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", size=(64, 64), seed=i)
+    broken(tmp_path / "2.png", kind)
+
+    def batch(on_bad_image):
+        source = folder(tmp_path, on_bad_image=on_bad_image)
+        reader = pipeline.Reader(source, (64, 64, 1), on_bad_image)
+        return source, reader, reader(range(len(source)))
+
+    with pytest.raises(errors.UserError, match=r"2\.png.*on_bad_image=skip") as caught:
+        batch("error")
+    assert "\n" not in str(caught.value)
+    source, reader, first = batch("skip")
+    assert source.skipped + len(reader.skipped) == 1
+    np.testing.assert_array_equal(first["image"], batch("skip")[2]["image"])
+    if kind == "truncated":  # its successor stands in its place
+        np.testing.assert_array_equal(first["image"][2], first["image"][3])
+
+
+def test_nothing_but_bad_images(tmp_path):
+    broken(tmp_path / "a.png", "text")
+    with pytest.raises(errors.UserError, match="none of the 1 images"):
+        folder(tmp_path, on_bad_image="skip")
+    broken(tmp_path / "a.png", "truncated")
+    with pytest.raises(errors.UserError, match="no image of the source can be read"):
+        pipeline.Reader(folder(tmp_path, on_bad_image="skip"), (64, 64, 1), "skip")([0])
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(errors.UserError, match="there is no folder"):
+        folder(tmp_path / "nowhere")
+    with pytest.raises(errors.UserError, match="no images in"):
+        folder(tmp_path)
+    save(tmp_path / "a.png", size=(8, 8))
+    save(tmp_path / "b.png", size=(9, 8))
+    with pytest.raises(errors.UserError, match=r"sizes.*a\.png has 8x8.*b\.png has 8x9.*config.data.image_size"):
+        folder(tmp_path)
+    assert folder(tmp_path, image_size=8).image_shape == (None, None, 1)
+    save(tmp_path / "b.png", "RGB", size=(8, 8))
+    with pytest.raises(errors.UserError, match=r"channels.*config.data.channels"):
+        folder(tmp_path)
+    assert folder(tmp_path, channels=3).image_shape == (8, 8, 3)
+
+
+def test_wrong_idx_files(tmp_path):
+    def opened():
+        return sources.open_source(section(source=f"idx:{tmp_path}"), "train")
+
+    with pytest.raises(errors.UserError, match="no train-images-idx3-ubyte"):
+        opened()
+    images = tmp_path / "train-images-idx3-ubyte"
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 4])
+    images.write_bytes(header + bytes(31))
+    with pytest.raises(errors.UserError, match="cut short"):
+        opened()
+    images.write_bytes(header + bytes(range(32)))
+    assert opened().__getitems__([1])[0]["image"][0, 0, 0] == 16
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]))
+    with pytest.raises(errors.UserError, match="2 images and .* 3 labels"):
+        opened()
+
+
+def test_wrong_tfds_names(tmp_path, monkeypatch):
+    with pytest.raises(errors.UserError, match="TFDS does not know: did you mean.*cifar10"):
+        sources.open_source(section(source="cifar_10"), "train")
+    with pytest.raises(errors.UserError, match="no split 'validation'"):
+        sources.open_source(section(train_split="validation"), "train")
+    assert sources.open_source(section(test_split="validation"), "test") is None
+    assert len(sources.open_source(section(train_split="train[:10%]"), "train")) == 800
+
+    def unreachable(*args, **kwargs):
+        raise requests.ConnectionError("Failed to resolve host")
+
+    monkeypatch.setattr("tensorflow_datasets.core.DatasetBuilder.download_and_prepare", unreachable)
+    with pytest.raises(errors.UserError, match="mnist is not prepared in .*check the network"):
+        sources.open_source(section(source="mnist", data_dir=str(tmp_path)), "train")
+
+
+def test_fingerprint_changes_with_the_files(tmp_path):
+    save(tmp_path / "a.png")
+    before = folder(tmp_path).fingerprint
+    assert folder(tmp_path).fingerprint == before
+    save(tmp_path / "b.png")
+    assert folder(tmp_path).fingerprint != before

@@ -1,0 +1,78 @@
+"""Configs: durations, checks, contradictions, recipes."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+
+RECIPES = {"ddpm": ("", "smoke", "fashion", "cifar10")}
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name, variants in RECIPES.items() for variant in variants])
+def test_every_variant_of_every_recipe_passes_the_checks(name, variant):
+    config_lib.check(importlib.import_module(f"configs.{name}").get_config(variant))
+
+
+def test_every_recipe_is_listed_here():
+    folder = pathlib.Path(__file__).parent.parent / "configs"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_variant_lists_the_known(name):
+    with pytest.raises(errors.UserError, match="smoke"):
+        importlib.import_module(f"configs.{name}").get_config("smokey")
+
+
+def test_durations():
+    config = config_lib.common()
+    config.batch_size = 10
+    for text, steps in (("7", 7), ("7 steps", 7), ("1 step", 1), ("2 epochs", 20), ("0.5 epoch", 5), ("0", 0)):
+        config.duration = text
+        assert config_lib.in_steps(config, "duration", records=100) == steps
+    for text in ("", "two", "3 weeks", "-1", "1e3 steps"):
+        config.duration = text
+        with pytest.raises(errors.UserError, match="config.duration"):
+            config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.on_bad_image", "ignore"),
+        ("data.channels", 2),
+        ("batch_size", 0),
+        ("network.dtype", "float16"),
+        ("diffusion.schedule", "quadratic"),
+        ("diffusion.weighting", "snrr"),
+        ("sampler.name", "euler"),
+        ("sampler.steps", 1001),
+        ("optimizer.accumulate", 7),
+        ("log.every", "0"),
+    ],
+)
+def test_impossible_values_are_named(key, value):
+    config = config_lib.diffusion()
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.UserError, match=f"config.{key}") as caught:
+        config_lib.check(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_contradictions_are_what_makes_another_experiment():
+    saved, config = config_lib.diffusion(), config_lib.diffusion()
+    config.duration = "9 epochs"
+    config.sample.num = 3
+    config.data.workers = 7
+    config.sampler.steps = 10
+    assert config_lib.contradictions(saved, config) == []
+    config.seed = 3
+    config.network.multipliers = (1, 2)
+    assert config_lib.contradictions(saved, config) == [
+        "network.multipliers: [1, 2, 2, 2] in the run, [1, 2] asked for",
+        "seed: 0 in the run, 3 asked for",
+    ]

@@ -1,0 +1,262 @@
+"""Runs that are killed, stopped, damaged or contradicted, as a person meets them: whole processes on a tiny recipe.
+
+The reference is one uninterrupted run. Every other run is brought to an end in its own way, started again with the same
+command, and must end in the same bits.
+"""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 60
+PATIENCE = 240  # seconds; a machine under load compiles slowly
+
+
+def command(workdir, *flags):
+    return [
+        sys.executable, "-m", "experiments.main", "--config=configs/ddpm.py:smoke", f"--workdir={workdir}",
+        f"--config.duration={STEPS}", "--config.network.channels=8", "--config.checkpoint.every=10",
+        "--config.checkpoint.keep=9",
+        "--config.log.every=1", "--config.sample.every=30", "--config.sample.num=8", "--config.sampler.steps=2",
+        "--config.eval.every=20", "--config.eval.num=16", *flags,
+    ]  # fmt: skip
+
+
+def finish(workdir, *flags):
+    """Runs to the end; returns stderr."""
+    done = subprocess.run(command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stderr
+
+
+def start_until(workdir, condition, *flags):
+    """Starts a run and returns its process as soon as condition() holds."""
+    process = subprocess.Popen(command(workdir, *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"it ended before the moment came: {process.stderr.read()[-2000:]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return process
+
+
+def logged(workdir):
+    """The metrics of each step, once each."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {}
+    for line in lines:
+        if "loss" in line:
+            assert line["step"] not in losses, f"step {line['step']} is logged twice"
+            losses[line["step"]] = (line["loss"], line["grad_norm"])
+    return losses
+
+
+def final(workdir):
+    """(state, position without the time) of the last checkpoint."""
+    _, algorithm, _, _ = run.load(workdir)
+    mesh = sharding.make_mesh(8)
+    shapes = run.abstract_state(algorithm, mesh, (), 0)
+    state, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
+    assert position.step == STEPS
+    return jax.device_get(state), (position.step, position.records, position.fingerprint)
+
+
+def assert_same_run(workdir, reference):
+    for ours, theirs in zip(jax.tree.leaves(final(workdir)), jax.tree.leaves(final(reference)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert logged(workdir) == logged(reference)  # the loss of every step, and so every batch, bit for bit
+    last = f"samples/{STEPS}.png"
+    assert (workdir / last).read_bytes() == (reference / last).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    finish(workdir)
+    assert checkpoint.available_steps(workdir / run.CHECKPOINTS) == [10, 20, 30, 40, 50, 60]
+    assert len(logged(workdir)) == STEPS
+    return workdir
+
+
+@pytest.mark.parametrize("k", [10, 40])
+def test_killed_after_a_checkpoint(tmp_path, reference, k):
+    process = start_until(tmp_path, (tmp_path / run.CHECKPOINTS / str(k)).exists)
+    process.kill()
+    process.wait()
+    assert "continuing from step" in finish(tmp_path)
+    assert_same_run(tmp_path, reference)
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path, reference):
+    def writing():
+        folder = tmp_path / run.CHECKPOINTS
+        return folder.is_dir() and checkpoint.available_steps(folder) and unfinished()
+
+    def unfinished():
+        return [entry.name for entry in (tmp_path / run.CHECKPOINTS).iterdir() if not entry.name.isdigit()]
+
+    for _ in range(5):  # a write can end between the look and the kill
+        process = start_until(tmp_path, writing, "--config.checkpoint.every=2", "--config.checkpoint.keep=99")
+        process.kill()
+        process.wait()
+        if unfinished():
+            break
+        shutil.rmtree(tmp_path)
+    assert unfinished()
+    finish(tmp_path)
+    assert not unfinished()
+    assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal(tmp_path, reference, number):
+    log = tmp_path / "metrics.jsonl"
+    process = start_until(tmp_path, lambda: log.exists() and len(log.read_text().splitlines()) > 13)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command continues" in error
+    stopped_at = checkpoint.available_steps(tmp_path / run.CHECKPOINTS)[-1]
+    assert 12 <= stopped_at < STEPS and max(logged(tmp_path)) == stopped_at
+    finish(tmp_path)
+    assert_same_run(tmp_path, reference)
+
+
+def test_stopped_during_warm_up_and_while_sampling(tmp_path, reference):
+    """Nothing is trained yet: exit 0, no checkpoint. Then in the middle of drawing a grid that would take minutes."""
+    process = start_until(tmp_path, (tmp_path / "config.json").exists)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and "before the first step" in error
+    assert checkpoint.available_steps(tmp_path / run.CHECKPOINTS) == []
+
+    slow = ("--config.sampler.steps=1000", "--config.sample.num=100000", "--config.sample.every=30")
+    process = start_until(tmp_path, lambda: (tmp_path / "metrics.jsonl").exists() and 30 in logged(tmp_path), *slow)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and time.monotonic() - began < 10
+    assert checkpoint.available_steps(tmp_path / run.CHECKPOINTS)[-1] == 30
+    finish(tmp_path)
+    assert_same_run(tmp_path, reference)
+
+
+def test_finished_run_started_again_does_nothing(tmp_path, reference):
+    shutil.copytree(reference, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    finish(tmp_path / "run")
+    assert logged(tmp_path / "run") == logged(reference)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().startswith(before)
+
+
+def refused(workdir, *flags, module="experiments.main"):
+    """Runs a command that must be refused, and returns its one line of stderr."""
+    arguments = command(workdir, *flags) if module == "experiments.main" else [sys.executable, "-m", module, *flags]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
+    return lines[0]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_contradicting_config_is_refused_with_its_keys(tmp_path, reference):
+    before = contents(reference)
+    error = refused(reference, "--config.seed=5", "--config.network.blocks=2")
+    assert "seed: 0 in the run, 5 asked for" in error and "network.blocks: 1 in the run, 2 asked for" in error
+    assert contents(reference) == before
+
+
+def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    shutil.rmtree(workdir / run.CHECKPOINTS / "60" / "state" / "d")  # half-deleted
+    for part in (workdir / run.CHECKPOINTS / "50" / "state").rglob("*"):  # cut short
+        if part.is_file() and part.stat().st_size > 1000:
+            part.write_bytes(part.read_bytes()[:500])
+    before = contents(workdir)
+    error = refused(workdir)
+    assert "60" in error and "10, 20, 30, 40 can be;" in error and "--checkpoint=STEP" in error
+    error = refused(workdir, f"--workdir={workdir}", f"--out={tmp_path / 'grid.png'}", module="experiments.sample")
+    assert "10, 20, 30, 40 can be;" in error
+    assert contents(workdir) == before and not (tmp_path / "grid.png").exists()
+
+    finish(workdir, "--checkpoint=40")
+    assert_same_run(workdir, reference)
+    (aside,) = workdir.glob("checkpoints.superseded-*")
+    assert sorted(entry.name for entry in aside.iterdir()) == ["50", "60"]
+
+
+def test_other_images_under_the_same_name_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{i}.png")
+    flags = (f"--config.data.source=folder:{tmp_path}", "--config.duration=2", "--config.sample.every=0")
+    finish(tmp_path / "run", *flags)
+    (tmp_path / "3.png").unlink()
+    assert "trained on 9, there are 8 now" in refused(tmp_path / "run", *flags)
+
+
+def test_divergence_stops_with_step_and_metric_and_keeps_the_last_checkpoint(tmp_path):
+    flags = ("--config.optimizer.lr=1e30", "--config.optimizer.clip_norm=0.0", "--config.optimizer.schedule=constant")
+    flags += ("--config.optimizer.warmup=0", "--config.checkpoint.every=1", "--config.sample.every=0", "--config.eval.every=0")
+    done = subprocess.run(command(tmp_path, *flags), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and "error: step " in last and (" is nan" in last or " is inf" in last), done.stderr[-2000:]
+    steps = checkpoint.available_steps(tmp_path / run.CHECKPOINTS)
+    assert steps
+    assert np.isfinite([value for pair in logged(tmp_path).values() for value in pair]).all()
+
+
+def test_sampling_a_run(tmp_path, reference):
+    """As a person asks for it: no model flags; a folder, an array and a grid hold the same images."""
+
+    def sample(*flags):
+        arguments = [sys.executable, "-m", "experiments.sample", f"--workdir={reference}", "--num=5", *flags]
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    from PIL import Image
+
+    sample(f"--out={tmp_path / 'a.npz'}")
+    sample(f"--out={tmp_path}/folder/", "--batch_size=3")
+    sample(f"--out={tmp_path / 'b.npz'}", "--sampler=ddpm", "--steps=10", "--checkpoint=20", "--noema", "--seed=1")
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert images.shape == (5, 28, 28, 1) and images.dtype == np.uint8
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [file.name for file in files] == [f"0000{i}.png" for i in range(5)]
+    from_folder = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert np.abs(from_folder.astype(int) - images[..., 0]).max() <= 1
+    assert np.abs(np.load(tmp_path / "b.npz")["images"].astype(int) - images).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps=1001"], "1001"),
+        (["--sampler=euler"], "ddpm, ddim"),
+        (["--checkpoint=7"], "10, 20, 30, 40, 50, 60"),
+        (["--num=0"], "--num"),
+    ],
+)
+def test_impossible_samples_are_refused(tmp_path, reference, flags, words):
+    out = tmp_path / "grid.png"
+    error = refused(reference, f"--workdir={reference}", f"--out={out}", *flags, module="experiments.sample")
+    assert words in error and not out.exists()

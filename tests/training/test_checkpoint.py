@@ -1,0 +1,74 @@
+"""Checkpoints: what is kept, what survives donation and a full disk."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax import errors
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import run
+
+
+def position(step):
+    return checkpoint.Position(step=step, seconds=1.5, records=10, fingerprint="abc")
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+    with checkpoint.Checkpointer(tmp_path, keep=2, best_metric="eval/loss") as checkpointer:
+        for step, loss in enumerate([0.5, 0.2, 0.4, 0.3, 0.6], start=1):
+            checkpointer.save({"x": jnp.full(4, step)}, position(step), {"eval/loss": loss})
+    assert checkpoint.available_steps(tmp_path) == [2, 4, 5]
+
+
+def test_a_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
+    """The buffers are donated while the checkpoint is still being written."""
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jnp.zeros((512, 1024))
+    with checkpoint.Checkpointer(tmp_path, keep=3) as checkpointer:
+        for i in range(3):
+            checkpointer.save({"x": x}, position(i))
+            for _ in range(5):
+                x = step(x)
+    shape = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)}
+    for i in range(3):
+        state, at = checkpoint.Checkpointer(tmp_path, read_only=True).restore(i, shape)
+        np.testing.assert_array_equal(state["x"], 5 * i)
+        assert at == position(i)
+
+
+def test_too_small_a_disk_is_noticed_before_the_training(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    run.check_space(tmp_path, {"x": jax.ShapeDtypeStruct((100,), jnp.float32)})
+    with pytest.raises(errors.UserError, match="1 MB free and two checkpoints need 8 MB"):
+        run.check_space(tmp_path, {"x": jax.ShapeDtypeStruct((1000, 1000), jnp.float32)})
+
+
+def test_a_write_that_fails_keeps_the_checkpoints_before_it(tmp_path):
+    """The kernel refuses to let any file grow beyond 64 KiB, as a full disk would, in a process of its own."""
+    code = f"""
+import resource, signal
+import numpy as np
+from imagegen_jax import errors
+from imagegen_jax.training import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+position = lambda step: checkpoint.Position(step, 0.0, 1, "")
+try:
+    with checkpoint.Checkpointer({str(tmp_path)!r}) as checkpointer:
+        checkpointer.save({{"x": np.zeros(4)}}, position(1))
+        checkpointer.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+        checkpointer.save({{"x": np.random.default_rng(0).random(10**6)}}, position(2))
+except errors.UserError as error:
+    print(error)
+"""
+    root = pathlib.Path(__file__).parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert "cannot write a checkpoint" in done.stdout and "the last good checkpoint is step 1" in done.stdout, done.stderr[-2000:]
+    assert checkpoint.available_steps(tmp_path) == [1]
