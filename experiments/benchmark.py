@@ -52,6 +52,9 @@ _REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps are timed, each b
 _WARM_UP = 3  # calls that are not counted: the first ones allocate
 _TURN = 5  # timed calls before it is the other's turn
 _DRAWS = 3  # timed batches of drawn images, each as many network evaluations as the sampler has steps
+# Load for each core from which the table warns. With one busy process beside it on two cores PyTorch's forward pass took
+# 12 ms or 900 ms: OpenMP threads that spin for one another. OMP_WAIT_POLICY=passive steadies that.
+_BUSY = 0.3
 _PIPELINE_SECONDS = 1.0
 _MATMUL_SIZES = (512, 1024, 2048, 4096, 8192)
 _MATMUL_SECONDS = 0.1  # a product that takes so long has the device busy: a larger one would be no faster
@@ -119,6 +122,7 @@ def machine():
         device_count=jax.device_count(),
         process_count=jax.process_count(),
         cpu_count=cpu_count(),
+        load_average=os.getloadavg()[0],  # before the run: above 0 others were at work, and every time is too long
         jax_version=jax.__version__,
         python_version=platform.python_version(),
     )
@@ -534,6 +538,7 @@ def _synchronize(device):
 def table(report):
     """A report as text for a person."""
     facts, r = report["machine"], report["results"]
+    busy = facts["load_average"] > _BUSY * facts["cpu_count"]
 
     def ms(times):
         return f"{times['median']:.2f}  (quartiles {times['quartile1']:.2f} to {times['quartile3']:.2f})"
@@ -542,6 +547,7 @@ def table(report):
         "recipe": report["recipe"],
         "machine": f"{facts['device_count']} x {facts['device_kind']} ({facts['platform']}), {facts['cpu_count']} CPU cores, "
         f"JAX {facts['jax_version']}",
+        "load before the run": f"{facts['load_average']:.1f}" + ("  (BUSY: others distort these times)" if busy else ""),
         "parameters": f"{r['parameters']:,}",
         "compile time, s": f"{r['compile_seconds']:.1f}",
         "train step, ms": ms(r["step_ms"]),

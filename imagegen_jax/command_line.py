@@ -8,6 +8,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+from ml_collections import config_flags
 
 from imagegen_jax import errors
 
@@ -55,14 +56,32 @@ def finish(abandoned):
 def _parse(argv):
     # config_flags and recipes raise many kinds for what a person mistyped: a path, a key, a value.
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, errors.UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(_last_line(error))
+        parsed = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_key(argv, error))
+    except (flags.Error, errors.UserError, TypeError, ValueError, OSError) as error:
+        _fail(_one_line(str(error)))
+    if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+        if not pathlib.Path(path).is_file():  # config_flags would raise only when the config is first looked at
+            _fail(f"--config={path}: there is no such file")
+    return parsed
 
 
-def _last_line(error):
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
+def _unknown_key(argv, error):
+    """config_flags' error, which names a part of the key, with the flag as it was typed."""
+    while isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = str(error.args[0])
+    keys = [argument.split("=")[0] for argument in argv if argument.startswith("--config.")]
+    typed = next((key for key in keys if any(f"'{part}'" in text for part in key.split("."))), "such key")
+    return f"there is no {typed}: {_one_line(text)}"
+
+
+def _one_line(text):
+    """A message without its line breaks; of a traceback, which some errors carry along, the last line."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if "Traceback" in text else " ".join(lines)
 
 
 def _fail(error):

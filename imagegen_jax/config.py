@@ -176,7 +176,9 @@ def check(config):
         if key in flat and flat[key] < least:
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be at least {least}")
     for key in _DURATIONS:
-        parse_duration(key, flat[key])
+        amount, _ = parse_duration(key, flat[key])
+        if not amount and key in ("duration", "log.every"):
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be more than 0")
     if config.batch_size % config.optimizer.accumulate:
         raise errors.UserError(
             f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size "
@@ -200,7 +202,8 @@ def parse_duration(key, text):
 def in_steps(config, key, records):
     """The duration config.<key> in steps, given the number of training images."""
     amount, unit = parse_duration(key, flatten(config)[key])
-    return round(amount * records / config.batch_size) if unit == "epochs" else round(amount)
+    steps = round(amount * records / config.batch_size) if unit == "epochs" else round(amount)
+    return max(steps, 1) if amount else 0
 
 
 def flatten(config):

@@ -1,6 +1,7 @@
 """Settings of the whole suite: eight CPU devices, and caches of its own that the processes it starts share."""
 
 import os
+import shutil
 import tempfile
 
 _CACHE = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
@@ -14,12 +15,14 @@ os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__fil
 import pytest  # noqa: E402
 
 from configs import ddpm  # noqa: E402
+from imagegen_jax import config as config_lib  # noqa: E402
+from imagegen_jax.data import sources  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _remove_caches():
-    import shutil
-
+def _shared_caches():
+    """Prepares the bundled data once for all processes, and removes the caches in the end."""
+    sources.open_source(config_lib.common().data, "train")
     yield
     shutil.rmtree(_CACHE, ignore_errors=True)
 

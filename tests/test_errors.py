@@ -14,7 +14,7 @@ SMOKE = "--config=configs/ddpm.py:smoke"
     ("flags", "words"),
     [
         ([SMOKE, "--config.optimiser.lr=1"], ["optimiser", "optimizer"]),
-        ([SMOKE, "--config.optimizer.lrr=1"], ["lrr", "optimizer.lr"]),
+        ([SMOKE, "--config.optimizer.lrr=1"], ["there is no --config.optimizer.lrr", '"lr"']),
         ([SMOKE, "--config.batch_size=abc"], ["batch_size", "abc"]),
         ([SMOKE, "--config.batch_size=6"], ["6", "8 devices", "--config.batch_size"]),
         ([SMOKE, "--config.network.patch_size=3"], ["patch_size", "28x28"]),

@@ -169,7 +169,9 @@ def _read_headers(files, on_bad_image):
     def read(file):
         try:
             with Image.open(file) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # the orientation tag: 5 to 8 lie on their side
+                # Pillow decodes a whole PNG to look for EXIF where the header has none.
+                exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+                turned = exif.get(0x0112, 1) >= 5  # the orientation tag: 5 to 8 lie on their side
                 return (image.size if turned else image.size[::-1]) + (_channels_of(image),)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return BadImageError(f"cannot read the image {file}: {_reason(error)}")
@@ -304,13 +306,19 @@ def _tfds_builder(config, tfds):
             return fashion_mnist_10k.FashionMnist10k(data_dir=data_dir, file_format="array_record")
         return tfds.builder(config.source, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(config.source, ["fashion_mnist_10k", *tfds.list_builders()], n=3)
+        near = difflib.get_close_matches(
+            config.source, ["fashion_mnist_10k", *tfds.list_builders(with_community_datasets=False)], n=3
+        )
         hint = f"did you mean {' or '.join(near)}?" if near else "write a TFDS name, folder:PATH or idx:PATH"
         raise errors.UserError(f"config.data.source is {config.source!r}, which TFDS does not know: {hint}") from error
 
 
 def _prepare(builder):
+    import tensorflow_datasets as tfds
+
     print(f"preparing {builder.name} in {builder.data_path}", file=sys.stderr)
+    if builder.name == "fashion_mnist10k":  # a second's work needs no bars
+        tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
     except ImportError as error:

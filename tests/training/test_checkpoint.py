@@ -70,5 +70,7 @@ except errors.UserError as error:
 """
     root = pathlib.Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
-    assert "cannot write a checkpoint" in done.stdout and "the last good checkpoint is step 1" in done.stdout, done.stderr[-2000:]
+    assert "cannot write a checkpoint" in done.stdout and "the last good checkpoint is step 1" in done.stdout, done.stderr[
+        -2000:
+    ]
     assert checkpoint.available_steps(tmp_path) == [1]
