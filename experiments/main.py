@@ -69,10 +69,14 @@ def _train(stop):
     batch_shape = run.abstract_batch(mesh, config.batch_size, host_shape)
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
 
-    if jax.process_index() == 0:
-        run.save_config(workdir, config, image_shape)
-        run.check_space(workdir, state_shape)
     folder = workdir / run.CHECKPOINTS
+    done = checkpoint.available_steps(folder)[-1:]
+    if done and done[0] >= total_steps and _CHECKPOINT.value is None:
+        print(f"{workdir} is trained to step {done[0]}; a longer --config.duration goes on from there", file=sys.stderr)
+        return
+    if jax.process_index() == 0:
+        run.check_space(workdir, state_shape)
+        run.save_config(workdir, config, image_shape)
     with checkpoint.Checkpointer(folder, config.checkpoint.keep, config.checkpoint.best_metric) as checkpointer:
         begin = time.monotonic()
         augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)

@@ -62,7 +62,7 @@ def common():
     c.checkpoint = checkpoint = config_dict.ConfigDict()
     checkpoint.every = "500 steps"
     checkpoint.keep = 2  # the latest so many
-    checkpoint.best_metric = ""  # also keep the best one by this metric, lowest wins, such as 'eval/loss'
+    checkpoint.best_metric = ""  # also keep the one with the lowest of this, such as 'eval/loss', if measured at its step
 
     c.log = log = config_dict.ConfigDict()
     log.every = "50 steps"  # means since the last line go to metrics.jsonl and TensorBoard

@@ -45,7 +45,12 @@ class Interruption:
             signal.signal(caught, signal.SIG_DFL)
 
     def run(self, work, *args):
-        """work(*args), or StopRequested as soon as a stop is requested."""
+        """work(*args), or StopRequested as soon as a stop is requested.
+
+        One of several processes must not leave work that the others share; there a stop waits for `agreed`.
+        """
+        if jax.process_count() > 1:
+            return work(*args)
         if self.requested:
             raise StopRequested
         outcome = {}

@@ -86,11 +86,6 @@ class Progress:
         """Sets the numbers behind the bar."""
         self._bar.set_postfix(numbers, refresh=False)
 
-    def note(self, text):
-        """Prints a line above the bar."""
-        if jax.process_index() == 0:
-            self._bar.write(text, file=self._bar.fp)
-
     def close(self):
         """Leaves the bar as it is."""
         self._bar.close()

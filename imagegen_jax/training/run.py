@@ -91,7 +91,9 @@ def check_resumable(workdir, config, image_shape):
 def check_space(workdir, state):
     """Raises errors.UserError where the disk has less room than two checkpoints of `state` need."""
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(workdir).free
+    workdir = pathlib.Path(workdir).absolute()
+    existing = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise errors.UserError(
             f"the disk of {workdir} has {free / 1e6:.0f} MB free and two checkpoints need {needed / 1e6:.0f} MB: "
