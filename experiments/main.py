@@ -50,7 +50,7 @@ def main():
 
 
 def _train(stop):
-    """Reads top to bottom: check everything, compile, restore or initialise, train."""
+    """Reads top to bottom: check everything, restore or initialise, and only then write; compile; train."""
     config = _CONFIG.value
     config_lib.check(config)
     workdir = pathlib.Path(_WORKDIR.value)
@@ -70,20 +70,23 @@ def _train(stop):
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
 
     folder = workdir / run.CHECKPOINTS
-    done = checkpoint.available_steps(folder)[-1:]
-    if done and done[0] >= total_steps and _CHECKPOINT.value is None:
-        print(f"{workdir} is trained to step {done[0]}; a longer --config.duration goes on from there", file=sys.stderr)
+    run.check_space(workdir, state_shape)
+    state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, folder)
+    if position.step >= total_steps:
+        print(f"{workdir} is trained to step {position.step}; a longer --config.duration goes on from there", file=sys.stderr)
         return
+    if position.step:
+        print(f"continuing from step {position.step}", file=sys.stderr)
     if jax.process_index() == 0:
-        run.check_space(workdir, state_shape)
         run.save_config(workdir, config, image_shape)
-    with checkpoint.Checkpointer(folder, config.checkpoint.keep, config.checkpoint.best_metric) as checkpointer:
-        begin = time.monotonic()
-        augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)
-        step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
-        compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
-        state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer)
 
+    begin = time.monotonic()
+    augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)
+    step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
+    compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
+
+    with checkpoint.Checkpointer(folder, config.checkpoint.keep, config.checkpoint.best_metric) as checkpointer:
+        checkpointer.discard_after(position.step)
         with (
             contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
             contextlib.closing(logging.Progress(position.step, total_steps)) as progress,
@@ -130,21 +133,19 @@ def _batches(config, reader, records, first_step):
     )
 
 
-def _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, checkpointer):
+def _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, folder):
     """(state, position): of the wanted checkpoint, or of step 0 where the run has none yet."""
-    wanted = _CHECKPOINT.value
-    if wanted is None and not checkpointer.steps():
+    if _CHECKPOINT.value is None and not checkpoint.available_steps(folder):
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
         state = stop.run(loop.initialise, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         return state, checkpoint.Position(0, 0.0, len(source), source.fingerprint)
-    state, position = stop.run(checkpointer.restore, wanted, state_shape)
+    reader = checkpoint.Checkpointer(folder, read_only=True)
+    state, position = stop.run(reader.restore, _CHECKPOINT.value, state_shape)
     if (position.records, position.fingerprint) != (len(source), source.fingerprint):
         raise errors.UserError(
             f"the images of {config.data.source} are not those of the run: it was trained on {position.records}, "
             f"there are {len(source)} now; choose another --workdir"
         )
-    checkpointer.discard_after(position.step)
-    print(f"continuing from step {position.step}", file=sys.stderr)
     return state, position
 
 

@@ -1,12 +1,13 @@
 """What all doors share: parsing of flags, errors of one line, and the JAX settings of a process."""
 
+import logging
 import os
 import pathlib
 import sys
 
 from absl import app
 from absl import flags
-from absl import logging
+from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
@@ -90,7 +91,9 @@ def _fail(error):
 
 
 def _set_up_jax():
-    logging.set_verbosity(logging.ERROR)  # TFDS and Orbax warn of what a user cannot mend
+    absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS and Orbax warn of what a user cannot mend
+    # When one of Orbax's reads fails, it reports at exit that nobody looked at the others.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not jax.config.jax_compilation_cache_dir:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "imagegen_jax"))

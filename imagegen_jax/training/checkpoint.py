@@ -41,6 +41,12 @@ def _first_line(error):
     return str(error).strip().split("\n")[0][:160]
 
 
+def _array_handlers():
+    # By default each of n devices writes an nth of every replicated array; the loop then waits for thousands of small slices.
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
+
+
 class Checkpointer:
     """Saves to and restores from one folder, `<folder>/<step>/`."""
 
@@ -74,12 +80,12 @@ class Checkpointer:
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
-            item_names=("state", "position", "versions"),
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_array_handlers()),
+                "position": ocp.JsonCheckpointHandler(),
+                "versions": ocp.JsonCheckpointHandler(),
+            },
         )
-
-    def steps(self):
-        """Steps with a checkpoint, ascending."""
-        return available_steps(self._folder)
 
     def save(self, state, position, metrics=None):
         """Writes a checkpoint in the background; `state` may be donated to the next step at once.
@@ -97,7 +103,7 @@ class Checkpointer:
             self._manager.save,
             position.step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.PyTreeSave(state),
                 position=ocp.args.JsonSave(dataclasses.asdict(position)),
                 versions=ocp.args.JsonSave(versions),
             ),
@@ -160,8 +166,8 @@ class Checkpointer:
         self._manager.reload()
 
     def _read(self, step, state):
-        item = ocp.args.Composite(state=ocp.args.StandardRestore(state), position=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=item)
+        placed = ocp.args.PyTreeRestore(state, restore_args=ocp.checkpoint_utils.construct_restore_args(state))
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=placed, position=ocp.args.JsonRestore()))
         return restored["state"], Position(**restored["position"])
 
     def _is_readable(self, step, state):

@@ -54,6 +54,7 @@ def test_a_write_that_fails_keeps_the_checkpoints_before_it(tmp_path):
     """The kernel refuses to let any file grow beyond 64 KiB, as a full disk would, in a process of its own."""
     code = f"""
 import resource, signal
+from jax import numpy as jnp
 import numpy as np
 from imagegen_jax import errors
 from imagegen_jax.training import checkpoint
@@ -61,10 +62,10 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 position = lambda step: checkpoint.Position(step, 0.0, 1, "")
 try:
     with checkpoint.Checkpointer({str(tmp_path)!r}) as checkpointer:
-        checkpointer.save({{"x": np.zeros(4)}}, position(1))
+        checkpointer.save({{"x": jnp.zeros(4)}}, position(1))
         checkpointer.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
-        checkpointer.save({{"x": np.random.default_rng(0).random(10**6)}}, position(2))
+        checkpointer.save({{"x": jnp.asarray(np.random.default_rng(0).random(10**6))}}, position(2))
 except errors.UserError as error:
     print(error)
 """
