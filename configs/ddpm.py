@@ -21,7 +21,7 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.diffusion()
     c.batch_size = 32
-    c.duration = "2000 steps"
+    c.duration = "1800 steps"
     c.network.channels = 64
     c.network.multipliers = (1, 2)
     c.network.blocks = 1
@@ -40,9 +40,9 @@ def _bundled():
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"
     c.ema.decay = 0.999
-    c.checkpoint.every = "250 steps"
-    c.sample.every = "250 steps"
-    c.eval.every = "250 steps"
+    c.checkpoint.every = "300 steps"
+    c.sample.every = "300 steps"
+    c.eval.every = "300 steps"
     return c
 
 
