@@ -17,9 +17,7 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
-from imagegen_jax.data import augment
-from imagegen_jax.data import pipeline
-from imagegen_jax.data import sources
+from imagegen_jax.data import domains
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
@@ -55,33 +53,33 @@ def _train(stop):
     config_lib.check(config)
     workdir = pathlib.Path(_WORKDIR.value)
 
-    source = sources.open_source(config.data, "train")
-    test_source = sources.open_source(config.data, "test")
-    host_shape = pipeline.host_shape(source, config.data)
-    image_shape = pipeline.model_shape(source, config.data)
-    run.check_resumable(workdir, config, image_shape)
+    train_set = domains.open_domains(config.data, "train")
+    specs = domains.specs(train_set)
+    test_set = domains.open_domains(config.data, "test", specs)
+    records = domains.records(train_set)
+    run.check_resumable(workdir, config, specs)
 
-    steps = functools.partial(config_lib.in_steps, config, records=len(source))
+    steps = functools.partial(config_lib.in_steps, config, records=records)
     total_steps = steps("duration")
-    algorithm = run.build_algorithm(config, image_shape, total_steps, steps("optimizer.warmup"))
+    algorithm = run.build_algorithm(config, specs, records)
     mesh = sharding.make_mesh(config.batch_size)
     state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
-    batch_shape = run.abstract_batch(mesh, config.batch_size, host_shape)
+    batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
 
     folder = workdir / run.CHECKPOINTS
     run.check_space(workdir, state_shape)
-    state, position = _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, folder)
+    state, position = _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder)
     if position.step >= total_steps:
         print(f"{workdir} is trained to step {position.step}; a longer --config.duration goes on from there", file=sys.stderr)
         return
     if position.step:
         print(f"continuing from step {position.step}", file=sys.stderr)
     if jax.process_index() == 0:
-        run.save_config(workdir, config, image_shape)
+        run.save_config(workdir, config, specs)
 
     begin = time.monotonic()
-    augment_fn = functools.partial(augment.augment, size=image_shape[:2], flip=config.data.flip)
+    augment_fn = domains.augmentation(train_set, config.data.flip)
     step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
     compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
 
@@ -92,17 +90,15 @@ def _train(stop):
             contextlib.closing(logging.Progress(position.step, total_steps)) as progress,
         ):
             writer.write(position.step, compiled)
-            hooks = [_grids(config, algorithm, mesh, workdir, writer, stop, steps("sample.every"))]
-            if test_source is not None:
-                hooks.append(_held_out(config, algorithm, mesh, test_source, image_shape, stop, steps("eval.every")))
-            reader = pipeline.Reader(source, host_shape, config.data.on_bad_image)
+            hooks = _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps)
             state, position = loop.train(
                 state,
                 position,
                 step_fn=step_fn,
                 rng=rngs,
-                batches=_batches(config, reader, len(source), position.step),
+                batches=domains.train_batches(train_set, config, position.step, jax.process_index(), jax.process_count()),
                 mesh=mesh,
+                batch_size=config.batch_size,
                 total_steps=total_steps,
                 log_every=steps("log.every"),
                 checkpoint_every=steps("checkpoint.every"),
@@ -112,64 +108,67 @@ def _train(stop):
                 progress=progress,
                 stop=stop,
             )
-    if skipped := source.skipped + len(reader.skipped):
+    if skipped := domains.skipped(train_set):
         print(f"{skipped} unreadable images were skipped", file=sys.stderr)
     if position.step < total_steps:
         print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
 
 
-def _batches(config, reader, records, first_step):
-    """This process's share of the batches to come."""
-    return pipeline.train_batches(
-        reader,
-        records,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        first_step=first_step,
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def _restore_or_initialise(stop, config, algorithm, source, mesh, state_shape, folder):
+def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder):
     """(state, position): of the wanted checkpoint, or of step 0 where the run has none yet."""
+    records, fingerprint = domains.records(train_set), domains.fingerprint(train_set)
     if _CHECKPOINT.value is None and not checkpoint.available_steps(folder):
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
         state = stop.run(loop.initialise, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
-        return state, checkpoint.Position(0, 0.0, len(source), source.fingerprint)
+        return state, checkpoint.Position(0, 0.0, records, fingerprint)
     reader = checkpoint.Checkpointer(folder, read_only=True)
     state, position = stop.run(reader.restore, _CHECKPOINT.value, state_shape)
-    if (position.records, position.fingerprint) != (len(source), source.fingerprint):
+    if (position.records, position.fingerprint) != (records, fingerprint):
         raise errors.UserError(
-            f"the images of {config.data.source} are not those of the run: it was trained on {position.records}, "
-            f"there are {len(source)} now; choose another --workdir"
+            f"the training images are not those of the run: it was trained on {position.records}, there are {records} now; "
+            "choose another --workdir"
         )
     return state, position
 
 
-def _grids(config, algorithm, mesh, workdir, writer, stop, every):
-    """The hook that draws samples/<step>.png from the same noise each time, with the moving average."""
-    drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
+def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
+    """What is done now and then with the moving averages: a grid in samples/, and metrics of the test images."""
 
-    def draw(step, state):
-        batches = drawer.batches(state.with_ema(), config.seed, config.sample.num)
-        drawn = list(stop.each(batches))
+    def save(step, sheet, columns=None):
         if jax.process_index() == 0:
-            sheet = output.save_grid(workdir / "samples" / f"{step}.png", np.concatenate(drawn))
-            writer.image(step, "samples", sheet)
+            writer.image(step, "samples", output.save_grid(workdir / "samples" / f"{step}.png", sheet, columns))
         return {}
 
-    return loop.Hook(every, draw)
+    hooks = []
+    if algorithm.draws:
+        drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
 
+        def draw(step, state):
+            batches = drawer.batches(state.with_ema(), config.seed, config.sample.num)
+            return save(step, np.concatenate(list(stop.each(batches))))
 
-def _held_out(config, algorithm, mesh, source, image_shape, stop, every):
-    """The hook that measures the moving average on the test split."""
-    reader = pipeline.Reader(source, image_shape, config.data.on_bad_image)
-    records = min(config.eval.num or len(source), len(source))
-    evaluate = evaluator.Evaluator(algorithm, mesh, reader, records, config.eval.batch_size, config.seed)
-    return loop.Hook(every, lambda step, state: stop.run(evaluate, state.with_ema()))
+        hooks.append(loop.Hook(steps("sample.every"), draw))
+    if test_set is None:
+        return hooks
+    share = jax.process_index(), jax.process_count()
+    held_out = min(len(domain.source) for domain in test_set.values())
+    if algorithm.columns:
+        panels = sampling.Panels(algorithm, mesh, min(config.sample.num, held_out), config.sample.batch_size, config.seed)
+
+        def show(step, state):
+            batches = domains.eval_batches(test_set, panels.num, panels.batch_size, *share)
+            shown = list(stop.each(panels.batches(state.with_ema(), batches)))
+            return save(step, np.concatenate(shown), len(algorithm.columns))
+
+        hooks.append(loop.Hook(steps("sample.every"), show))
+
+    num = min(config.eval.num or held_out, held_out)
+    batch_size = sharding.divisible(config.eval.batch_size, mesh)
+    evaluate = evaluator.Evaluator(
+        algorithm, mesh, lambda: domains.eval_batches(test_set, num, batch_size, *share), config.seed
+    )
+    hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
+    return hooks
 
 
 if __name__ == "__main__":

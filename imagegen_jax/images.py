@@ -1,7 +1,22 @@
 """Images as arrays: uint8 in [0, 255] on disk and on the way to the device, float in [-1, 1] inside the models."""
 
+import dataclasses
+
 from jax import numpy as jnp
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What the images that a model sees have in common.
+
+    Attributes:
+      shape: (height, width, channels).
+      classes: number of labels; 0 where there are none.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int = 0
 
 
 def to_float(image):

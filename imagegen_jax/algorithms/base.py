@@ -3,13 +3,15 @@
 import abc
 from collections.abc import Callable
 from typing import Any
+from typing import ClassVar
 
 import flax.struct
 import jax
 from jax import numpy as jnp
 import optax
 
-Batch = dict[str, jax.Array]  # 'image' (n, h, w, c) uint8, 'label' (n,) int32, 'index' (n,) int32: the record's number
+# 'image' (n, h, w, c) uint8, 'label' (n,) int32, 'index' (n,) int32, the record's number; of two domains {'a': ..., 'b': ...}
+Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 
 
@@ -55,19 +57,23 @@ class Algorithm(abc.ABC):
     """A family, as pure functions. Subclasses are frozen dataclasses of hyper-parameters and Linen modules.
 
     Attributes:
-      image_shape: (height, width, channels) of one image.
+      domains: of the batches: ('',), or ('a', 'b') of a method that translates between two sets of images.
+      draws: whether `sample` makes images from nothing.
+      columns: what `panel` shows of an image, from left to right; empty where a family has no panel.
     """
 
-    image_shape: tuple[int, int, int]
+    domains: ClassVar[tuple[str, ...]] = ("",)
+    draws: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, config, image_shape, optimizer, ema_decay):
+    def from_config(cls, config, spec, optimizer, ema_decay):
         """Builds the algorithm of a resolved config.
 
         Args:
           config: see imagegen_jax/config.py.
-          image_shape: (height, width, channels) of one image.
+          spec: the images.Spec of the images, or {'a': Spec, 'b': Spec}.
           optimizer: optax.GradientTransformation, as the config's `optimizer` section describes it.
           ema_decay: step -> decay of the moving average.
         """
@@ -87,6 +93,10 @@ class Algorithm(abc.ABC):
     @abc.abstractmethod
     def sample(self, state: TrainState, rng: jax.Array, request: SampleRequest) -> jax.Array:
         """(n, height, width, channels) float32 in [-1, 1], drawn with state.params."""
+
+    def panel(self, state: TrainState, batch: Batch, rng: jax.Array) -> jax.Array:
+        """(n, len(columns), height, width, channels) float32 in [-1, 1]: what becomes of each image of a batch."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def check_request(self, request: SampleRequest) -> None:

@@ -55,11 +55,11 @@ class Diffusion(base.Algorithm):
     accumulate: int = 1
 
     @classmethod
-    def from_config(cls, config, image_shape, optimizer, ema_decay):
-        network = dict(config.network, out_channels=image_shape[-1], dtype=jnp.dtype(config.network.dtype))
+    def from_config(cls, config, spec, optimizer, ema_decay):
+        network = dict(config.network, out_channels=spec.shape[-1], dtype=jnp.dtype(config.network.dtype))
         return cls(
             network=unet.UNet(**network),
-            image_shape=tuple(image_shape),
+            image_shape=spec.shape,
             schedule=schedules.Schedule.named(config.diffusion.schedule, config.diffusion.length),
             parametrisation=config.diffusion.parametrisation,
             weighting=config.diffusion.weighting,

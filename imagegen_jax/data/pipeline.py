@@ -64,12 +64,13 @@ class Reader:
     """Reads numbered records as arrays of one shape.
 
     Attributes:
+      shape: (h, w, c) of the arrays.
       skipped: numbers of the unreadable records met so far (on_bad_image 'skip').
     """
 
     def __init__(self, source, shape, on_bad_image):
         self._source = source
-        self._shape = shape
+        self.shape = shape
         self._on_bad_image = on_bad_image
         self._lock = threading.Lock()
         self.skipped = set()
@@ -86,7 +87,7 @@ class Reader:
                 raise errors.UserError(f"{error}; remove it, or set --config.data.on_bad_image=skip") from error
             records = [self._readable(i) for i in indices]
         return {
-            "image": np.stack([fit(record["image"], self._shape) for record in records]),
+            "image": np.stack([fit(record["image"], self.shape) for record in records]),
             "label": np.array([record["label"] for record in records], np.int32),
             "index": np.array(indices, np.int32),
         }
@@ -129,14 +130,13 @@ def train_batches(
     return iter(steps.map(load).to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=prefetch)))
 
 
-def eval_batches(reader, records, batch_size, process_index=0, process_count=1) -> Iterator[dict[str, np.ndarray]]:
-    """The records 0, ..., records - 1 once, in order, this process's share of each batch.
+def eval_batches(reader, records, batch_size, process_index=0, process_count=1) -> Iterator:
+    """(batch, mask) of the records 0, ..., records - 1 once, in order, this process's share of each batch.
 
-    The last batch is filled up with record 0 and 'mask' (n,) float32 is 0 there, 1 elsewhere.
+    The last batch is filled up with record 0; the mask, (n,) float32, is 0 there and 1 elsewhere.
     """
     share = batch_size // process_count
     for start in range(0, records, batch_size):
         positions = start + process_index * share + np.arange(share)
         mask = positions < records
-        batch = reader([int(i) for i in np.where(mask, positions, 0)])
-        yield dict(batch, mask=mask.astype(np.float32))
+        yield reader([int(i) for i in np.where(mask, positions, 0)]), mask.astype(np.float32)

@@ -30,11 +30,11 @@ def picture(image):
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def save_grid(path, batch):
-    """(n, h, w, c) uint8 as one PNG; returns the sheet. Written aside first, so that the path is never half a picture."""
+def save_grid(path, batch, columns=None):
+    """(n, h, w, c) uint8 as one PNG (images.grid); returns the sheet. The path is never half a picture."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = images.grid(batch)
+    sheet = images.grid(batch, columns)
     draft = path.with_name(f".{path.name}.draft")
     picture(sheet).save(draft, "png", optimize=True)
     draft.replace(path)

@@ -15,7 +15,7 @@ class Drawer:
     def __init__(self, algorithm, mesh, batch_size):
         """`batch_size` images are drawn at once, rounded up to a multiple of the number of devices."""
         self._mesh = mesh
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._batch_size = sharding.divisible(batch_size, mesh)
         self._sample = jax.jit(
             lambda state, rng, request: images.to_uint8(algorithm.sample(state, rng, request)),
             out_shardings=sharding.replicated(mesh),
@@ -38,3 +38,27 @@ class Drawer:
             index = sharding.put_rows(self._mesh, rows)
             drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
             yield np.asarray(drawn)[: num - start]
+
+
+class Panels:
+    """Pictures of what becomes of held-out images, such as their translations: algorithm.columns of each, one row an image."""
+
+    def __init__(self, algorithm, mesh, num, batch_size, seed):
+        """`num` images are shown, `batch_size` at once, rounded up to a multiple of the number of devices."""
+        self.num = num
+        self.batch_size = sharding.divisible(min(batch_size, num), mesh)
+        self._mesh = mesh
+        self._rng = sharding.key(mesh, seed, "panel")
+        self._panel = jax.jit(
+            lambda state, batch, rng: images.to_uint8(algorithm.panel(state, batch, rng)),
+            out_shardings=sharding.replicated(mesh),
+            compiler_options=compiler.options(),
+        )
+
+    def batches(self, state, batches):
+        """Yields (n * columns, h, w, c) uint8 arrays for the (batch, mask) of domains.eval_batches."""
+        left = self.num
+        for batch, _ in batches:
+            panel = np.asarray(self._panel(state, sharding.put_batch(self._mesh, batch), self._rng))[:left]
+            left -= len(panel)
+            yield panel.reshape(-1, *panel.shape[2:])

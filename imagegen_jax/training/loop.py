@@ -31,7 +31,7 @@ def compile_step(algorithm, augment, mesh, state, batch, rng):
 
     Args:
       algorithm: the Algorithm.
-      augment: (rng, image) -> image, on the device.
+      augment: (rng, batch) -> batch, on the device.
       mesh: the devices.
       state: pytree of ShapeDtypeStruct with shardings.
       batch: likewise, one batch as the host delivers it.
@@ -43,8 +43,7 @@ def compile_step(algorithm, augment, mesh, state, batch, rng):
 
     def step(state, batch, rng):
         train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
-        batch = dict(batch, image=augment(augment_rng, batch["image"]))
-        return algorithm.train_step(state, batch, train_rng)
+        return algorithm.train_step(state, augment(augment_rng, batch), train_rng)
 
     shardings = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(
@@ -64,6 +63,7 @@ def train(
     rng,
     batches,
     mesh,
+    batch_size,
     total_steps,
     log_every,
     checkpoint_every,
@@ -82,6 +82,7 @@ def train(
       rng: as compile_step's, on the mesh.
       batches: iterator over this process's share of each batch, from position.step on.
       mesh: the devices.
+      batch_size: images a step, over all processes.
       total_steps: number of the last step.
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; 0 for the last step only.
@@ -120,7 +121,7 @@ def train(
 
         interval.add(step, before)  # whatever is about to be saved or drawn is known to be finite
         before = None
-        interval.write(step, time.monotonic() - started, len(batch["image"]))
+        interval.write(step, time.monotonic() - started, batch_size)
         measured = {}
         if not stopping:
             try:

@@ -16,27 +16,31 @@ _DECAYS = {
 }
 
 
-def learning_rate(config, total_steps, warmup_steps):
-    """step -> learning rate: a linear rise over `warmup_steps`, then the decay called config.schedule until `total_steps`.
+def learning_rate(config, total_steps, warmup_steps, hold_steps=0):
+    """step -> learning rate: a linear rise over `warmup_steps`, then config.lr until `hold_steps`, then the decay.
+
+    The decay is the one called config.schedule, and ends at `total_steps`.
 
     The first update already has a rate above 0. Raises errors.UserError for an unknown schedule.
     """
     if config.schedule not in _DECAYS:
         raise errors.UserError(f"config.optimizer.schedule is {config.schedule!r}: choose one of {', '.join(_DECAYS)}")
-    decay = _DECAYS[config.schedule](config.lr, max(total_steps - warmup_steps, 1))
-    if not warmup_steps:
+    held = max(warmup_steps, hold_steps)
+    decay = _DECAYS[config.schedule](config.lr, max(total_steps - held, 1))
+    if not held:
         return decay
-    rise = optax.linear_schedule(config.lr / warmup_steps, config.lr, max(warmup_steps - 1, 1))
-    return optax.join_schedules([rise, decay], [warmup_steps])
+    rise = optax.linear_schedule(config.lr / max(warmup_steps, 1), config.lr, max(warmup_steps - 1, 1))
+    return optax.join_schedules([rise, decay], [held])
 
 
-def make(config, total_steps, warmup_steps):
+def make(config, total_steps, warmup_steps=0, hold_steps=0):
     """The transformation of one optimiser: clip by the global norm, the rule, the learning rate.
 
     Args:
       config: a config's `optimizer` section.
       total_steps: length of the training, where a decaying schedule reaches 0.
       warmup_steps: length of the linear rise.
+      hold_steps: the decay begins there, if the rise is over.
 
     Raises:
       errors.UserError: the rule or the schedule does not exist.
@@ -44,5 +48,5 @@ def make(config, total_steps, warmup_steps):
     if config.name not in _RULES:
         raise errors.UserError(f"config.optimizer.name is {config.name!r}: choose one of {', '.join(_RULES)}")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    rate = learning_rate(config, total_steps, warmup_steps)
+    rate = learning_rate(config, total_steps, warmup_steps, hold_steps)
     return optax.chain(*clip, _RULES[config.name](config), optax.scale_by_learning_rate(rate))

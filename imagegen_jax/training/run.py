@@ -1,16 +1,17 @@
 """The folder of a run, and what can be made again from it: the config, the algorithm, a trained state."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
 
 import jax
-from jax import numpy as jnp
 from ml_collections import config_dict
 
 from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import images
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
 from imagegen_jax.training import optimisers
@@ -20,22 +21,26 @@ CHECKPOINTS = "checkpoints"
 _CONFIG = "config.json"
 
 
-def build_algorithm(config, image_shape, total_steps=1, warmup_steps=0):
-    """The algorithm of a checked config, for images of this (h, w, c). The steps matter to training alone."""
+def build_algorithm(config, specs, records=1):
+    """The algorithm of a checked config.
+
+    Args:
+      config: see imagegen_jax/config.py.
+      specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
+      records: images in an epoch; they matter to training alone, where the learning rate depends on the step.
+
+    Raises:
+      errors.UserError: the config asks for what does not exist or does not fit the images.
+    """
     if config.algorithm not in algorithms.ALGORITHMS:
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
-    optimizer = optimisers.make(config.optimizer, total_steps, warmup_steps)
+    algorithm = algorithms.ALGORITHMS[config.algorithm]
+    if sorted(specs) != sorted(algorithm.domains):
+        raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
+    steps = [config_lib.in_steps(config, key, records) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
+    optimizer = optimisers.make(config.optimizer, *steps)
     decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
-    return algorithms.ALGORITHMS[config.algorithm].from_config(config, tuple(image_shape), optimizer, decay)
-
-
-def abstract_batch(mesh, batch_size, image_shape):
-    """The shapes and shardings of a batch of images as the host delivers it."""
-    shapes = {"image": ((batch_size, *image_shape), jnp.uint8), "label": ((batch_size,), jnp.int32)}
-    shapes["index"] = shapes["label"]
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batched(mesh)) for name, (shape, dtype) in shapes.items()
-    }
+    return algorithm.from_config(config, specs.get("", specs), optimizer, decay)
 
 
 def abstract_state(algorithm, mesh, rules, min_size):
@@ -45,12 +50,13 @@ def abstract_state(algorithm, mesh, rules, min_size):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def save_config(workdir, config, image_shape):
+def save_config(workdir, config, specs):
     """Makes the folder and writes config.json, which needs nothing else to build the algorithm again."""
     workdir = pathlib.Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"config": json.loads(config.to_json()), "image_shape": list(image_shape)}, indent=1)
+        images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
+        text = json.dumps({"config": json.loads(config.to_json()), "images": images_of}, indent=1)
         draft = workdir / f"{_CONFIG}.draft"
         draft.write_text(text + "\n")
         draft.replace(workdir / _CONFIG)
@@ -59,7 +65,7 @@ def save_config(workdir, config, image_shape):
 
 
 def load_config(workdir):
-    """(config, image_shape) of a run, or None where the folder holds none.
+    """(config, {domain: images.Spec}) of a run, or None where the folder holds none.
 
     Raises:
       errors.UserError: config.json is damaged.
@@ -69,12 +75,13 @@ def load_config(workdir):
         return None
     try:
         saved = json.loads(path.read_text())
-        return config_dict.ConfigDict(saved["config"], convert_dict=True), tuple(saved["image_shape"])
+        specs = {name: images.Spec(tuple(spec["shape"]), spec["classes"]) for name, spec in saved["images"].items()}
+        return config_dict.ConfigDict(saved["config"], convert_dict=True), specs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.UserError(f"cannot read {path}: {error}") from error
 
 
-def check_resumable(workdir, config, image_shape):
+def check_resumable(workdir, config, specs):
     """Raises errors.UserError where the folder holds a run of another experiment, or checkpoints of an unknown one."""
     saved = load_config(workdir)
     if saved is None:
@@ -82,8 +89,8 @@ def check_resumable(workdir, config, image_shape):
             raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
         return
     differing = config_lib.contradictions(saved[0], config)
-    if saved[1] != tuple(image_shape):
-        differing.append(f"image shape: {saved[1]} in the run, {tuple(image_shape)} asked for")
+    if saved[1] != specs:
+        differing.append(f"images: {saved[1]} in the run, {specs} now")
     if differing:
         raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
 
@@ -118,8 +125,8 @@ def load(workdir, step=None, use_ema=True):
     found = load_config(workdir)
     if found is None:
         raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
-    config, image_shape = found
-    algorithm = build_algorithm(config, image_shape)
+    config, specs = found
+    algorithm = build_algorithm(config, specs)
     mesh = sharding.make_mesh(jax.device_count())
     shapes = abstract_state(algorithm, mesh, (), 0)
     folder = pathlib.Path(workdir) / CHECKPOINTS

@@ -28,6 +28,11 @@ def make_mesh(batch_size):
     return jax.sharding.Mesh(np.array(devices), (AXIS,))
 
 
+def divisible(n, mesh):
+    """n, rounded up to a multiple of the number of devices."""
+    return -(-n // mesh.size) * mesh.size
+
+
 def replicated(mesh):
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -91,4 +96,4 @@ def put_batch(mesh, batch):
     """A process's own rows of a batch as arrays over the whole mesh: process i holds the i-th contiguous share of the rows."""
     sharding = batched(mesh)
     with jax.transfer_guard("allow"):  # the one transfer that a step is meant to make
-        return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

@@ -59,9 +59,9 @@ def test_processes_share_each_batch_in_order(reader, count):
 def test_evaluation_sees_every_record_once(reader, batch_size, count):
     seen = []
     for i in range(count):
-        for batch in pipeline.eval_batches(reader, RECORDS, batch_size, i, count):
+        for batch, mask in pipeline.eval_batches(reader, RECORDS, batch_size, i, count):
             assert len(batch["image"]) == batch_size // count
-            seen += batch["index"][batch["mask"] > 0].tolist()
+            seen += batch["index"][mask > 0].tolist()
     assert sorted(seen) == list(range(RECORDS))
 
 

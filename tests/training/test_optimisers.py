@@ -31,6 +31,14 @@ def test_learning_rate_at_its_corners():
     assert optimisers.learning_rate(section(lr=0.5), 100, 0)(0) == 0.5
 
 
+def test_a_held_rate_decays_late():
+    """CycleGAN's: constant for 100 epochs, then linear to 0 over 100 more (Zhu et al. 2017, section 4)."""
+    rate = optimisers.learning_rate(section(lr=1.0, schedule="linear"), 200, 0, 100)
+    np.testing.assert_allclose([rate(0), rate(99), rate(100), rate(150), rate(200)], [1, 1, 1, 0.5, 0], atol=1e-6)
+    warm = optimisers.learning_rate(section(lr=1.0, schedule="linear"), 200, 10, 100)
+    np.testing.assert_allclose([warm(0), warm(9), warm(60), warm(150)], [0.1, 1, 1, 0.5], atol=1e-6)
+
+
 def one_update(config, grads, params):
     optimizer = optimisers.make(config, 10, 0)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)

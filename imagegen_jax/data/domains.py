@@ -1,0 +1,154 @@
+"""The image sets of a run: one, or the two that a method translates between.
+
+A run of one set has the domain '' and batches {'image': ..., 'label': ..., 'index': ...}. A run of two has the domains 'a' and
+'b', each drawn in an order of its own, and batches {'a': {'image': ..., ...}, 'b': {...}}. Whatever is known of each domain is
+a dict by its name; `joined` gives it the form of a batch.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import zlib
+
+import jax
+from jax import numpy as jnp
+from ml_collections import config_dict
+
+from imagegen_jax import images
+from imagegen_jax.data import augment
+from imagegen_jax.data import pipeline
+from imagegen_jax.data import sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """One set of images, read as one model sees it.
+
+    Attributes:
+      source: the sources.Source.
+      reader: reads its records as arrays of the same shape.
+      spec: the images.Spec of what the model sees, after the random crop if there is one.
+    """
+
+    source: sources.Source
+    reader: pipeline.Reader
+    spec: images.Spec
+
+
+def open_domains(data, split, specs=None):
+    """The domains of a config's `data` section.
+
+    Args:
+      data: the section.
+      split: 'train' or 'test'.
+      specs: what the model sees of each domain; by default what the section makes of the images. With it there is no room
+        for a random crop: the images are resized at once.
+
+    Returns:
+      {name: Domain}, or None where a domain has no test split.
+
+    Raises:
+      errors.UserError: what was asked for is missing, cannot be read, or has no one shape.
+    """
+    opened = {}
+    for name, section in _sections(data).items():
+        source = sources.open_source(section, split)
+        if source is None:
+            return None
+        spec = specs[name] if specs else images.Spec(pipeline.model_shape(source, section), len(source.class_names))
+        shape = spec.shape if specs else pipeline.host_shape(source, section)
+        opened[name] = Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
+    return opened
+
+
+def _sections(data):
+    """The `data` section as each domain reads it: with its own source and splits."""
+    if "source_a" not in data:
+        return {"": data}
+    sections = {name: config_dict.ConfigDict(data) for name in ("a", "b")}
+    for name, section in sections.items():
+        with section.unlocked():
+            section.source = data[f"source_{name}"] or data.source
+            section.train_split = data[f"train_split_{name}"]
+            section.test_split = data[f"test_split_{name}"]
+    return sections
+
+
+def joined(parts):
+    """{'': x} -> x; {'a': x, 'b': y} as it is."""
+    return parts.get("", parts)
+
+
+def specs(domains):
+    """The images.Spec of each domain, by name."""
+    return {name: domain.spec for name, domain in domains.items()}
+
+
+def records(domains):
+    """Images in an epoch: in the larger domain, if there are two."""
+    return max(len(domain.source) for domain in domains.values())
+
+
+def fingerprint(domains):
+    """Short text that changes with the images."""
+    return " ".join(domain.source.fingerprint for domain in domains.values())
+
+
+def skipped(domains):
+    """How many unreadable images were met so far."""
+    return sum(domain.source.skipped + len(domain.reader.skipped) for domain in domains.values())
+
+
+def abstract_batch(domains, batch_size, sharding):
+    """The jax.ShapeDtypeStructs of a batch as the host delivers it."""
+
+    def one(shape):
+        shapes = {"image": ((batch_size, *shape), jnp.uint8), "label": ((batch_size,), jnp.int32)}
+        shapes["index"] = shapes["label"]
+        return {name: jax.ShapeDtypeStruct(*spec, sharding=sharding) for name, spec in shapes.items()}
+
+    return joined({name: one(domain.reader.shape) for name, domain in domains.items()})
+
+
+def augmentation(domains, flip):
+    """(rng, batch) -> batch: the crops and mirrorings of the training, on the device."""
+
+    def one(name, rng, batch):
+        rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name else rng
+        return dict(batch, image=augment.augment(rng, batch["image"], domains[name].spec.shape[:2], flip))
+
+    def batch_of_two(rng, batch):
+        return {name: one(name, rng, batch[name]) for name in domains}
+
+    return (lambda rng, batch: one("", rng, batch)) if "" in domains else batch_of_two
+
+
+def train_batches(domains, config, first_step, process_index=0, process_count=1) -> Iterator:
+    """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads."""
+    streams = {
+        name: pipeline.train_batches(
+            domain.reader,
+            len(domain.source),
+            seed=zlib.crc32(f"{config.seed} {name}".encode()) if name else config.seed,
+            batch_size=config.batch_size,
+            first_step=first_step,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        for name, domain in domains.items()
+    }
+    return (joined(dict(zip(streams, parts))) for parts in zip(*streams.values()))
+
+
+def eval_batches(domains, records, batch_size, process_index=0, process_count=1) -> Iterator:
+    """(batch, mask) of the first `records` images of each domain, in order, this process's share; see pipeline.eval_batches.
+
+    Image i of one domain comes with image i of the other.
+    """
+    streams = {
+        name: pipeline.eval_batches(domain.reader, records, batch_size, process_index, process_count)
+        for name, domain in domains.items()
+    }
+    for parts in zip(*streams.values()):
+        yield joined({name: batch for name, (batch, _) in zip(streams, parts)}), parts[0][1]
