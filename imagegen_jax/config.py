@@ -12,10 +12,12 @@ import re
 from ml_collections import config_dict
 
 from imagegen_jax import errors
+from imagegen_jax import losses
 from imagegen_jax.diffusion import parametrisations
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
+from imagegen_jax.networks import cyclegan_nets
 
 
 def common():
@@ -48,6 +50,7 @@ def common():
     optimizer.weight_decay = 0.0  # adamw and lion
     optimizer.schedule = "constant"  # constant, linear or cosine (both fall to 0 at the end of the training)
     optimizer.warmup = "0 steps"  # linear rise from 0
+    optimizer.hold = "0 steps"  # the decay begins here, if the warm-up is over
     optimizer.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
     optimizer.accumulate = 1  # pieces in which a batch's gradient is computed, to save memory
 
@@ -113,6 +116,55 @@ def diffusion():
     return c
 
 
+def cyclegan():
+    """The keys of algorithms/cyclegan.py. The data section has two domains in place of one.
+
+    Its defaults are the published setting (Zhu et al. 2017, section 5.2 and appendix 7).
+    """
+    c = common()
+    c.algorithm = "cyclegan"
+    c.batch_size = 1
+    c.duration = "200 epochs"  # of the larger domain
+
+    data = c.data
+    del data.train_split, data.test_split
+    data.source = ""  # of both domains, unless the next two say otherwise
+    data.source_a = ""
+    data.source_b = ""  # 'edges:SPEC' is any other source as drawings of its edges
+    data.train_split_a = "trainA"
+    data.train_split_b = "trainB"
+    data.test_split_a = "testA"
+    data.test_split_b = "testB"
+
+    c.optimizer.b1 = 0.5
+    c.optimizer.schedule = "linear"
+    c.optimizer.hold = "100 epochs"
+    c.optimizer.clip_norm = 0.0
+
+    c.network = network = config_dict.ConfigDict()
+    network.name = "resnet"  # of the generators: resnet or unet
+    network.channels = 64
+    network.blocks = 9  # residual blocks (resnet)
+    network.upsampling = "transposed"  # transposed or resize (resnet)
+    network.levels = 8  # halvings (unet)
+    network.dtype = "float32"  # or bfloat16, of the computation of all four networks
+    network.remat = False  # recompute the generators' activations in the backward pass to save memory
+
+    c.discriminator = discriminator = config_dict.ConfigDict()
+    discriminator.name = "patch"  # patch or pixel
+    discriminator.channels = 64
+    discriminator.layers = 3  # convolutions of stride 2 (patch); 3 judge 70x70 pixels, 2 34x34, 1 16x16
+
+    c.cyclegan = cyclegan = config_dict.ConfigDict()
+    cyclegan.loss = "least_squares"  # a key of losses.ADVERSARIAL
+    cyclegan.lambda_a = 10.0  # weight of |G_ba(G_ab(a)) - a|
+    cyclegan.lambda_b = 10.0  # weight of |G_ab(G_ba(b)) - b|
+    cyclegan.identity = 0.5  # weight of |G_ba(a) - a| and |G_ab(b) - b|, as a share of those; 0 for none
+    cyclegan.pool = 50  # generated images that each discriminator may see again
+    cyclegan.paired_test = False  # test image i of a is the true translation of test image i of b
+    return c
+
+
 _CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "data.channels": (0, 1, 3, 4),
@@ -122,6 +174,10 @@ _CHOICES = {
     "diffusion.weighting": weightings.NAMES,
     "sampler.name": samplers.NAMES,
     "sampler.variance": samplers.VARIANCES,
+    "network.name": ("resnet", "unet"),
+    "network.upsampling": cyclegan_nets.UPSAMPLINGS,
+    "discriminator.name": ("patch", "pixel"),
+    "cyclegan.loss": tuple(losses.ADVERSARIAL),
 }
 _AT_LEAST = {
     "seed": 0,
@@ -145,8 +201,15 @@ _AT_LEAST = {
     "diffusion.length": 1,
     "sampler.steps": 1,
     "sampler.eta": 0,
+    "network.levels": 1,
+    "discriminator.channels": 1,
+    "discriminator.layers": 1,
+    "cyclegan.lambda_a": 0,
+    "cyclegan.lambda_b": 0,
+    "cyclegan.identity": 0,
+    "cyclegan.pool": 0,
 }
-_DURATIONS = ("duration", "optimizer.warmup", "checkpoint.every", "log.every", "sample.every", "eval.every")
+_DURATIONS = ("duration", "optimizer.warmup", "optimizer.hold", "checkpoint.every", "log.every", "sample.every", "eval.every")
 
 # What may change between two starts of one run: how long, how often, how fast, where from. All else is the experiment.
 _FREE = (
@@ -184,6 +247,8 @@ def check(config):
             f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size "
             f"({config.batch_size})"
         )
+    if config.optimizer.accumulate > 1 and config.algorithm == "cyclegan":
+        raise errors.UserError("config.optimizer.accumulate must be 1: a CycleGAN's step is not made of pieces")
     if "sampler" in config and config.sampler.steps > config.diffusion.length:
         raise errors.UserError(
             f"config.sampler.steps is {config.sampler.steps}: it can be at most config.diffusion.length "

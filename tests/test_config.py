@@ -8,7 +8,10 @@ import pytest
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 
-RECIPES = {"ddpm": ("", "smoke", "fashion", "cifar10")}
+RECIPES = {
+    "cyclegan": ("", "smoke", "horse2zebra", "folder"),
+    "ddpm": ("", "smoke", "fashion", "cifar10"),
+}
 
 
 @pytest.mark.parametrize(("name", "variant"), [(name, variant) for name, variants in RECIPES.items() for variant in variants])
@@ -61,6 +64,27 @@ def test_impossible_values_are_named(key, value):
     with pytest.raises(errors.UserError, match=f"config.{key}") as caught:
         config_lib.check(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("network.name", "vit"),
+        ("network.upsampling", "shuffle"),
+        ("discriminator.name", "patches"),
+        ("discriminator.layers", 0),
+        ("cyclegan.loss", "lsgan"),
+        ("cyclegan.pool", -1),
+        ("optimizer.accumulate", 2),
+        ("optimizer.hold", "soon"),
+    ],
+)
+def test_impossible_values_of_a_cyclegan_are_named(key, value):
+    config = config_lib.cyclegan()
+    config.batch_size = 2
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.UserError, match=f"config.{key}"):
+        config_lib.check(config)
 
 
 def test_contradictions_are_what_makes_another_experiment():

@@ -21,16 +21,18 @@ from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
-STEPS = 60
+STEPS = 40
 PATIENCE = 240  # seconds; a machine under load compiles slowly
 
 
 def command(workdir, *flags):
+    if any(flag.startswith("--config=") for flag in flags):  # of another family, which the flags describe in full
+        return [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *flags]
     return [
         sys.executable, "-m", "experiments.main", "--config=configs/ddpm.py:smoke", f"--workdir={workdir}",
         f"--config.duration={STEPS}", "--config.network.channels=8", "--config.checkpoint.every=10",
         "--config.checkpoint.keep=9",
-        "--config.log.every=1", "--config.sample.every=30", "--config.sample.num=8", "--config.sampler.steps=2",
+        "--config.log.every=1", "--config.sample.every=20", "--config.sample.num=8", "--config.sampler.steps=2",
         "--config.eval.every=20", "--config.eval.num=16", *flags,
     ]  # fmt: skip
 
@@ -60,25 +62,25 @@ def logged(workdir):
     for line in lines:
         if "loss" in line:
             assert line["step"] not in losses, f"step {line['step']} is logged twice"
-            losses[line["step"]] = (line["loss"], line["grad_norm"])
+            losses[line["step"]] = [value for name, value in line.items() if name == "loss" or "grad_norm" in name]
     return losses
 
 
-def final(workdir):
-    """(state, position without the time) of the last checkpoint."""
+def final(workdir, steps=STEPS):
+    """(state, position without the time) of the last checkpoint, which must be of this step."""
     _, algorithm, _, _ = run.load(workdir)
     mesh = sharding.make_mesh(8)
     shapes = run.abstract_state(algorithm, mesh, (), 0)
     state, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
-    assert position.step == STEPS
+    assert position.step == steps
     return jax.device_get(state), (position.step, position.records, position.fingerprint)
 
 
-def assert_same_run(workdir, reference):
-    for ours, theirs in zip(jax.tree.leaves(final(workdir)), jax.tree.leaves(final(reference)), strict=True):
+def assert_same_run(workdir, reference, steps=STEPS):
+    for ours, theirs in zip(*(jax.tree.leaves(final(folder, steps)) for folder in (workdir, reference)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert logged(workdir) == logged(reference)  # the loss of every step, and so every batch, bit for bit
-    last = f"samples/{STEPS}.png"
+    last = f"samples/{steps}.png"
     assert (workdir / last).read_bytes() == (reference / last).read_bytes()
 
 
@@ -86,18 +88,29 @@ def assert_same_run(workdir, reference):
 def reference(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reference") / "run"
     finish(workdir)
-    assert checkpoint.available_steps(workdir / run.CHECKPOINTS) == [10, 20, 30, 40, 50, 60]
+    assert checkpoint.available_steps(workdir / run.CHECKPOINTS) == [10, 20, 30, 40]
     assert len(logged(workdir)) == STEPS
     return workdir
 
 
-@pytest.mark.parametrize("k", [10, 40])
+@pytest.mark.parametrize("k", [10, 30])
 def test_killed_after_a_checkpoint(tmp_path, reference, k):
     process = start_until(tmp_path, (tmp_path / run.CHECKPOINTS / str(k)).exists)
     process.kill()
     process.wait()
     assert "continuing from step" in finish(tmp_path)
     assert_same_run(tmp_path, reference)
+
+
+def test_cyclegan_killed_after_a_checkpoint(tmp_path):
+    """Four networks, two pools and the orders of two data sets come back."""
+    flags = ("--config=configs/cyclegan.py:smoke", "--config.network.channels=4", "--config.log.every=1")
+    finish(tmp_path / "reference", *flags)
+    process = start_until(tmp_path / "run", (tmp_path / "run" / run.CHECKPOINTS / "4").exists, *flags)
+    process.kill()
+    process.wait()
+    assert "continuing from step 4" in finish(tmp_path / "run", *flags)
+    assert_same_run(tmp_path / "run", tmp_path / "reference", 8)
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path, reference):
@@ -143,13 +156,13 @@ def test_stopped_during_warm_up_and_while_sampling(tmp_path, reference):
     assert process.returncode == 0 and "before the first step" in error
     assert checkpoint.available_steps(tmp_path / run.CHECKPOINTS) == []
 
-    slow = ("--config.sampler.steps=1000", "--config.sample.num=100000", "--config.sample.every=30")
-    process = start_until(tmp_path, lambda: (tmp_path / "metrics.jsonl").exists() and 30 in logged(tmp_path), *slow)
+    slow = ("--config.sampler.steps=1000", "--config.sample.num=100000", "--config.sample.every=20")
+    process = start_until(tmp_path, lambda: (tmp_path / "metrics.jsonl").exists() and 20 in logged(tmp_path), *slow)
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 0 and time.monotonic() - began < 10
-    assert checkpoint.available_steps(tmp_path / run.CHECKPOINTS)[-1] == 30
+    assert checkpoint.available_steps(tmp_path / run.CHECKPOINTS)[-1] == 20
     finish(tmp_path)
     assert_same_run(tmp_path, reference)
 
@@ -183,21 +196,21 @@ def test_contradicting_config_is_refused_with_its_keys(tmp_path, reference):
 def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
-    shutil.rmtree(workdir / run.CHECKPOINTS / "60" / "state" / "d")  # half-deleted
-    for part in (workdir / run.CHECKPOINTS / "50" / "state").rglob("*"):  # cut short
+    shutil.rmtree(workdir / run.CHECKPOINTS / "40" / "state" / "d")  # half-deleted
+    for part in (workdir / run.CHECKPOINTS / "30" / "state").rglob("*"):  # cut short
         if part.is_file() and part.stat().st_size > 1000:
             part.write_bytes(part.read_bytes()[:500])
     before = contents(workdir)
     error = refused(workdir)
-    assert "60" in error and "10, 20, 30, 40 can be;" in error and "--checkpoint=STEP" in error
+    assert "checkpoints/40 cannot" in error and "10, 20 can be;" in error and "--checkpoint=STEP" in error
     error = refused(workdir, f"--workdir={workdir}", f"--out={tmp_path / 'grid.png'}", module="experiments.sample")
-    assert "10, 20, 30, 40 can be;" in error
+    assert "10, 20 can be;" in error
     assert contents(workdir) == before and not (tmp_path / "grid.png").exists()
 
-    finish(workdir, "--checkpoint=40")
+    finish(workdir, "--checkpoint=20")
     assert_same_run(workdir, reference)
     (aside,) = workdir.glob("checkpoints.superseded-*")
-    assert sorted(entry.name for entry in aside.iterdir()) == ["50", "60"]
+    assert sorted(entry.name for entry in aside.iterdir()) == ["30", "40"]
 
 
 def test_other_images_under_the_same_name_are_refused(tmp_path):
@@ -250,7 +263,7 @@ def test_sampling_a_run(tmp_path, reference):
     [
         (["--steps=1001"], "1001"),
         (["--sampler=euler"], "ddpm, ddim"),
-        (["--checkpoint=7"], "10, 20, 30, 40, 50, 60"),
+        (["--checkpoint=7"], "10, 20, 30, 40"),
         (["--num=0"], "--num"),
     ],
 )

@@ -42,6 +42,68 @@ class GroupNorm(nn.Module):
         return (wide * factor[:, None, None] + offset[:, None, None]).astype(x.dtype)
 
 
+def instance_norm(x, eps=1e-5):
+    """Instance normalisation (Ulyanov et al. 2016, equation 3) without scale and bias; statistics in float32."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean((1, 2), keepdims=True)
+    variance = jnp.square(wide - mean).mean((1, 2), keepdims=True)
+    return ((wide - mean) * jax.lax.rsqrt(variance + eps)).astype(x.dtype)
+
+
+class TransposedConv(nn.Module):
+    """Doubles both sides: the transpose of a convolution of stride 2 and padding 1, as PyTorch's ConvTranspose2d has it.
+
+    Attributes:
+      features: channels made.
+      kernel: side of the kernel, 3 or 4.
+      kernel_init: initialiser of the (kernel, kernel, features, channels of the input) kernel.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel, self.kernel, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+        return transposed_conv(x, kernel) + bias
+
+
+def _strided_conv(x, kernel):
+    """(n, 2h, 2w, a) with a (k, k, a, b) kernel -> (n, h, w, b)."""
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def transposed_conv(x, kernel):
+    """The transpose of a convolution of stride 2 and padding 1: (n, h, w, b) with a (k, k, a, b) kernel -> (n, 2h, 2w, a).
+
+    k is 3 or 4. Its gradients are the convolution itself and that convolution's weight gradient. JAX would make the latter a
+    convolution of an input with holes, for which XLA:CPU needs 30 times as long.
+    """
+    n, h, w, _ = x.shape
+    image = jax.ShapeDtypeStruct((n, 2 * h, 2 * w, kernel.shape[2]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided_conv(y, kernel), image)(x)[0]
+
+
+def _transposed_conv_fwd(x, kernel):
+    return transposed_conv(x, kernel), (x, kernel)
+
+
+def _transposed_conv_bwd(saved, slope):
+    x, kernel = saved
+    at_kernel = jax.linear_transpose(lambda kernel: _strided_conv(slope, kernel), kernel)(x)[0]
+    return _strided_conv(slope, kernel), at_kernel
+
+
+transposed_conv.defvjp(_transposed_conv_fwd, _transposed_conv_bwd)
+
+
 def sinusoidal_embedding(t, features, max_period=1e4):
     """The Transformer's position embedding of a diffusion time (Vaswani et al. 2017, section 3.5), as DDPM lays it out.
 

@@ -1,0 +1,315 @@
+"""CycleGAN: unpaired translation between two domains (Zhu et al. 2017).
+
+Two generators, G_ab: A -> B and G_ba: B -> A, and a discriminator in each domain. The generators minimise, all at once,
+
+    loss(D_b(G_ab(a))) + loss(D_a(G_ba(b)))                         fool the discriminators        (equation 1)
+    + lambda_a |G_ba(G_ab(a)) - a|_1 + lambda_b |G_ab(G_ba(b)) - b|_1        come back             (equation 2)
+    + identity (lambda_a |G_ba(a) - a|_1 + lambda_b |G_ab(b) - b|_1)         keep what is there    (section 5.2)
+
+and then each discriminator half the sum of its two terms (section 4), on the images that the generators made before their
+update, through a pool of older ones (Shrivastava et al. 2017, section 2.3). Norms are means over pixels and channels. Weights,
+order and pool are those of the authors' code (junyanz/pytorch-CycleGAN-and-pix2pix, models/cycle_gan_model.py), except that
+both networks of a kind share one key in the state: params['generator'] = {'ab': ..., 'ba': ...}, params['discriminator'] =
+{'a': ..., 'b': ...}, each with its optimiser.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import ClassVar
+
+import dm_pix as pix
+from flax import linen as nn
+import flax.struct
+import jax
+from jax import numpy as jnp
+import optax
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax import losses
+from imagegen_jax.algorithms import base
+from imagegen_jax.networks import cyclegan_nets
+
+DIRECTIONS = ("ab", "ba")
+
+
+@flax.struct.dataclass
+class ImagePool:
+    """Generated images of earlier steps, for a discriminator to see again.
+
+    Attributes:
+      images: (size, h, w, c) float32.
+      count: () int32, how many of them are filled.
+    """
+
+    images: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def empty(cls, size, shape):
+        """A pool with room for `size` images of this (h, w, c)."""
+        return cls(jnp.zeros((size, *shape)), jnp.zeros((), jnp.int32))
+
+    def query(self, rng, batch):
+        """Offers the images of a batch to the pool one after the other.
+
+        While there is room an image is stored and also returned. Afterwards, each with probability 1/2, it is returned and
+        not stored, or takes the place of a stored one, drawn uniformly, which is returned instead.
+
+        Args:
+          rng: key.
+          batch: (n, h, w, c) float32.
+
+        Returns:
+          (the pool afterwards, (n, h, w, c) images for the discriminator).
+        """
+        size = len(self.images)
+
+        def offer(pool, item):
+            key, image = item
+            swap_key, place_key = jax.random.split(key)
+            full = pool.count == size
+            place = jnp.where(full, jax.random.randint(place_key, (), 0, size), pool.count)
+            stores = ~full | jax.random.bernoulli(swap_key)
+            returned = jnp.where(full & stores, pool.images[place], image)
+            stored = pool.images.at[place].set(jnp.where(stores, image, pool.images[place]))
+            return ImagePool(stored, jnp.minimum(pool.count + 1, size)), returned
+
+        return jax.lax.scan(offer, self, (jax.random.split(rng, len(batch)), batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class CycleGan(base.Algorithm):
+    """A pair of translations between images of one size.
+
+    Attributes:
+      generators: {'ab': module, 'ba': module}, (n, h, w, c) -> (n, h, w, c').
+      discriminator: (n, h, w, c) -> logits of patches.
+      shapes: {'a': (h, w, c), 'b': (h, w, c')}.
+      adversarial: which terms to play for.
+      lambda_a: weight of a's cycle.
+      lambda_b: weight of b's cycle.
+      identity: weight of the identity terms, as a share of the cycle's; 0 for none.
+      pool_size: images in each pool; 0 for no pools.
+      paired_test: whether test image i of a is the true translation of test image i of b.
+      remat: recompute a generator's activations when its gradient needs them, which saves those of the other passes.
+      optimizer: optax transformation, of both the generators and the discriminators.
+      ema_decay: step -> decay of the generators' moving average.
+    """
+
+    domains: ClassVar[tuple[str, ...]] = ("a", "b")
+    draws: ClassVar[bool] = False
+
+    generators: dict[str, nn.Module]
+    discriminator: nn.Module
+    shapes: dict[str, tuple[int, int, int]]
+    adversarial: losses.Adversarial
+    lambda_a: float
+    lambda_b: float
+    identity: float
+    pool_size: int
+    paired_test: bool
+    remat: bool
+    optimizer: optax.GradientTransformation
+    ema_decay: Callable
+
+    @classmethod
+    def from_config(cls, config, spec, optimizer, ema_decay):
+        shapes = {name: spec[name].shape for name in ("a", "b")}
+        generators = {direction: _generator(config.network, shapes[direction[1]][-1]) for direction in DIRECTIONS}
+        _check_shapes(config, shapes, generators["ab"].multiple)
+        return cls(
+            generators=generators,
+            discriminator=_discriminator(config),
+            shapes=shapes,
+            adversarial=losses.ADVERSARIAL[config.cyclegan.loss],
+            lambda_a=config.cyclegan.lambda_a,
+            lambda_b=config.cyclegan.lambda_b,
+            identity=config.cyclegan.identity,
+            pool_size=config.cyclegan.pool,
+            paired_test=config.cyclegan.paired_test,
+            remat=config.network.remat,
+            optimizer=optimizer,
+            ema_decay=ema_decay,
+        )
+
+    @property
+    def columns(self):
+        """What `panel` shows of an image of a, then of the image of b with the same number."""
+        of_a = ("a", "G_ab(a)", "G_ba(G_ab(a))", "G_ba(a)")
+        of_b = ("b", "G_ba(b)", "G_ab(G_ba(b))", "G_ab(b)")
+        return of_a + of_b if self.identity else of_a[:3] + of_b[:3]
+
+    def init(self, rng):
+        blank = {name: jnp.zeros((1, *shape)) for name, shape in self.shapes.items()}
+        keys = jax.random.split(rng, 4)
+        generator = {d: self.generators[d].init(key, blank[d[0]])["params"] for d, key in zip(DIRECTIONS, keys)}
+        discriminator = {name: self.discriminator.init(key, blank[name])["params"] for name, key in zip("ab", keys[2:])}
+        params = {"generator": generator, "discriminator": discriminator}
+        pools = {name: ImagePool.empty(self.pool_size, shape) for name, shape in self.shapes.items()} if self.pool_size else {}
+        return base.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={name: self.optimizer.init(params[name]) for name in params},
+            ema_params={"generator": generator},
+            extra={"pool": pools},
+        )
+
+    def train_step(self, state, batch, rng):
+        real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
+
+        value = jax.value_and_grad(self._generator_loss, has_aux=True)
+        (_, (fake, metrics)), grads = value(state.params["generator"], state.params["discriminator"], real)
+        metrics["grad_norm_generator"] = optax.tree.norm(grads)
+        fake = jax.lax.stop_gradient(fake)
+
+        pools, shown = {}, dict(fake)
+        for (name, pool), key in zip(sorted(state.extra["pool"].items()), jax.random.split(rng)):
+            pools[name], shown[name] = pool.query(key, fake[name])
+        # Both read the parameters from before the step: the generators' update does not touch the discriminators'.
+        d_value = jax.value_and_grad(self._discriminator_loss, has_aux=True)
+        (_, d_metrics), d_grads = d_value(state.params["discriminator"], real, shown)
+        metrics |= d_metrics
+        metrics["grad_norm_discriminator"] = optax.tree.norm(d_grads)
+        metrics["param_norm"] = optax.tree.norm(state.params)
+
+        state = base.update(state, "generator", grads, self.optimizer, self.ema_decay)
+        state = base.update(state, "discriminator", d_grads, self.optimizer)
+        return state.replace(step=state.step + 1, extra={"pool": pools}), metrics
+
+    def eval_step(self, state, batch, rng):
+        real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
+        fake, back, _ = self._translations(state.params["generator"], real, identity=False)
+        metrics = {f"cycle_{name}": _l1(back[name], real[name]) for name in ("a", "b")}
+        metrics["loss"] = self.lambda_a * metrics["cycle_a"] + self.lambda_b * metrics["cycle_b"]
+        if self.paired_test:
+            for direction in DIRECTIONS:
+                scores = fidelity(fake[direction[1]], real[direction[1]])
+                metrics |= {f"{name}_{direction}": score for name, score in scores.items()}
+        return metrics
+
+    def sample(self, state, rng, request):
+        raise NotImplementedError("a CycleGAN draws nothing; see translate")
+
+    def translate(self, state, direction, image):
+        """(n, h, w, c) float in [-1, 1] of one domain to the other's, by state.params; any h and w that the network takes."""
+        return self.generators[direction].apply({"params": state.params["generator"][direction]}, image)
+
+    def panel(self, state, batch, rng):
+        real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
+        fake, back, same = self._translations(state.params["generator"], real, identity=bool(self.identity))
+        columns = []
+        for name, other in (("a", "b"), ("b", "a")):
+            columns += [real[name], fake[other], back[name]] + ([same[name]] if same else [])
+        channels = max(shape[-1] for shape in self.shapes.values())
+        return jnp.stack([jnp.broadcast_to(x, (*x.shape[:3], channels)) for x in columns], 1)
+
+    def check_request(self, request):
+        raise errors.UserError(
+            "a CycleGAN translates images and draws none: python -m experiments.edit translate --workdir=… --direction=ab "
+            "--input=FOLDER --out=FOLDER/"
+        )
+
+    def _translations(self, params, real, identity):
+        """(fake, back, same) by domain: G_ab(a) is fake['b'], G_ba(G_ab(a)) back['a'], G_ba(a) same['a'] (None without).
+
+        A generator's two inputs at a time go through it as one batch; instance normalisation keeps them apart.
+        """
+
+        def generate(direction, *inputs):
+            apply = self.generators[direction].apply
+            made = (jax.checkpoint(apply) if self.remat else apply)({"params": params[direction]}, jnp.concatenate(inputs))
+            return jnp.split(made, len(inputs))
+
+        fake, back, same = {}, {}, {} if identity else None
+        for direction in DIRECTIONS:
+            source, target = direction
+            made = generate(direction, real[source], *([real[target]] if identity else []))
+            fake[target] = made[0]
+            if identity:
+                same[target] = made[1]
+        for direction in DIRECTIONS:
+            source, target = direction
+            (back[target],) = generate(direction, fake[source])
+        return fake, back, same
+
+    def _generator_loss(self, params, discriminator, real):
+        """(loss, (fake, metrics)) of both generators."""
+        fake, back, same = self._translations(params, real, identity=bool(self.identity))
+        total, metrics = 0.0, {}
+        for name, weight in (("a", self.lambda_a), ("b", self.lambda_b)):
+            logits = self.discriminator.apply({"params": discriminator[name]}, fake[name])
+            terms = {
+                f"adversarial_{name}": self.adversarial.generator(logits).mean(),
+                f"cycle_{name}": weight * jnp.abs(back[name] - real[name]).mean(),
+            }
+            if same:
+                terms[f"identity_{name}"] = self.identity * weight * jnp.abs(same[name] - real[name]).mean()
+            total += sum(terms.values())
+            metrics |= terms
+        return total, (fake, {"loss": total} | metrics)
+
+    def _discriminator_loss(self, params, real, fake):
+        """(loss, metrics) of both discriminators; each has half of the sum of its terms."""
+        total, metrics = 0.0, {}
+        for name in ("a", "b"):
+            logits = self.discriminator.apply({"params": params[name]}, jnp.concatenate([real[name], fake[name]]))
+            on_real, on_fake = jnp.split(logits, 2)
+            loss = 0.5 * (self.adversarial.real(on_real).mean() + self.adversarial.fake(on_fake).mean())
+            total += loss
+            metrics[f"discriminator_{name}"] = loss
+        return total, metrics
+
+
+def _l1(x, y):
+    """(n,) mean absolute difference of images in [-1, 1], on the scale of [0, 1]."""
+    return 0.5 * jnp.abs(x - y).mean((1, 2, 3))
+
+
+def fidelity(image, truth):
+    """How near images come to the true ones.
+
+    Args:
+      image: (n, h, w, c) in [-1, 1].
+      truth: the same.
+
+    Returns:
+      {'l1', 'psnr', 'ssim'}, each (n,), of images scaled to [0, 1]: mean absolute difference, peak signal-to-noise ratio in dB,
+      and structural similarity (Wang et al. 2004) with a window of 11 pixels.
+    """
+    unit = [(x + 1) / 2 for x in (image, truth)]
+    window = min(11, *image.shape[1:3])
+    return {"l1": _l1(image, truth), "psnr": pix.psnr(*unit), "ssim": pix.ssim(*unit, filter_size=window)}
+
+
+def _generator(network, out_channels):
+    shared = dict(out_channels=out_channels, channels=network.channels, dtype=jnp.dtype(network.dtype), remat=network.remat)
+    if network.name == "unet":
+        return cyclegan_nets.UNetGenerator(levels=network.levels, **shared)
+    return cyclegan_nets.ResNetGenerator(blocks=network.blocks, upsampling=network.upsampling, **shared)
+
+
+def _discriminator(config):
+    shared = dict(channels=config.discriminator.channels, dtype=jnp.dtype(config.network.dtype))
+    if config.discriminator.name == "pixel":
+        return cyclegan_nets.PixelDiscriminator(**shared)
+    return cyclegan_nets.PatchDiscriminator(layers=config.discriminator.layers, **shared)
+
+
+def _check_shapes(config, shapes, multiple):
+    """Raises errors.UserError where the networks cannot make these images."""
+    if shapes["a"][:2] != shapes["b"][:2]:
+        raise errors.UserError(
+            f"the domains have images of {shapes['a'][:2]} and {shapes['b'][:2]} pixels: set --config.data.image_size"
+        )
+    least = {"pixel": 1}.get(config.discriminator.name, 3 * 2**config.discriminator.layers)
+    if any(side % multiple or side < max(least, 16) for side in shapes["a"][:2]):
+        raise errors.UserError(
+            f"the networks take no images of {shapes['a'][:2]} pixels: set --config.data.image_size to a multiple of "
+            f"{multiple} that is at least {max(least, 16)}"
+        )
+    if config.cyclegan.identity and shapes["a"][-1] != shapes["b"][-1]:
+        raise errors.UserError(
+            f"the domains have {shapes['a'][-1]} and {shapes['b'][-1]} channels, so no image can stay as it is: "
+            "set --config.cyclegan.identity=0 or --config.data.channels"
+        )
