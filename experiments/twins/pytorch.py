@@ -1,0 +1,114 @@
+"""What the twins share: PyTorch's device, its tensors, and its optimiser and moving average as its users call them."""
+
+import importlib.util
+
+import jax
+from jax import numpy as jnp
+
+from experiments.twins import timing
+from imagegen_jax import errors
+
+
+def check(against, packages, config, mesh, reasons):
+    """Raises errors.UserError where a recipe cannot be compared.
+
+    Args:
+      against: the value of --against.
+      packages: what must be installed.
+      config: of the recipe.
+      mesh: the devices.
+      reasons: {what the twin does not know and how to do without: whether the recipe has it}.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise errors.UserError(f"--against={against} needs {' and '.join(missing)}: pip install 'imagegen_jax[peers]'")
+    name = config.optimizer.name
+    reasons = {
+        f"config.optimizer.name is {name!r}: choose adam or adamw": name not in ("adam", "adamw"),
+        "config.network.remat must be False": config.network.remat,
+        f"there are {mesh.size} devices: let the process see one, as by CUDA_VISIBLE_DEVICES=0": mesh.size > 1
+        and jax.default_backend() != "cpu",
+        **reasons,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise errors.UserError(f"--against={against}: {reason}")
+
+
+def check_parameters(ours, theirs):
+    """Raises ValueError where two {network: parameters} differ: the twin would do other work."""
+    if ours != theirs:
+        raise ValueError(f"the twin is not one: parameters of ours {ours}, of theirs {theirs}")
+
+
+def count(module):
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def set_up(against):
+    """Gives PyTorch as many threads as this process has cores.
+
+    Returns:
+      The torch.device that stands for JAX's.
+
+    Raises:
+      errors.UserError: this PyTorch does not see it.
+    """
+    import torch
+
+    torch.set_num_threads(timing.cpu_count())
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return torch.device("cpu")
+    if backend == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    raise errors.UserError(
+        f"--against={against}: this PyTorch sees no {backend.upper()}; set JAX_PLATFORMS=cpu to compare there"
+    )
+
+
+def facts(device):
+    """What the times of a twin depend on."""
+    import torch
+
+    return dict(torch_version=torch.__version__, threads=torch.get_num_threads(), device=str(device))
+
+
+def optimizer(config, parameters):
+    """The torch.optim.Adam or AdamW of a config's `optimizer` section, fused: the fastest that PyTorch has."""
+    import torch
+
+    kind, extra = torch.optim.Adam, {}
+    if config.name == "adamw":
+        kind, extra = torch.optim.AdamW, {"weight_decay": config.weight_decay}
+    return kind(parameters, lr=config.lr, betas=(config.b1, config.b2), eps=config.eps, fused=True, **extra)
+
+
+def moving_average(module, decay):
+    """The torch.optim.swa_utils.AveragedModel of a module; its update_parameters(module) follows each step."""
+    from torch.optim import swa_utils
+
+    return swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay))
+
+
+def tensor(array, device):
+    """(n, h, w, c) array -> (n, c, h, w) tensor of the same dtype on the device."""
+    import torch
+
+    return torch.tensor(array, device=device).permute(0, 3, 1, 2).contiguous()
+
+
+def autocast(network, device):
+    """PyTorch's way of computing in bfloat16 with float32 parameters, where the Linen network does so."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=network.dtype == jnp.bfloat16)
+
+
+def synchronize(device):
+    """Returns when the device has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
