@@ -30,11 +30,34 @@ def run(main, required=()):
       main: () -> None.
       required: names of the flags that must be given.
     """
+    _run(lambda words: (main, required, words))
+
+
+def run_verb(verbs):
+    """Runs a door of several verbs, such as `python -m experiments.edit translate --input=...`, and exits as `run` does.
+
+    Args:
+      verbs: {name: (() -> None, names of the flags that must be given)}.
+    """
+
+    def choose(words):
+        if not words or words[0] not in verbs:
+            wrong = f"there is no verb '{words[0]}'" if words else "the verb is missing"
+            raise errors.UserError(f"{wrong}: write one of {', '.join(verbs)} (see --help)")
+        return *verbs[words[0]], words[1:]
+
+    flags.FLAGS.set_gnu_getopt(True)  # the verb stands before the flags
+    _run(choose)
+
+
+def _run(choose):
+    """`choose` makes (main, required, words left over) of the words that are not flags."""
 
     def guarded(argv):
         try:
-            if len(argv) > 1:
-                raise errors.UserError(f"'{argv[1]}' is not a flag: write --name=value (see --help)")
+            main, required, words = choose(argv[1:])
+            if words:
+                raise errors.UserError(f"'{words[0]}' is not a flag: write --name=value (see --help)")
             for name in required:
                 if flags.FLAGS[name].value is None:
                     raise errors.UserError(f"--{name} is missing (see --help)")

@@ -1,0 +1,396 @@
+"""Tiles, files, and `python -m experiments.edit translate` as a person meets it, on a run of two steps."""
+
+import html.parser
+import os
+import pathlib
+import subprocess
+import sys
+import types
+import urllib.parse
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+from scipy import ndimage
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.data import sources
+from imagegen_jax.generation import translation
+from imagegen_jax.networks import cyclegan_nets
+from imagegen_jax.training import run
+
+ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE = 240  # seconds; a machine under load compiles slowly
+RADIUS = 3
+SIZES = [(61, 47, 32, 12), (64, 33, 32, 16), (20, 75, 32, 7), (9, 9, 32, 12), (40, 40, 16, 0), (100, 30, 25, 24)]
+
+
+def picture(rng, *shape):
+    return Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------------------ tiles
+
+
+def local(x):
+    """(n, h, w, c) -> (n, h, w, 2 c), each pixel a function of those within RADIUS; blank beyond the border."""
+    kernels = np.random.default_rng(1).normal(size=(2, 1, 2 * RADIUS + 1, 2 * RADIUS + 1, 1)) / RADIUS
+    return np.concatenate([np.sin(ndimage.convolve(x, kernel, mode="constant")) for kernel in kernels], -1)
+
+
+def undisturbed(side, tile, overlap):
+    """Which pixels along a side lie at least RADIUS from the borders, inside the image, of all tiles that they are in."""
+    ok = np.ones(side, bool)
+    for start, weights in translation.windows(side, tile, overlap):
+        end = start + len(weights)
+        ok[start : start + RADIUS * (start > 0)] = False
+        ok[end - RADIUS * (end < side) : end] = False
+    return ok
+
+
+@pytest.mark.parametrize(("height", "width", "tile", "overlap"), SIZES)
+def test_a_local_function_is_the_same_in_tiles(height, width, tile, overlap):
+    image = np.random.default_rng(0).normal(size=(height, width, 2)).astype(np.float32)
+    shapes = []
+
+    def fn(x):
+        shapes.append(x.shape)
+        return local(x)
+
+    made = translation.tiled(fn, image, tile, overlap)
+    assert made.shape == (height, width, 4) and made.dtype == np.float32
+    assert set(shapes) == {(1, min(tile, height), min(tile, width), 2)}
+    ok = np.outer(undisturbed(height, tile, overlap), undisturbed(width, tile, overlap))
+    assert ok.any() and (ok.all() or len(shapes) > 1)
+    np.testing.assert_allclose(made[ok], local(image[None])[0][ok], atol=1e-5)
+
+
+def test_blended_pixels_are_among_the_undisturbed():
+    side, tile, overlap = 61, 32, 12
+    tiles = sum(np.bincount(start + np.arange(tile), minlength=side) for start, _ in translation.windows(side, tile, overlap))
+    assert (undisturbed(side, tile, overlap) & (tiles == 2)).sum() >= overlap - 2 * RADIUS
+
+
+@pytest.mark.parametrize(("side", "_", "tile", "overlap"), SIZES)
+def test_weights_add_up_to_one(side, _, tile, overlap):
+    total = np.zeros(side)
+    for start, weights in translation.windows(side, tile, overlap):
+        assert len(weights) == min(side, tile) and (weights > 0).all() and (weights <= 1).all()
+        total[start : start + len(weights)] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+def test_weights_rise_and_fall_linearly():
+    (_, first), (start, second), (_, last) = translation.windows(10, 4, 1)
+    assert start == 3
+    np.testing.assert_allclose([first, second, last], [[1, 1, 1, 0.5], [0.5, 1, 1, 0.5], [0.5, 1, 1, 1]], atol=1e-6)
+    (_, first), (start, second) = translation.windows(11, 7, 3)
+    assert start == 4
+    np.testing.assert_allclose(first[4:], [0.75, 0.5, 0.25], atol=1e-6)
+    np.testing.assert_allclose(second[:3], [0.25, 0.5, 0.75], atol=1e-6)
+
+
+def test_a_constant_stays_constant():
+    image = np.zeros((53, 47, 1), np.uint8)
+    made = translation.tiled(lambda x: np.full((*x.shape[:3], 3), 0.7), image, 16, 5)
+    np.testing.assert_allclose(made, np.full((53, 47, 3), 0.7), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "multiple", "expected"),
+    [
+        ((37, 51, 3), 4, (40, 52, 3)),
+        ((40, 52, 1), 4, (40, 52, 1)),
+        ((3, 5, 1), 4, (16, 16, 1)),
+        ((1, 30, 3), 32, (32, 32, 3)),
+    ],
+)
+def test_padding_mirrors_at_the_end(shape, multiple, expected):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    made = translation.padded(image, multiple)
+    assert made.shape == expected and made.dtype == np.uint8
+    np.testing.assert_array_equal(made[: shape[0], : shape[1]], image)
+    if shape[0] > 1 and expected[0] > shape[0]:
+        np.testing.assert_array_equal(made[shape[0], : shape[1]], image[-2])
+    if shape[0] == 1:
+        np.testing.assert_array_equal(made[:, : shape[1]], np.broadcast_to(image, (expected[0], *shape[1:])))
+
+
+class Negative:
+    """What a Translator asks of a CycleGAN: b is the negative of a, in grey."""
+
+    generators = dict.fromkeys(("ab", "ba"), cyclegan_nets.ResNetGenerator(1))
+    shapes = types.MappingProxyType({"a": (16, 16, 3), "b": (16, 16, 1)})
+    traced = 0
+
+    def translate(self, state, direction, image):
+        self.traced += 1
+        return -image.mean(-1, keepdims=True) * state.params["scale"]
+
+
+def translator(tile, overlap, algorithm=None, direction="ab"):
+    state = base.TrainState(jnp.zeros(()), {"scale": jnp.ones(())}, {}, {})
+    return translation.Translator(algorithm or Negative(), state, direction, tile, overlap)
+
+
+def test_large_images_share_one_compilation():
+    algorithm = Negative()
+    translate = translator(32, 8, algorithm)
+    assert translate.channels == 3 and translator(32, 8, direction="ba").channels == 1
+    for shape in ((70, 45, 3), (33, 101, 3), (30, 31, 3)):  # the last is padded to a tile
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        made = translate(image)
+        assert made.shape == (*shape[:2], 1) and made.dtype == np.uint8
+        np.testing.assert_allclose(made, 255 - image.mean(-1, keepdims=True), atol=0.51)
+    assert algorithm.traced == 1
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "words"),
+    [(30, 8, "--tile is 30: it must be a multiple of 4"), (8, 0, "at least 16"), (32, 17, "between 0 and 16"), (32, -1, "-1")],
+)
+def test_impossible_tiles_are_refused(tile, overlap, words):
+    with pytest.raises(errors.UserError, match=words):
+        translator(tile, overlap)
+
+
+def test_a_unet_takes_multiples_of_its_halvings():
+    algorithm = Negative()
+    algorithm.generators = {"ab": cyclegan_nets.UNetGenerator(1, levels=5)}
+    with pytest.raises(errors.UserError, match="a multiple of 32"):
+        translator(48, 8, algorithm)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images by the names below; nothing in them matters."""
+    rng = np.random.default_rng(0)
+    for name in ("in/b.png", "in/sub/b.JPEG", "in/sub/deep.er/a.webp"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(rng, 18, 20, 3).save(path)
+    (tmp_path / "in" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def test_names_and_sub_folders_are_kept(folder):
+    files = translation.plan(f"{folder}/in", f"{folder}/out/")
+    assert [(str(file.source.relative_to(folder)), str(file.target.relative_to(folder))) for file in files] == [
+        ("in/b.png", "out/b.png"),
+        ("in/sub/b.JPEG", "out/sub/b.png"),
+        ("in/sub/deep.er/a.webp", "out/sub/deep.er/a.png"),
+    ]
+    files = translation.plan(f"{folder}/in/sub/deep.er/a.webp,{folder}/in/b.png", f"{folder}/in/out/")
+    assert [str(file.target.relative_to(folder)) for file in files] == ["in/out/a.png", "in/out/b.png"]
+
+
+def test_a_name_with_a_comma_is_one_file(folder):
+    (folder / "in" / "b.png").rename(folder / "one, two.png")
+    (file,) = translation.plan(f"{folder}/one, two.png", f"{folder}/out/")
+    assert file.target == folder / "out" / "one, two.png"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "words"),
+    [
+        ("{0}/in", "{0}/out", "with / at its end"),
+        ("{0}/nothing", "{0}/out/", "no file or folder '.*/nothing'"),
+        ("{0}/in/b.png,", "{0}/out/", "no file or folder ''"),
+        ("{0}/empty", "{0}/out/", "no .png, .jpg, .jpeg, .webp files in .*/empty"),
+        ("{0}/in/b.png,{0}/in/sub/b.JPEG", "{0}/out/", "in/b.png and .*/in/sub/b.JPEG would both become .*/out/b.png"),
+        ("{0}/in", "{0}/in/", "input .*/in/b.png would be overwritten"),
+        ("{0}/in", "{0}/in/sub/../../in/", "would be overwritten"),
+        ("{0}/in/sub,{0}/in/b.png", "{0}/empty/../in/", "would be overwritten|both become"),
+    ],
+)
+def test_impossible_plans_are_refused(folder, inputs, out, words):
+    with pytest.raises(errors.UserError, match=words):
+        translation.plan(inputs.format(folder), out.format(folder))
+
+
+def test_a_palette_counts_as_rgb_and_exif_turns(tmp_path):
+    rng = np.random.default_rng(0)
+    upright = picture(rng, 20, 31, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    upright.save(tmp_path / "turned.png", exif=exif)
+    upright.quantize(16).save(tmp_path / "palette.png")
+    upright.quantize(16).save(tmp_path / "transparent.png", transparency=3)
+    files = [translation.File(path, path) for path in sorted(tmp_path.iterdir())]
+    reader = translation.Reader(3, "error")
+    assert reader.check(files) == files
+    palette, transparent, turned = (reader.read(file.source) for file in files)
+    np.testing.assert_array_equal(palette, np.asarray(upright.quantize(16).convert("RGB")))
+    assert transparent.shape == (20, 31, 3) and (transparent == 255).all(-1).any()
+    np.testing.assert_array_equal(turned, np.rot90(np.asarray(upright), -1))
+
+
+@pytest.mark.parametrize(("mode", "has", "wants"), [("L", 1, 3), ("RGB", 3, 1), ("P", 3, 1), ("RGBA", 4, 3)])
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_other_channels_are_refused(tmp_path, mode, has, wants, on_bad_image):
+    path = tmp_path / "x.png"
+    Image.new(mode, (20, 20)).save(path)
+    with pytest.raises(errors.UserError, match=rf"x.png has {has} channels and this domain's images have {wants}:"):
+        translation.Reader(wants, on_bad_image).check([translation.File(path, path)])
+
+
+def test_unreadable_files_stop_or_are_skipped(tmp_path):
+    paths = [tmp_path / name for name in ("cut.png", "text.png", "whole.png")]
+    for path in paths:
+        picture(np.random.default_rng(0), 40, 40, 3).save(path)
+    paths[0].write_bytes(paths[0].read_bytes()[:2000])
+    paths[1].write_text("not an image")
+    files = [translation.File(path, path) for path in paths]
+    strict = translation.Reader(3, "error")
+    with pytest.raises(sources.BadImageError, match=r"text.png: .* not an image; remove it, or set --on_bad_image=skip"):
+        strict.check(files)
+    with pytest.raises(sources.BadImageError, match=r"cut.png: .*--on_bad_image=skip"):
+        strict.read(paths[0])
+    lenient = translation.Reader(3, "skip")
+    assert lenient.check(files) == [files[0], files[2]]
+    assert lenient.read(paths[0]) is None and lenient.read(paths[2]).shape == (40, 40, 3)
+    assert [str(error).split(":")[0].split("/")[-1] for error in lenient.skipped] == ["text.png", "cut.png"]
+    with pytest.raises(errors.UserError, match="none of the 1 images can be read, such as: .*text.png"):
+        translation.Reader(3, "skip").check(files[1:2])
+
+
+def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path):
+    target = tmp_path / "x.png"
+    target.mkdir()
+    with pytest.raises(errors.UserError, match="cannot write .*x.png"):
+        translation.save(target, np.zeros((4, 4, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == [target]
+
+
+# --------------------------------------------------------------------------------------------------------------- the door
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose domains have three channels, with the checkpoints 1 and 2."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "experiments.main", "--config=configs/cyclegan.py:smoke", f"--workdir={workdir}",
+            "--config.duration=2", "--config.checkpoint.every=1", "--config.sample.every=0", "--config.eval.every=0",
+            "--config.data.channels=3", "--config.network.channels=4", "--config.discriminator.channels=4",
+            "--config.cyclegan.identity=0.0", "--config.cyclegan.pool=1", "--config.discriminator.name=pixel",
+            "--config.batch_size=1",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},  # one device compiles sooner than eight
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return workdir
+
+
+def edit(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.edit", *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+
+
+def expected(workdir, direction, path, step=None, use_ema=True):
+    """The translation of an image that needs no tiles."""
+    _, algorithm, state, _ = run.load(workdir, step, use_ema)
+    image = np.asarray(Image.open(path))
+    batch = images.to_float(translation.padded(image, 4)[None])
+    made = jax.jit(algorithm.translate, static_argnums=1)(state, direction, batch)
+    return np.asarray(images.to_uint8(made))[0, : image.shape[0], : image.shape[1]]
+
+
+class Links(html.parser.HTMLParser):
+    """Collects where the images of a page are."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.found.append(urllib.parse.unquote(dict(attrs)["src"]))
+
+
+def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained):
+    rng = np.random.default_rng(0)
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    (inputs / "sub").mkdir(parents=True)
+    names = ["a <b> & #1?.png", "sub/large.webp"]
+    picture(rng, 37, 51, 3).save(inputs / names[0])
+    picture(rng, 75, 130, 3).save(inputs / names[1], lossless=True)
+    (inputs / "broken.png").write_text("not an image")
+    picture(rng, 40, 40, 3).save(inputs / "cut.png")
+    (inputs / "cut.png").write_bytes((inputs / "cut.png").read_bytes()[:2000])
+    flags = ("translate", f"--workdir={trained}", f"--input={inputs}", f"--out={out}/", "--tile=64", "--overlap=16")
+
+    done = edit(*flags, "--direction=ab")
+    error = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(error) == 1 and error[0].startswith(f"error: cannot read the image {inputs}/broken.png")
+    assert not out.exists()
+
+    done = edit(*flags, "--direction=ab", "--on_bad_image=skip")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "3/3" in done.stderr and done.stderr.endswith("2 unreadable images were skipped\n")
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert written == ["a <b> & #1?.png", "index.html", "sub/large.png"]
+    made = np.asarray(Image.open(out / names[0])).astype(int)
+    assert np.abs(made - expected(trained, "ab", inputs / names[0])).max() <= 1
+    assert Image.open(out / "sub/large.png").size == (130, 75)
+
+    page = (out / "index.html").read_text("utf-8")
+    assert "a &lt;b&gt; &amp; #1?.png" in page and "://" not in page and str(tmp_path) not in page
+    links = Links(out / "index.html").found
+    assert links == [f"../in/{names[0]}", names[0], f"../in/{names[1]}", "sub/large.png"]
+    assert all((out / link).is_file() for link in links)
+
+
+def test_files_the_other_way_by_an_earlier_checkpoint(tmp_path, trained):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        picture(rng, 24, 33, 3).save(tmp_path / name)
+    done = edit(
+        "--noema", "--checkpoint=1", "translate", f"--workdir={trained}", "--direction=ba",
+        f"--input={tmp_path}/a.png,{tmp_path}/b.png", f"--out={tmp_path}/out/",
+    )  # fmt: skip
+    assert done.returncode == 0 and "step 1" in done.stderr, done.stderr[-2000:]
+    made = np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int)
+    assert np.abs(made - expected(trained, "ba", tmp_path / "b.png", 1, False)).max() <= 1
+    assert np.abs(made - expected(trained, "ab", tmp_path / "b.png", 1, False)).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "error"),
+    [
+        ([], {}, "the verb is missing: write one of translate"),
+        (["colour"], {}, "no verb 'colour': write one of translate"),
+        (["translate"], {"direction": "ac"}, "<ab|ba>"),
+        (["translate"], {"input": "{0}/grey.png"}, "grey.png has 1 channels and this domain's images have 3"),
+        (["translate"], {"out": "{0}/"}, "would be overwritten"),
+        (["translate"], {"workdir": "{0}/diffusion"}, "diffusion, which does not translate"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, trained, tiny_config, words, flags, error):
+    picture(np.random.default_rng(0), 20, 20, 3).save(tmp_path / "x.png")
+    picture(np.random.default_rng(0), 20, 20).save(tmp_path / "grey.png")
+    run.save_config(tmp_path / "diffusion", tiny_config, {"": images.Spec((28, 28, 1))})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    given = {"workdir": trained, "direction": "ab", "input": "{0}/x.png", "out": "{0}/out/"} | flags
+    done = edit(*words, *(f"--{name}={value}".format(tmp_path) for name, value in given.items()))
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
+    assert error in lines[0]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_help_names_the_verbs():
+    done = edit("translate", "--help")
+    assert "translate   images of one domain" in done.stdout and "--on_bad_image" in done.stdout and not done.stderr
