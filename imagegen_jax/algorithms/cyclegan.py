@@ -283,7 +283,7 @@ def fidelity(image, truth):
 
 
 def _generator(network, out_channels):
-    shared = dict(out_channels=out_channels, channels=network.channels, dtype=jnp.dtype(network.dtype), remat=network.remat)
+    shared = dict(out_channels=out_channels, channels=network.channels, dtype=jnp.dtype(network.dtype))
     if network.name == "unet":
         return cyclegan_nets.UNetGenerator(levels=network.levels, **shared)
     return cyclegan_nets.ResNetGenerator(blocks=network.blocks, upsampling=network.upsampling, **shared)
