@@ -211,7 +211,8 @@ def test_remat_changes_memory_alone(algorithm):
     plain, saving = (step(state, batch, jax.random.key(0))[1] for step in steps)
     for name in plain:
         np.testing.assert_allclose(saving[name], plain[name], rtol=1e-5, err_msg=name)
-    assert len({step.as_text().count(" convolution(") for step in steps}) == 2  # there is something to compute again
+    needs = [step.memory_analysis().temp_size_in_bytes for step in steps]
+    assert needs[1] < 0.8 * needs[0]
 
 
 def test_scores_of_translations():
@@ -275,7 +276,7 @@ def test_a_request_for_samples_is_refused(algorithm):
 
 
 def squares(rng, n):
-    """(n, 16, 16, 1) uint8: four shaded squares on black. So skewed that b's images come from no mirrored affine map."""
+    """(n, 16, 16, 1) uint8: four shaded squares on black."""
     out = np.zeros((n, 16, 16, 1), np.uint8)
     for image in out:
         for y, x in rng.integers(0, 11, (4, 2)):
@@ -285,13 +286,13 @@ def squares(rng, n):
 
 
 def test_an_affine_map_is_found_in_both_directions():
-    """b = 200 - 0.6 a, from unpaired images; then measured on pairs, where the best constant image is .3 away."""
-    changes = {"network.channels": 8, "discriminator.channels": 32, "discriminator.layers": 1, "cyclegan.identity": 0.0}
+    """b = 60 + 0.6 a, from unpaired images; then measured on pairs, beside no change at all and the best constant image."""
+    changes = {"network.channels": 8, "discriminator.layers": 1, "discriminator.channels": 16, "cyclegan.identity": 0.1}
     algorithm = build(**changes, **{"optimizer.lr": 2e-3, "duration": "300 steps", "optimizer.hold": "200 steps"})
     rng = np.random.default_rng(0)
 
     def affine(a):
-        return (200 - 0.6 * a).astype(np.uint8)
+        return (60 + 0.6 * a).astype(np.uint8)
 
     # Elsewhere the tests wait for the compiler, here for what it compiled.
     step = jax.jit(algorithm.train_step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 3})
@@ -299,5 +300,9 @@ def test_an_affine_map_is_found_in_both_directions():
     for i in range(300):
         state, _ = step(state, batch_of(squares(rng, 8), affine(squares(rng, 8))), jax.random.key(i))
     a = squares(rng, 16)
-    scores = jax.jit(algorithm.eval_step)(state, batch_of(a, affine(a)), jax.random.key(0))
-    assert scores["l1_ab"].mean() < 0.1 and scores["l1_ba"].mean() < 0.1, jax.tree.map(jnp.mean, scores)
+    b = affine(a)
+    scores = jax.jit(algorithm.eval_step)(state, batch_of(a, b), jax.random.key(0))
+    unchanged = np.abs(a / 255 - b / 255).mean()
+    for direction, truth in (("ab", b), ("ba", a)):
+        constant = np.abs(truth - np.median(truth, 0)).mean() / 255
+        assert scores[f"l1_{direction}"].mean() < 0.6 * min(unchanged, constant)

@@ -213,13 +213,15 @@ class CycleGan(base.Algorithm):
     def _translations(self, params, real, identity):
         """(fake, back, same) by domain: G_ab(a) is fake['b'], G_ba(G_ab(a)) back['a'], G_ba(a) same['a'] (None without).
 
-        A generator's two inputs at a time go through it as one batch; instance normalisation keeps them apart.
+        A generator's two inputs at a time go through it as one batch, which is faster, or one by one, which needs less memory;
+        instance normalisation keeps them apart.
         """
 
         def generate(direction, *inputs):
-            apply = self.generators[direction].apply
-            made = (jax.checkpoint(apply) if self.remat else apply)({"params": params[direction]}, jnp.concatenate(inputs))
-            return jnp.split(made, len(inputs))
+            apply, variables = self.generators[direction].apply, {"params": params[direction]}
+            if self.remat:
+                return [_recomputed(apply)(variables, x) for x in inputs]
+            return jnp.split(apply(variables, jnp.concatenate(inputs)), len(inputs))
 
         fake, back, same = {}, {}, {} if identity else None
         for direction in DIRECTIONS:
@@ -259,6 +261,23 @@ class CycleGan(base.Algorithm):
             total += loss
             metrics[f"discriminator_{name}"] = loss
         return total, metrics
+
+
+def _recomputed(apply):
+    """apply(variables, x), whose intermediate results are computed a second time when the gradient needs them.
+
+    So does jax.checkpoint, but it leaves the moment to the compiler, and XLA:CPU takes the first, at which nothing is saved.
+    Here the second computation waits for the gradient with respect to the result, since its input depends on that.
+    """
+
+    def backward(inputs, slope):
+        variables, x = inputs
+        x = x + (0 * slope.mean()).astype(x.dtype)
+        return jax.vjp(apply, variables, x)[1](slope)
+
+    recomputed = jax.custom_vjp(apply)
+    recomputed.defvjp(lambda *inputs: (apply(*inputs), inputs), backward)
+    return recomputed
 
 
 def _l1(x, y):
