@@ -32,11 +32,11 @@ def mesh_of(devices):
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
 
 
-def build(recipe, shape, lr):
+def build(recipe, shape, lr, eps):
     """The smoke variant of a recipe, with few channels, for images of this shape."""
     config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
     config.network.channels = 8
-    config.optimizer.eps = 1e-4  # Adam would make whole steps of the rounding in gradients that are zero
+    config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
     config.optimizer.lr = lr
     names = algorithms.ALGORITHMS[config.algorithm].domains
     return run.build_algorithm(config, {name: images.Spec(shape) for name in names})
@@ -44,7 +44,7 @@ def build(recipe, shape, lr):
 
 @pytest.fixture(scope="module")
 def algorithm():
-    return build("ddpm", SHAPE, lr=2e-3)
+    return build("ddpm", SHAPE, lr=2e-3, eps=1e-4)
 
 
 def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE):
@@ -90,16 +90,16 @@ def test_eight_devices_train_as_one_does(algorithm, on_one, rules):
 def test_cyclegan_trains_on_eight_devices_as_on_one():
     """Its pool, which takes the images of a batch in order, included.
 
-    An absolute difference has a step in its slope, which rounding takes on one side or the other: hence the small rate.
+    An absolute difference has a step in its slope, which rounding takes on one side or the other: hence the large eps.
     """
     shape = (16, 16, 1)
-    algorithm = build("cyclegan", shape, lr=1e-4)
+    algorithm = build("cyclegan", shape, lr=1e-3, eps=1.0)
     one, state_of_one = train(algorithm, 1, shape=shape)
     eight, state = train(algorithm, 8, shape=shape)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
     for name in ("params", "ema_params", "extra"):
         ours, theirs = (jax.device_get(getattr(s, name)) for s in (state, state_of_one))
-        chex.assert_trees_all_close(ours, theirs, atol=2e-5)
+        chex.assert_trees_all_close(ours, theirs, atol=1e-5)
     assert int(state.extra["pool"]["a"].count) == 12  # of 32 offered: it is full
 
 
