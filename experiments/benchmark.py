@@ -10,9 +10,7 @@ GPU, where JAX takes most of the memory at its start, the twin needs XLA_PYTHON_
 
 import datetime
 import json
-import os
 import pathlib
-import platform
 import resource
 import sys
 import time
@@ -30,6 +28,7 @@ from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import machine
 from imagegen_jax.data import domains
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import compiler
@@ -75,7 +74,7 @@ def main():
     report = dict(
         recipe=recipe_name(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine(),
+        machine=machine.facts(),
         repeats=_REPEATS.value,
         config=json.loads(config.to_json()),
         results=measure(config, _REPEATS.value, _AGAINST.value),
@@ -113,21 +112,6 @@ def recipe_name():
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
     return " ".join([config_flags.get_config_filename(flag), *(f"--config.{key}={value}" for key, value in overrides.items())])
-
-
-def machine():
-    """What the results depend on and the config does not say."""
-    return dict(
-        platform=jax.default_backend(),
-        system=platform.platform(),
-        device_kind=jax.devices()[0].device_kind,
-        device_count=jax.device_count(),
-        process_count=jax.process_count(),
-        cpu_count=timing.cpu_count(),
-        load_average=os.getloadavg()[0],  # before the run: above 0 others were at work, and every time is too long
-        jax_version=jax.__version__,
-        python_version=platform.python_version(),
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- a recipe

@@ -14,6 +14,7 @@ from experiments.twins import cyclegan as cyclegan_twin
 from experiments.twins import unet as unet_twin
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import machine
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.networks import unet
 from imagegen_jax.training import run
@@ -71,7 +72,7 @@ def test_report_has_every_number(request, monkeypatch, tmp_path, recipe, against
     results = benchmark.measure(config, 2, against if peers else None)
     out = tmp_path / "new" / "speed.json"
     benchmark.check_out(out)
-    report = dict(recipe="tiny", machine=benchmark.machine(), config=json.loads(config.to_json()), results=results)
+    report = dict(recipe="tiny", machine=machine.facts(), config=json.loads(config.to_json()), results=results)
     benchmark.write(out, report)
 
     read = json.loads(out.read_text())

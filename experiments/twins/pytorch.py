@@ -5,8 +5,8 @@ import importlib.util
 import jax
 from jax import numpy as jnp
 
-from experiments.twins import timing
 from imagegen_jax import errors
+from imagegen_jax import machine
 
 
 def check(against, packages, config, mesh, reasons):
@@ -57,7 +57,7 @@ def set_up(against):
     """
     import torch
 
-    torch.set_num_threads(timing.cpu_count())
+    torch.set_num_threads(machine.cpu_count())
     backend = jax.default_backend()
     if backend == "cpu":
         return torch.device("cpu")

@@ -1,17 +1,11 @@
 """Timing calls: one by itself, or two by turns."""
 
-import os
 import time
 
 import numpy as np
 
 WARM_UP = 3  # calls that are not counted: the first ones allocate
 _TURN = 5  # timed calls before it is the other's turn
-
-
-def cpu_count():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def timings(call, repeats, warm_up):
