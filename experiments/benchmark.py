@@ -188,7 +188,7 @@ class Training:
         self._step = loop.compile_step(algorithm, augment_fn, mesh, state_shape, batch_shape, self._rngs)
         self.compile_seconds = time.perf_counter() - begin
         # The pieces of a batch are one loop, whose body the compiler counts once.
-        self.flops = self._step.cost_analysis()["flops"] * config.optimizer.accumulate
+        self.flops = self._step.cost_analysis()["flops"] * config_lib.flatten(config).get("optimizer.accumulate", 1)
         self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
         self.state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
@@ -257,12 +257,8 @@ def translation_rate(config, algorithm, mesh, state):
     """Images of domain a a second that become images of b, in batches of sample.batch_size."""
     num = sharding.divisible(config.sample.batch_size, mesh)
     pixels = np.random.default_rng(config.seed).integers(0, 256, (num, *algorithm.shapes["a"]), np.uint8)
-    translate = jax.jit(
-        lambda state, image: images.to_uint8(algorithm.translate(state, "ab", images.to_float(image))),
-        out_shardings=sharding.replicated(mesh),
-        compiler_options=compiler.options(),
-    )
-    return num / np.median(timing.timings(lambda: np.asarray(translate(state, sharding.put_rows(mesh, pixels))), _DRAWS, 1))
+    translations = sampling.Translations(algorithm, mesh, "ab", num)
+    return num / np.median(timing.timings(lambda: list(translations.batches(state, [pixels])), _DRAWS, 1))
 
 
 # --------------------------------------------------------------------------------------------------------------- the table

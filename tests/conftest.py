@@ -1,10 +1,12 @@
 """Settings of the whole suite: eight CPU devices, and caches of its own that the processes it starts share."""
 
+import atexit
 import os
 import shutil
 import tempfile
 
 _CACHE = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 # The tests wait for the compiler more than for what it compiles.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -21,10 +23,8 @@ from imagegen_jax.data import sources  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches():
-    """Prepares the bundled data once for all processes, and removes the caches in the end."""
+    """Prepares the bundled data once for all processes that a test starts."""
     sources.open_source(config_lib.common().data, "train")
-    yield
-    shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.fixture

@@ -74,8 +74,8 @@ class Algorithm(abc.ABC):
         Args:
           config: see imagegen_jax/config.py.
           spec: the images.Spec of the images, or {'a': Spec, 'b': Spec}.
-          optimizer: optax.GradientTransformation, as the config's `optimizer` section describes it.
-          ema_decay: step -> decay of the moving average.
+          optimizer: optax.GradientTransformation, as the config's `optimizer` section describes it; None where it has none.
+          ema_decay: step -> decay of the moving average; None likewise.
         """
 
     @abc.abstractmethod
