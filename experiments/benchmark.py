@@ -27,7 +27,6 @@ from experiments.twins import unet as unet_twin
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
-from imagegen_jax import images
 from imagegen_jax import machine
 from imagegen_jax.data import domains
 from imagegen_jax.generation import sampling

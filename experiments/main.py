@@ -17,8 +17,11 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import evaluator
+from imagegen_jax.evaluation import features
+from imagegen_jax.evaluation import origins
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
@@ -168,7 +171,33 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
         algorithm, mesh, lambda: domains.eval_batches(test_set, num, batch_size, *share), config.seed
     )
     hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
+    if config.eval.samples and (algorithm.draws or algorithm.columns):
+        hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop)]
     return hooks
+
+
+def _distances(config, algorithm, mesh, test_set, stop):
+    """Measures how far generated images, or translations in each direction, are from test images."""
+    extractor = features.Extractor(features.named(config.eval.features), mesh, config.eval.batch_size)
+    num = config.eval.samples
+    sections = domains.sections(config.data)
+    tests = {name: origins.of_data(sections[name], "test", domain.spec.shape) for name, domain in test_set.items()}
+    if algorithm.draws:
+        drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
+        measure = evaluator.Distances(extractor, tests[""])
+        return [lambda step, state: measure(stop.each(drawer.batches(state.with_ema(), config.seed, num)))]
+
+    def measured(source, target):
+        translations = sampling.Translations(algorithm, mesh, source + target, config.sample.batch_size)
+        measure = evaluator.Distances(extractor, tests[target])
+
+        def run(step, state):
+            made = translations.batches(state.with_ema(), tests[source].images(num))
+            return measure(stop.each(made), f"_{source}{target}")
+
+        return run
+
+    return [measured(source, target) for source, target in cyclegan.DIRECTIONS]
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def common():
     evaluation.every = "500 steps"  # held-out metrics of the moving average on the test split
     evaluation.num = 1024  # test images; 0 for all
     evaluation.batch_size = 64
+    evaluation.samples = 0  # images drawn, or translated, at each of these for eval/fid and eval/kid; 0 for none
+    evaluation.features = "fashion"  # for those: fashion, run:WORKDIR, inception:FILE, vgg:FILE or pixels
     return c
 
 
@@ -165,6 +167,39 @@ def cyclegan():
     return c
 
 
+def baseline():
+    """The keys of algorithms/baseline.py, which takes no gradients: there is no optimizer and no moving average."""
+    c = common()
+    c.algorithm = "baseline"
+    del c.optimizer, c.ema
+
+    c.baseline = baseline = config_dict.ConfigDict()
+    baseline.name = "histogram"  # random, histogram or templates
+    baseline.templates = 32  # how many (templates)
+    return c
+
+
+def classifier():
+    """The keys of algorithms/classifier.py."""
+    c = common()
+    c.algorithm = "classifier"
+
+    c.network = network = config_dict.ConfigDict()
+    network.widths = (32, 64, 96)  # channels of each level; each halves the resolution, and the last is that of the features
+    network.groups = 8  # of GroupNorm
+    network.dropout = 0.3
+
+    c.classifier = classifier = config_dict.ConfigDict()
+    classifier.label_smoothing = 0.1
+    return c
+
+
+_FAMILIES = {
+    "baseline": baseline,
+    "classifier": classifier,
+    "cyclegan": cyclegan,
+    "diffusion": diffusion,
+}
 _CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "data.channels": (0, 1, 3, 4),
@@ -178,6 +213,7 @@ _CHOICES = {
     "network.upsampling": cyclegan_nets.UPSAMPLINGS,
     "discriminator.name": ("patch", "pixel"),
     "cyclegan.loss": tuple(losses.ADVERSARIAL),
+    "baseline.name": ("random", "histogram", "templates"),
 }
 _AT_LEAST = {
     "seed": 0,
@@ -193,6 +229,7 @@ _AT_LEAST = {
     "sample.batch_size": 1,
     "eval.num": 0,
     "eval.batch_size": 1,
+    "eval.samples": 0,
     "network.channels": 2,
     "network.blocks": 1,
     "network.heads": 1,
@@ -208,6 +245,7 @@ _AT_LEAST = {
     "cyclegan.lambda_b": 0,
     "cyclegan.identity": 0,
     "cyclegan.pool": 0,
+    "baseline.templates": 1,
 }
 _DURATIONS = ("duration", "optimizer.warmup", "optimizer.hold", "checkpoint.every", "log.every", "sample.every", "eval.every")
 
@@ -230,6 +268,9 @@ _FREE = (
 
 def check(config):
     """Raises errors.UserError for the first value that cannot be."""
+    family = _FAMILIES.get(config.algorithm)
+    if family and set(family()) != set(config):
+        raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
     flat = flatten(config)
     for key, choices in _CHOICES.items():
         if key in flat and flat[key] not in choices:
@@ -238,16 +279,16 @@ def check(config):
     for key, least in _AT_LEAST.items():
         if key in flat and flat[key] < least:
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be at least {least}")
-    for key in _DURATIONS:
+    for key in (key for key in _DURATIONS if key in flat):
         amount, _ = parse_duration(key, flat[key])
         if not amount and key in ("duration", "log.every"):
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be more than 0")
-    if config.batch_size % config.optimizer.accumulate:
+    accumulate = flat.get("optimizer.accumulate", 1)
+    if config.batch_size % accumulate:
         raise errors.UserError(
-            f"config.optimizer.accumulate is {config.optimizer.accumulate}: it must divide config.batch_size "
-            f"({config.batch_size})"
+            f"config.optimizer.accumulate is {accumulate}: it must divide config.batch_size ({config.batch_size})"
         )
-    if config.optimizer.accumulate > 1 and config.algorithm == "cyclegan":
+    if accumulate > 1 and config.algorithm == "cyclegan":
         raise errors.UserError("config.optimizer.accumulate must be 1: a CycleGAN's step is not made of pieces")
     if "sampler" in config and config.sampler.steps > config.diffusion.length:
         raise errors.UserError(

@@ -9,6 +9,8 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 
 RECIPES = {
+    "classifier": ("", "smoke", "fashion", "folder"),
+    "baseline": ("", "smoke", "histogram", "random", "templates"),
     "cyclegan": ("", "smoke", "horse2zebra", "folder"),
     "ddpm": ("", "smoke", "fashion", "cifar10"),
 }

@@ -50,7 +50,7 @@ def open_domains(data, split, specs=None):
       errors.UserError: what was asked for is missing, cannot be read, or has no one shape.
     """
     opened = {}
-    for name, section in _sections(data).items():
+    for name, section in sections(data).items():
         source = sources.open_source(section, split)
         if source is None:
             return None
@@ -60,17 +60,17 @@ def open_domains(data, split, specs=None):
     return opened
 
 
-def _sections(data):
-    """The `data` section as each domain reads it: with its own source and splits."""
+def sections(data):
+    """{domain: the `data` section as it reads it}, with its own source and splits."""
     if "source_a" not in data:
         return {"": data}
-    sections = {name: config_dict.ConfigDict(data) for name in ("a", "b")}
-    for name, section in sections.items():
+    found = {name: config_dict.ConfigDict(data) for name in ("a", "b")}
+    for name, section in found.items():
         with section.unlocked():
             section.source = data[f"source_{name}"] or data.source
             section.train_split = data[f"train_split_{name}"]
             section.test_split = data[f"test_split_{name}"]
-    return sections
+    return found
 
 
 def joined(parts):

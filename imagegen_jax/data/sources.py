@@ -363,6 +363,11 @@ def _tfds_builder(config, tfds):
         )
         hint = f"did you mean {' or '.join(near)}?" if near else "write a TFDS name, folder:PATH or idx:PATH"
         raise errors.UserError(f"config.data.source is {config.source!r}, which TFDS does not know: {hint}") from error
+    except ValueError as error:  # not a name, such as a path, or no configuration of the data set
+        raise errors.UserError(
+            f"config.data.source is {config.source!r}, which TFDS does not take ({reason(error)[:120]}): "
+            "write a TFDS name, folder:PATH or idx:PATH"
+        ) from error
 
 
 def _prepare(builder):

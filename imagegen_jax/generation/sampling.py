@@ -22,22 +22,45 @@ class Drawer:
             compiler_options=compiler.options(),
         )
 
-    def batches(self, state, seed, num, **options):
-        """Yields (n, h, w, c) uint8 arrays, `num` images in all: image i depends on (seed, i) and the options alone.
+    def batches(self, state, seed, num, first=0, **options):
+        """Yields (n, h, w, c) uint8 arrays, images `first` to num - 1: image i depends on (seed, i) and the options alone.
 
         Args:
           state: TrainState whose params are drawn with.
           seed: of the stream 'sample'.
-          num: how many.
+          num: how many, if the first is 0.
+          first: number of the first; those before it are left out.
           **options: fields of base.SampleRequest.
         """
         key = sharding.key(self._mesh, seed, "sample")
-        for start in range(0, num, self._batch_size):
+        for start in range(first, num, self._batch_size):
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
             index = sharding.put_rows(self._mesh, rows)
             drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
             yield np.asarray(drawn)[: num - start]
+
+
+class Translations:
+    """The images of one domain as those of the other; compiled once."""
+
+    def __init__(self, algorithm, mesh, direction, batch_size):
+        """`batch_size` images are translated at once, rounded up to a multiple of the number of devices."""
+        self._mesh = mesh
+        self._batch_size = sharding.divisible(batch_size, mesh)
+        self._translate = jax.jit(
+            lambda state, image: images.to_uint8(algorithm.translate(state, direction, images.to_float(image))),
+            out_shardings=sharding.replicated(mesh),
+            compiler_options=compiler.options(),
+        )
+
+    def batches(self, state, batches):
+        """Yields the translations by state.params of (n, h, w, c) uint8 arrays, in pieces of their own size."""
+        for batch in batches:
+            for start in range(0, len(batch), self._batch_size):
+                piece = batch[start : start + self._batch_size]
+                filled = np.concatenate([piece, np.repeat(piece[:1], self._batch_size - len(piece), 0)])
+                yield np.asarray(self._translate(state, sharding.put_rows(self._mesh, filled)))[: len(piece)]
 
 
 class Panels:

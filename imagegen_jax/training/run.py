@@ -35,11 +35,11 @@ def build_algorithm(config, specs, records=1):
     if config.algorithm not in algorithms.ALGORITHMS:
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
     algorithm = algorithms.ALGORITHMS[config.algorithm]
-    if sorted(specs) != sorted(algorithm.domains):
-        raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
-    steps = [config_lib.in_steps(config, key, records) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
-    optimizer = optimisers.make(config.optimizer, *steps)
-    decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
+    optimizer = decay = None
+    if "optimizer" in config:  # a family that takes no gradients has neither section
+        steps = [config_lib.in_steps(config, key, records) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
+        optimizer = optimisers.make(config.optimizer, *steps)
+        decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
     return algorithm.from_config(config, specs.get("", specs), optimizer, decay)
 
 
@@ -50,15 +50,26 @@ def abstract_state(algorithm, mesh, rules, min_size):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def to_json(config, specs):
+    """The text of config.json: all that it takes to build the algorithm again."""
+    images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
+    return json.dumps({"config": json.loads(config.to_json()), "images": images_of}, indent=1)
+
+
+def from_json(text):
+    """(config, {domain: images.Spec}); the inverse of `to_json`."""
+    saved = json.loads(text)
+    specs = {name: images.Spec(tuple(spec["shape"]), spec["classes"]) for name, spec in saved["images"].items()}
+    return config_dict.ConfigDict(saved["config"], convert_dict=True), specs
+
+
 def save_config(workdir, config, specs):
-    """Makes the folder and writes config.json, which needs nothing else to build the algorithm again."""
+    """Makes the folder and writes config.json."""
     workdir = pathlib.Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
-        text = json.dumps({"config": json.loads(config.to_json()), "images": images_of}, indent=1)
         draft = workdir / f"{_CONFIG}.draft"
-        draft.write_text(text + "\n")
+        draft.write_text(to_json(config, specs) + "\n")
         draft.replace(workdir / _CONFIG)
     except OSError as error:
         raise errors.UserError(f"cannot write to the workdir {workdir}: {error.strerror or error}") from error
@@ -74,9 +85,7 @@ def load_config(workdir):
     if not path.exists():
         return None
     try:
-        saved = json.loads(path.read_text())
-        specs = {name: images.Spec(tuple(spec["shape"]), spec["classes"]) for name, spec in saved["images"].items()}
-        return config_dict.ConfigDict(saved["config"], convert_dict=True), specs
+        return from_json(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.UserError(f"cannot read {path}: {error}") from error
 

@@ -232,6 +232,8 @@ def test_wrong_idx_files(tmp_path):
 def test_wrong_tfds_names(tmp_path, monkeypatch):
     with pytest.raises(errors.UserError, match="TFDS does not know: did you mean.*cifar10"):
         sources.open_source(section(source="cifar_10"), "train")
+    with pytest.raises(errors.UserError, match="write a TFDS name, folder:PATH or idx:PATH"):
+        sources.open_source(section(source="some/folder of mine"), "train")
     with pytest.raises(errors.UserError, match="no split 'validation'"):
         sources.open_source(section(train_split="validation"), "train")
     assert sources.open_source(section(test_split="validation"), "test") is None

@@ -1,0 +1,66 @@
+"""A classifier, whose features and decisions score the images of the other recipes.
+
+''       the bundled Fashion-MNIST images; its weights come with the package (experiments.evaluate --features=fashion)
+smoke    the same in seconds, to see that everything works
+fashion  all of Fashion-MNIST
+folder   your own images, on --config.data.source=folder:PATH with one sub-folder a class
+"""
+
+from imagegen_jax import config as defaults
+from imagegen_jax import errors
+
+
+def get_config(variant=""):
+    """The config of a variant."""
+    variants = {"": _bundled, "smoke": _smoke, "fashion": _fashion, "folder": _folder}
+    if variant not in variants:
+        listed = ", ".join(filter(None, variants))
+        raise errors.UserError(f"configs/classifier.py has no variant '{variant}': choose one of {listed}")
+    return variants[variant]()
+
+
+def _bundled():
+    c = defaults.classifier()
+    c.data.flip = True
+    c.batch_size = 64
+    c.duration = "24 epochs"
+    c.optimizer.name = "adamw"
+    c.optimizer.lr = 2e-3
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "1 epochs"
+    c.ema.decay = 0.99
+    c.log.every = "25 steps"
+    c.checkpoint.every = "4 epochs"
+    c.eval.every = "4 epochs"
+    c.eval.num = 0
+    return c
+
+
+def _smoke():
+    c = _bundled()
+    c.batch_size = 8
+    c.duration = "8 steps"
+    c.optimizer.warmup = "2 steps"
+    c.network.widths = (8, 16)
+    c.log.every = "2 steps"
+    c.checkpoint.every = "4 steps"
+    c.eval.every = "4 steps"
+    c.eval.num = 16
+    return c
+
+
+def _fashion():
+    c = _bundled()
+    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
+    c.batch_size = 128
+    c.log.every = "100 steps"
+    return c
+
+
+def _folder():
+    c = _bundled()
+    c.data.source = ""
+    c.data.image_size = 64
+    c.network.widths = (32, 64, 128, 256)
+    return c

@@ -1,0 +1,359 @@
+"""Scores a run, or a folder of images, and writes down everything that the numbers depend on.
+
+python -m experiments.evaluate --workdir=runs/ddpm --num=2000
+python -m experiments.evaluate --samples=drawn/ --reference=fashion_mnist_10k --out=scores.json
+
+A score is one JSON object: the scores, the same scores of anchors (training images, random pixels), and the protocol, which
+names the features, the reference and the images. A run's go to eval/ in its folder.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+from typing import NamedTuple
+
+from absl import flags
+import jax
+import numpy as np
+
+from imagegen_jax import command_line
+from imagegen_jax import errors
+from imagegen_jax import machine
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import cyclegan
+from imagegen_jax.data import domains
+from imagegen_jax.evaluation import collection
+from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import features
+from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import origins
+from imagegen_jax.evaluation import plots
+from imagegen_jax.evaluation import scoring
+from imagegen_jax.generation import output
+from imagegen_jax.generation import sampling
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose images are scored.")
+_SAMPLES = flags.DEFINE_string("samples", None, "Images to score instead: a folder, or an .npz with uint8 NHWC under 'images'.")
+_REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "What they are compared with: what config.data.source takes, a folder, an .npz of images or of statistics (mu, sigma); "
+    "by default the data of the run.",
+)
+_REFERENCE_SPLIT = flags.DEFINE_enum("reference_split", "test", ["test", "train"], "Which images of the reference.")
+_NUM = flags.DEFINE_integer("num", 2000, "How many images are scored; of --samples, at most.")
+_METRICS = flags.DEFINE_list("metrics", None, f"Of {', '.join(scoring.METRICS)}; by default all that can be had.")
+_FEATURES = flags.DEFINE_string("features", "fashion", f"What images are compared in: {', '.join(features.NAMES)}.")
+_INCEPTION = flags.DEFINE_string("inception", None, "FILE of --features=inception, .pth or .safetensors.")
+_VGG = flags.DEFINE_string("vgg", None, "FILE of --features=vgg, .pth or .safetensors.")
+_RESIZE = flags.DEFINE_string("resize", None, "How images are resized for these two; by default as their first users did.")
+_SEED = flags.DEFINE_integer("seed", 0, "Image i of a run depends on the seed and on i alone.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or all; by default the latest.")
+_EMA = flags.DEFINE_bool("ema", True, "Score the moving average of the parameters.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
+_SAMPLER = flags.DEFINE_string("sampler", None, "ddpm or ddim, instead of what the recipe says.")
+_STEPS = flags.DEFINE_integer("steps", None, "Network evaluations an image, instead of what the recipe says.")
+_SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
+_DIRECTION = flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
+_ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
+_OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path ending in .json.")
+
+_FEATURE_BATCH = 100
+_SHOWN = 16  # images whose nearest training images are shown
+_NEAREST = 5  # so many of them
+_FEW = 20_000  # training images that are looked through without being asked to
+
+
+def main():
+    """Reads top to bottom: check everything; collect the reference; then collect and score each set of images."""
+    _check_flags()
+    file = {"inception": _INCEPTION.value, "vgg": _VGG.value}.get(_FEATURES.value)
+    network = features.named(f"{_FEATURES.value}:{file}" if file else _FEATURES.value, _RESIZE.value)
+    extractor = features.Extractor(network, sharding.make_mesh(jax.device_count()), _FEATURE_BATCH)
+    subjects = _runs() if _WORKDIR.value else _files()
+    first = next(subjects)
+    reference, about, seen = _reference(extractor, first)
+    metrics = scoring.chosen(_METRICS.value, first.num, reference, extractor.has_logits(first.origin.shape))
+
+    anchors = _anchors(extractor, first, reference, metrics) if _ANCHORS.value else {}
+    every = itertools.chain([first], subjects)
+    reports = [_report(extractor, subject, reference, about, seen, metrics, anchors) for subject in every]
+    if _OUT.value:
+        _write(pathlib.Path(_OUT.value), reports if len(reports) > 1 else reports[0])
+    if len(reports) > 1:
+        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"sweep-{_digest(_SWEEP.value)}.json")
+        plots.sweep(path.with_suffix(".png"), reports)
+
+
+def _check_flags():
+    for name, flag, least in (("num", _NUM, 2), ("batch_size", _BATCH_SIZE, 1), ("seed", _SEED, 0)):
+        if flag.value is not None and flag.value < least:
+            raise errors.UserError(f"--{name} is {flag.value}: it must be at least {least}")
+    if bool(_WORKDIR.value) == bool(_SAMPLES.value):
+        raise errors.UserError("give either --workdir, a run whose images are scored, or --samples, images that exist")
+    if _SAMPLES.value and not _REFERENCE.value:
+        raise errors.UserError("--reference is missing: --samples are compared with it, such as --reference=fashion_mnist_10k")
+    if _OUT.value and not _OUT.value.endswith(".json"):
+        raise errors.UserError(f"--out={_OUT.value}: give a path ending in .json")
+    if _CHECKPOINT.value not in (None, "all") and not _CHECKPOINT.value.isdigit():
+        raise errors.UserError(f"--checkpoint={_CHECKPOINT.value}: give the number of a step, or all")
+    if jax.process_count() > 1:
+        raise errors.UserError("scores are made in one process: start it on one host, without --distributed")
+
+
+# ---------------------------------------------------------------------------------------------------- the images to be scored
+
+
+class _Subject(NamedTuple):
+    """A set of images to be scored.
+
+    Attributes:
+      origin: the images.
+      label: what sets it apart from the others of this command, such as {'step': 300}.
+      section: the `data` section of the images that the run should make; None where there is no run.
+      folder: where its scores go; None for nowhere of its own.
+    """
+
+    origin: origins.Origin
+    label: dict[str, Any]
+    section: Any = None
+    folder: pathlib.Path | None = None
+
+    @property
+    def num(self):
+        return min(_NUM.value, self.origin.num)
+
+
+def _files():
+    yield _Subject(origins.named(_SAMPLES.value), {"samples": _SAMPLES.value})
+
+
+def _runs():
+    """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
+    folder = pathlib.Path(_WORKDIR.value)
+    requests = _requests()
+    mesh = sharding.make_mesh(jax.device_count())
+    if _CHECKPOINT.value == "all":
+        steps = checkpoint.available_steps(folder / run.CHECKPOINTS)
+    else:
+        steps = [_CHECKPOINT.value and int(_CHECKPOINT.value)]
+    for wanted in steps or [None]:  # where there is none, to load the latest is the error that says so
+        config, algorithm, state, step = run.load(folder, wanted, _EMA.value)
+        about = {
+            "run": folder.name,
+            "algorithm": config.algorithm,
+            "step": step,
+            "ema": _EMA.value,
+            "parameters": _digest(*(leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get((state.params, state.extra))))),
+        }
+        if algorithm.domains == ("a", "b"):
+            section, origin = _translated(config, algorithm, state, mesh, about)
+            yield _Subject(origin, {"step": step}, section, folder / "eval")
+            continue
+        for request in requests:
+            algorithm.check_request(base.SampleRequest(index=None, **request))
+        drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size)
+        for request in requests:
+            origin = _drawn(config, algorithm, state, drawer, about, request)
+            yield _Subject(origin, {"step": step} | request, config.data, folder / "eval")
+
+
+def _requests():
+    """The fields of base.SampleRequest of each combination of --sweep, with --sampler and --steps."""
+    fields = [field.name for field in dataclasses.fields(base.SampleRequest) if field.name != "index"]
+    fixed = {name: flag.value for name, flag in (("sampler", _SAMPLER), ("steps", _STEPS)) if flag.value is not None}
+    choices = {}
+    for word in _SWEEP.value:
+        key, colon, value = word.rpartition(":")
+        if colon:
+            choices[key] = []
+        if not choices or next(reversed(choices)) not in fields:
+            raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: write such as steps:10,20; keys are {', '.join(fields)}")
+        choices[next(reversed(choices))].append(int(value) if value.isdigit() else value)
+    return [fixed | dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+
+
+def _drawn(config, algorithm, state, drawer, about, request):
+    def batches(first):
+        for batch in drawer.batches(state, _SEED.value, _NUM.value, first, **request):
+            yield batch, np.full(len(batch), -1, np.int32)
+
+    sampler = config.sampler.to_dict() if "sampler" in config else {}
+    overridden = {"name" if name == "sampler" else name: value for name, value in request.items()}
+    protocol = about | {"seed": _SEED.value, "sampler": sampler | overridden}
+    return origins.Origin(protocol, _NUM.value, algorithm.image_shape, batches)
+
+
+def _translated(config, algorithm, state, mesh, about):
+    """(section of the domain that the translations belong to, Origin)."""
+    source, target = _DIRECTION.value
+    sections = domains.sections(config.data)
+    real = origins.of_data(sections[source], "test", algorithm.shapes[source])
+    translations = sampling.Translations(algorithm, mesh, _DIRECTION.value, _BATCH_SIZE.value or config.sample.batch_size)
+
+    def batches(first):
+        for batch in translations.batches(state, (batch for batch, _ in real.batches(first))):
+            yield batch, np.full(len(batch), -1, np.int32)
+
+    protocol = about | {"direction": _DIRECTION.value, "of": real.protocol}
+    return sections[target], origins.Origin(protocol, real.num, algorithm.shapes[target], batches)
+
+
+# ---------------------------------------------------------------------------------------- what they are compared with, and how
+
+
+def _reference(extractor, subject):
+    """(scoring.Reference, its protocol, the Origin of the training images or None)."""
+    names = extractor.features.class_names
+    if _REFERENCE.value and (found := origins.statistics(_REFERENCE.value)):
+        moments, protocol = found
+        return scoring.Reference(moments), protocol, None
+    split = _REFERENCE_SPLIT.value
+    origin = _data(subject, split)
+    compared = _collected(extractor, origin, origin.num, "reference images")
+    training = None
+    seen = _data(subject, "train") if split == "test" else None
+    if seen and (seen.num <= _FEW if _METRICS.value is None else "memorisation" in _METRICS.value):
+        training = _collected(extractor, seen, seen.num, "training images")
+    return scoring.Reference(distances.Moments.of(compared.features), compared, training, names), origin.protocol, seen
+
+
+def _data(subject, split):
+    """The Origin of the reference's images of a split; None where it has no such split."""
+    wanted = subject.origin.shape
+    if not _REFERENCE.value:
+        return origins.of_data(subject.section, split, wanted)
+    if not origins.has_splits(_REFERENCE.value) and split != _REFERENCE_SPLIT.value:
+        return None
+    origin = origins.named(_REFERENCE.value, split, wanted if subject.section else None)
+    if tuple(origin.shape) != tuple(wanted):
+        ours, theirs = ("x".join(map(str, shape)) for shape in (wanted, origin.shape))
+        raise errors.UserError(
+            f"the images are {ours} and those of --reference={_REFERENCE.value} {theirs}: convert one of them"
+        )
+    return origin
+
+
+def _anchors(extractor, subject, reference, metrics):
+    """{name: scores} of images that are as good as can be, and of images that show nothing; as many as are scored."""
+    other = "train" if _REFERENCE_SPLIT.value == "test" else "test"
+    found = {"random pixels": origins.random_pixels(subject.origin.shape, subject.num)}
+    if reference.images is not None and (best := _data(subject, other)):
+        found = {f"{'training' if other == 'train' else other} images": best} | found
+    metrics = [name for name in metrics if name != "memorisation"]
+    scores = {}
+    for name, origin in found.items():
+        collected = _collected(extractor, origin, min(origin.num, subject.num), name)
+        if len(collected) == subject.num:  # fewer could not be compared
+            scores[name] = scoring.score(collected, reference, metrics)
+    return scores
+
+
+def _collected(extractor, origin, num, what):
+    """A Collection that is kept for other scores with the same features."""
+    pieces = _pieces(extractor, origin, num)
+    path = pieces.with_suffix(".npz")
+    found = collection.load(path)
+    if found is None:
+        found = collection.collect(extractor, origin.batches, num, pieces, what)
+        collection.save(path, found)
+        collection.discard(pieces)
+    return found
+
+
+def _pieces(extractor, origin, num):
+    """The folder for what is collected of a set of images, until it is whole."""
+    key = _digest(extractor.features.protocol, origin.protocol, num, _versions())
+    return command_line.cache_folder() / "features" / key
+
+
+def _report(extractor, subject, reference, about_reference, seen, metrics, anchors):
+    """Scores one subject, prints its table, and returns all that there is to know of its numbers."""
+    protocol = {
+        "images": subject.origin.protocol | {"num": subject.num},
+        "reference": about_reference | {"num": reference.moments.count},
+        "features": extractor.features.protocol,
+        "metrics": metrics,
+        "quantised": "uint8",
+        "versions": _versions(),
+    }
+    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{_digest(protocol)}.json"
+    path = subject.folder and subject.folder / name
+    if path and path.exists():
+        report = json.loads(path.read_text())
+        print(f"scored before, in {path}", file=sys.stderr)
+    else:
+        begin = time.monotonic()
+        pieces = _pieces(extractor, subject.origin, subject.num)
+        collected = collection.collect(extractor, subject.origin.batches, subject.num, pieces, _name(subject))
+        report = {
+            "label": subject.label,
+            "scores": scoring.score(collected, reference, metrics),
+            "anchors": anchors,
+            "protocol": protocol,
+            "warnings": scoring.warnings(collected, reference),
+            "seconds": time.monotonic() - begin,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine.facts(),
+        }
+        if path:
+            if "memorisation" in metrics:
+                _save_neighbours(path.with_suffix(".neighbours.png"), collected, reference, seen)
+            _write(path, report)
+        collection.discard(pieces)
+    print(_shown(report), flush=True)
+    return report
+
+
+def _save_neighbours(path, collected, reference, seen):
+    """A picture: a few of the images, a row each, and right of each the training images that are nearest to it."""
+    shown = min(_SHOWN, len(collected.images))
+    _, nearest = manifold.neighbours(collected.features[:shown], reference.training.features, _NEAREST)
+    rows = [[image, *map(seen.image, row)] for image, row in zip(collected.images, nearest)]
+    output.save_grid(path, np.stack(list(itertools.chain(*rows))), 1 + _NEAREST)
+
+
+def _name(subject):
+    return " ".join(f"{key} {value}" for key, value in subject.label.items())
+
+
+def _shown(report):
+    """A report as text for a person."""
+    about = report["protocol"]
+    lines = [scoring.table({"these images": report["scores"]} | report["anchors"]), ""]
+    for name in ("images", "reference", "features"):
+        lines.append(f"{name + ':':11}" + ", ".join(f"{key} {value}" for key, value in about[name].items()))
+    return "\n".join(lines + [f"note: {warning}" for warning in report["warnings"]])
+
+
+def _write(path, report):
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(report, indent=1) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _versions():
+    return {name: importlib.metadata.version(name) for name in ("imagegen_jax", "jax", "flax")}
+
+
+def _digest(*parts):
+    """Twelve hexadecimal digits that change with the parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,46 @@
+"""Writes the parameters of a run to one file that other programs read.
+
+python -m experiments.export --workdir=runs/classifier --out=classifier.safetensors
+
+The names of the arrays are their paths, such as 'unet/conv_in/kernel'; the metadata hold the run's config.json under 'run'.
+"""
+
+import pathlib
+
+from absl import flags
+from flax import traverse_util
+import jax
+import numpy as np
+from safetensors import numpy as safetensors
+
+from imagegen_jax import command_line
+from imagegen_jax import errors
+from imagegen_jax.training import run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_OUT = flags.DEFINE_string("out", None, "Where to: a path ending in .safetensors.")
+_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
+_EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, where there is one.")
+
+
+def main():
+    """Loads, and writes to a draft that takes the file's place."""
+    out = pathlib.Path(_OUT.value)
+    if out.suffix != ".safetensors":
+        raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
+    _, _, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    described = run.to_json(*run.load_config(_WORKDIR.value))
+    flat = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
+    arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
+    metadata = {"run": described, "step": str(step)}
+    draft = out.with_name(f".{out.name}.draft")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.save_file(arrays, draft, metadata)
+        draft.replace(out)
+    except OSError as error:
+        raise errors.UserError(f"--out={out}: cannot write it: {error.strerror or error}") from error
+
+
+if __name__ == "__main__":
+    command_line.run(main, required=("workdir", "out"))

@@ -1,0 +1,127 @@
+"""Sets of images as features: collected piece by piece, so that what was computed before a kill is not computed again."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import pathlib
+import shutil
+import zipfile
+
+import numpy as np
+import tqdm
+
+from imagegen_jax import errors
+
+KEPT_IMAGES = 1000  # so many are kept as they are, for what compares the images themselves
+_PIECE = 1000  # rows a file
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """A set of images, as far as scores need it. Row i is image i.
+
+    Attributes:
+      features: (n, d) float32.
+      logits: (n, k) float32; k is 0 where the network makes none.
+      labels: (n,) int32, the data's own; -1 where there is none.
+      images: (min(n, KEPT_IMAGES), h, w, c) uint8, the first of the set.
+    """
+
+    features: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+    images: np.ndarray
+
+    def __len__(self):
+        return len(self.features)
+
+    def __getitem__(self, rows):
+        """The set of these rows, a slice or an array of numbers; without images unless it is a slice from the start."""
+        first = rows.stop if isinstance(rows, slice) and not rows.start else 0
+        return Collection(self.features[rows], self.logits[rows], self.labels[rows], self.images[:first])
+
+
+def joined(parts):
+    """One Collection of several, in order."""
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Collection)
+    }
+    return Collection(**columns | {"images": columns["images"][:KEPT_IMAGES]})
+
+
+def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, what="images"):
+    """The features of a set of images, behind a progress bar.
+
+    Args:
+      extractor: a features.Extractor.
+      batches: first -> iterator over (images (n, h, w, c) uint8, labels (n,) int32) from image `first` on.
+      num: how many images; where the iterator ends earlier, fewer.
+      folder: where pieces are kept until `discard`; what lies there is not computed again. None: nowhere.
+      what: for the progress bar.
+
+    Returns:
+      A Collection.
+
+    Raises:
+      errors.UserError: there are no images, they do not fit the network, or the folder cannot be written.
+    """
+    parts = _kept(folder)
+    done = sum(map(len, parts))
+    with tqdm.tqdm(total=num, initial=min(done, num), desc=what, unit="image") as bar:
+        waiting = []
+        for batch, labels in batches(done) if done < num else ():
+            batch, labels = batch[: num - done], labels[: num - done]
+            waiting.append(Collection(*extractor(batch), labels.astype(np.int32), batch[: max(0, KEPT_IMAGES - done)]))
+            done += len(batch)
+            bar.update(len(batch))
+            if done >= num or sum(map(len, waiting)) >= _PIECE:
+                parts.append(_keep(folder, sum(map(len, parts)), joined(waiting)))
+                waiting = []
+            if done >= num:
+                break
+        parts += waiting
+    if not parts:
+        raise errors.UserError(f"there are no {what}")
+    return joined(parts)[:num]
+
+
+def discard(folder):
+    """Removes what `collect` kept, when the scores are written."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(path, collection):
+    """Writes a Collection to one .npz file, which is there as a whole or not at all. Raises errors.UserError."""
+    path = pathlib.Path(path)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
+        draft.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load(path):
+    """The Collection of a file, or None where there is none that can be read."""
+    try:
+        with np.load(path) as saved:
+            return Collection(**{field.name: saved[field.name] for field in dataclasses.fields(Collection)})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(folder, first, part):
+    if folder is not None:
+        save(pathlib.Path(folder) / f"{first:08d}.npz", part)
+    return part
+
+
+def _kept(folder):
+    """The pieces in a folder, from image 0 on without a gap."""
+    parts, done = [], 0
+    while folder is not None and (part := load(pathlib.Path(folder) / f"{done:08d}.npz")) is not None:
+        parts.append(part)
+        done += len(part)
+    return parts

@@ -1,0 +1,170 @@
+"""Where the images of a score come from: data, folders, files, chance. What a run draws is for experiments/evaluate.py."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+import zipfile
+
+import numpy as np
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax.data import pipeline
+from imagegen_jax.data import sources
+from imagegen_jax.evaluation import distances
+
+_BATCH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A numbered set of images.
+
+    Attributes:
+      protocol: what a score's protocol says of it, as JSON; two origins of one protocol hold the same images.
+      num: how many images there are.
+      shape: (height, width, channels).
+      batches: first -> iterator over (images (n, h, w, c) uint8, labels (n,) int32) from image `first` on.
+    """
+
+    protocol: dict[str, Any]
+    num: int
+    shape: tuple[int, int, int]
+    batches: Callable[[int], Iterator]
+
+    def image(self, index):
+        """Image `index`, (h, w, c) uint8."""
+        return next(self.batches(index))[0][0]
+
+    def images(self, num):
+        """Yields (n, h, w, c) uint8 arrays: the first `num` images."""
+        for batch, _ in self.batches(0):
+            if num <= 0:
+                return
+            yield batch[:num]
+            num -= len(batch)
+
+
+def of_data(data, split, shape=None):
+    """The images of a config's `data` section, as a model of this shape sees them.
+
+    Args:
+      data: the section.
+      split: 'train' or 'test'.
+      shape: (h, w, c) to resize and convert to; None for what the section says.
+
+    Raises:
+      errors.UserError: there are no such images, or no such split.
+    """
+    source = sources.open_source(data, split)
+    if source is None:
+        raise errors.UserError(f"{data.source} has no split {data.test_split!r}: choose --reference_split=train")
+    shape = tuple(shape or pipeline.model_shape(source, data))
+    reader = pipeline.Reader(source, shape, data.on_bad_image)
+    name = data.train_split if split == "train" else data.test_split
+    protocol = {"source": data.source, "split": name, "fingerprint": source.fingerprint, "shape": list(shape)}
+
+    def read(index):
+        found = reader(index.tolist())
+        return found["image"], found["label"]
+
+    return Origin(protocol, len(source), shape, _shuffled(read, len(source)))
+
+
+def _shuffled(read, num):
+    """Origin.batches in an order that is always the same, in which the first so many are a fair draw, not the first class."""
+    order = np.random.default_rng(0).permutation(num)
+
+    def batches(first):
+        for start in range(first, num, _BATCH):
+            yield read(order[start : start + _BATCH])
+
+    return batches
+
+
+def named(spec, split="test", shape=None):
+    """The images that a person names.
+
+    Args:
+      spec: a folder of images, an .npz file with uint8 NHWC under 'images', or what config.data.source takes.
+      split: of the latter.
+      shape: to resize the images of a folder or a source to.
+
+    Raises:
+      errors.UserError: there are no such images, or not of one shape.
+    """
+    if spec.endswith(".npz"):
+        return _of_npz(pathlib.Path(spec))
+    data = config_lib.common().data
+    data.source = spec
+    if pathlib.Path(spec).is_dir():
+        data.source, split = f"folder:{spec}", "train"
+    return of_data(data, split, shape)
+
+
+def has_splits(spec):
+    """Whether `named` finds a 'train' and a 'test' under this name."""
+    return not spec.endswith(".npz") and not pathlib.Path(spec).is_dir()
+
+
+def statistics(spec):
+    """Published statistics: an .npz file with `mu` (d,) and `sigma` (d, d).
+
+    Returns:
+      (distances.Moments, what a protocol says of them), or None where the name means something else.
+    """
+    path = pathlib.Path(spec)
+    if path.suffix != ".npz" or not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            if "mu" not in file or "sigma" not in file:
+                return None
+            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise errors.UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
+        raise errors.UserError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}: give (d,) and (d, d), all finite")
+    protocol = {"source": path.name, "fingerprint": hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest()[:12]}
+    return distances.Moments(None, mean, covariance), protocol
+
+
+def _of_npz(path):
+    images, labels = _read_npz(path)
+    fingerprint = hashlib.sha256(images).hexdigest()[:12]
+
+    protocol = {"source": path.name, "fingerprint": fingerprint, "shape": list(images.shape[1:])}
+    batches = _shuffled(lambda index: (images[index], labels[index]), len(images))
+    return Origin(protocol, len(images), images.shape[1:], batches)
+
+
+def _read_npz(path):
+    try:
+        with np.load(path) as file:
+            images = file["images"]
+            labels = file["labels"] if "labels" in file else np.full(len(images), -1)
+    except KeyError as error:
+        raise errors.UserError(f"{path} holds no array 'images': save uint8 images (n, h, w, c) under that name") from error
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise errors.UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise errors.UserError(f"{path}: its images have pixels that are not finite")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not len(images):
+        raise errors.UserError(
+            f"{path}: its images are {images.dtype} of shape {images.shape}: give uint8 in [0, 255] of shape (n, h, w, 1 or 3)"
+        )
+    return images, labels.astype(np.int32)
+
+
+def random_pixels(shape, num, seed=0):
+    """Images whose pixels are uniform and independent; image i depends on the seed and on i alone."""
+
+    def batches(first):
+        for start in range(first, num, _BATCH):
+            rngs = [np.random.default_rng((seed, i)) for i in range(start, min(start + _BATCH, num))]
+            yield np.stack([rng.integers(0, 256, shape, np.uint8) for rng in rngs]), np.full(len(rngs), -1, np.int32)
+
+    return Origin({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, tuple(shape), batches)

@@ -1,0 +1,220 @@
+"""Scores: which numbers are made of collected features, and how they are shown."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from imagegen_jax import errors
+from imagegen_jax.evaluation import collection
+from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import manifold
+
+_ENOUGH = 2048  # fewer samples are too few for the Fréchet distance of Inception's 2048 features
+_SUBSET = 1000  # of the kernel distance
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
+    """What images are compared with.
+
+    Attributes:
+      moments: of its features.
+      images: the set itself; None where only its statistics are known.
+      training: the training images, for `memorisation`; None where there are none.
+      class_names: of the logits; empty where they mean no class of these images.
+    """
+
+    moments: distances.Moments
+    images: collection.Collection | None = None
+    training: collection.Collection | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def _frechet(generated, reference):
+    own = distances.Moments.of(generated.features)
+    value = distances.frechet_distance(own, reference.moments)
+    rows = [value + distances.frechet_influence(generated.features, own, reference.moments)]
+    if reference.images is not None:
+        rows.append(distances.frechet_influence(reference.images.features, reference.moments, own))
+    score = {"value": value, "interval": distances.bootstrap(*rows)}
+    if _few(generated):
+        score["infinity"], score["slope"] = distances.frechet_infinity(generated.features, reference.moments)
+    return score
+
+
+def _kernel(generated, reference):
+    real = reference.images.features
+    value, deviation = distances.kernel_distance(generated.features, real, subset_size=_SUBSET)
+    whole, *rows = distances.kernel_influence(generated.features, real)
+    interval = distances.bootstrap(whole + rows[0], rows[1])
+    return {"value": value, "deviation": deviation, "subset_size": _SUBSET, "all_samples": whole, "interval": interval}
+
+
+def _inception_score(generated, reference):
+    value, deviation = distances.inception_score(generated.logits)
+    return {"value": value, "deviation": deviation, "splits": 10}
+
+
+def _prdc(generated, reference):
+    rows = manifold.prdc_rows(reference.images.features, generated.features)
+    scores = {name: {"value": float(row.mean()), "interval": distances.bootstrap(row)} for name, row in rows.items()}
+    return scores | {"neighbours": {"precision": 3, "recall": 3, "density": 5, "coverage": 5}}
+
+
+def _classes(generated, reference):
+    """By the decisions of the classifier, on both sides."""
+    names = reference.class_names
+    ours, theirs = (one.logits.argmax(1) for one in (generated, reference.images))
+    score = distances.class_coverage(ours, len(names))
+    score["of_reference"] = distances.class_coverage(theirs, len(names))
+    score["classes"] = {name: _one_class(generated, reference, ours == i, theirs == i) for i, name in enumerate(names)}
+    return score
+
+
+def _one_class(generated, reference, ours, theirs):
+    score = {"share": float(ours.mean()), "share_of_reference": float(theirs.mean())}
+    if min(ours.sum(), theirs.sum()) > 1:
+        moments = (distances.Moments.of(one.features[rows]) for one, rows in ((generated, ours), (reference.images, theirs)))
+        score["fid"] = distances.frechet_distance(*moments)
+    return score
+
+
+def _memorisation(generated, reference):
+    found = manifold.memorisation(generated.features, reference.training.features, reference.images.features)
+    return found.scores() | {"interval": distances.bootstrap(found.nearer)}
+
+
+def _diversity(generated, reference):
+    return {
+        "pairwise_distance": manifold.pairwise_distance(generated.features),
+        "pairwise_ssim": manifold.pairwise_ssim(generated.images / np.float32(255)),
+        "duplicates": manifold.duplicate_rate(generated.features),
+    }
+
+
+METRICS = {
+    "fid": _frechet,
+    "kid": _kernel,
+    "is": _inception_score,
+    "prdc": _prdc,
+    "classes": _classes,
+    "diversity": _diversity,
+    "memorisation": _memorisation,
+}
+_LEAST = {"fid": 4, "kid": _SUBSET, "is": 10, "prdc": 6, "classes": 1, "diversity": 2, "memorisation": 1}
+
+
+def chosen(metrics, num, reference, logits):
+    """The metrics to compute, before anything is drawn.
+
+    Args:
+      metrics: keys of METRICS; None for all that can be had.
+      num: how many images will be scored.
+      reference: the Reference.
+      logits: whether the features come with logits.
+
+    Raises:
+      errors.UserError: one of them does not exist or cannot be had.
+    """
+    objections = {name: _objection(name, num, reference, logits) for name in metrics or METRICS}
+    if metrics is None:
+        return [name for name, objection in objections.items() if not objection]
+    for name, objection in objections.items():
+        if objection:
+            raise errors.UserError(f"--metrics={name}: {objection}")
+    return list(metrics)
+
+
+def _objection(name, num, reference, logits):
+    """Why a metric cannot be had; None where it can."""
+    if name not in METRICS:
+        return f"choose of {', '.join(METRICS)}"
+    if reference.images is None and name not in ("fid", "is", "diversity"):
+        return "the reference is statistics without images, which give fid alone"
+    if (name == "is" and not logits) or (name == "classes" and not reference.class_names):
+        return "it needs the logits of a classifier: choose other --features, or leave it out"
+    if name == "memorisation" and reference.training is None:
+        return "it needs training and test images, and the reference has not both: leave it out"
+    smallest = num if reference.images is None else min(num, len(reference.images))
+    if smallest < _LEAST[name]:
+        return f"{smallest} images are too few, it needs {_LEAST[name]}: raise --num, or leave it out"
+    return None
+
+
+def score(generated, reference, metrics):
+    """{metric: its numbers, as JSON} of a Collection against a Reference; `metrics` are keys of METRICS."""
+    return {name: METRICS[name](generated, reference) for name in metrics}
+
+
+def _few(generated):
+    return len(generated) < max(_ENOUGH, 5 * generated.features.shape[1])
+
+
+def warnings(generated, reference):
+    """What a reader of the scores should know, as sentences."""
+    found = []
+    width = generated.features.shape[1]
+    for what, count in (("images", len(generated)), ("reference images", reference.moments.count)):
+        if count is not None and count <= width:
+            found.append(f"{count} {what} for {width} features: their covariance is singular, and the Fréchet distance biased")
+    if _few(generated):
+        found.append(
+            f"{len(generated)} images are few: a Fréchet distance falls with their number; compare at one number only, "
+            "or by its 'infinity'"
+        )
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- the table
+
+_ROWS = {
+    "Fréchet distance": ("fid",),
+    "  of unlimited samples": ("fid", "infinity"),
+    "kernel distance x 1000": ("kid",),
+    "Inception Score": ("is",),
+    "precision": ("prdc", "precision"),
+    "recall": ("prdc", "recall"),
+    "density": ("prdc", "density"),
+    "coverage": ("prdc", "coverage"),
+    "share of classes": ("classes", "coverage"),
+    "entropy of classes": ("classes", "relative_entropy"),
+    "pairwise distance": ("diversity", "pairwise_distance"),
+    "pairwise SSIM": ("diversity", "pairwise_ssim"),
+    "duplicates": ("diversity", "duplicates"),
+    "nearer to training": ("memorisation", "nearer"),
+}
+
+
+def table(columns):
+    """Scores side by side, as text.
+
+    Args:
+      columns: {heading: what `score` returns}.
+    """
+    lines = [["", *columns]]
+    for heading, path in _ROWS.items():
+        found = [_at(scores, path) for scores in columns.values()]
+        if any(found):
+            scale = 1000 if "1000" in heading else 1
+            lines.append([heading, *(_cell(one, scale) for one in found)])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def _at(scores, path):
+    """The part of the scores at a path, as {'value': ...}; None where there is none."""
+    found = functools.reduce(lambda part, key: part.get(key, {}) if isinstance(part, dict) else {}, path, scores)
+    if isinstance(found, float):
+        return {"value": found}
+    return found or None
+
+
+def _cell(entry, scale):
+    if entry is None:
+        return ""
+    text = f"{scale * entry['value']:.4g}"
+    if "interval" in entry:
+        low, high = (f"{scale * bound:.3g}" for bound in entry["interval"])
+        return f"{text} [{low}, {high}]"
+    return f"{text} ± {scale * entry['deviation']:.2g}" if "deviation" in entry else text

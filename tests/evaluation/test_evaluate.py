@@ -1,0 +1,142 @@
+"""experiments.evaluate as a person meets it, on a baseline that trains in seconds."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Asks for several things in one process, since starting one takes longer than what is asked.
+DRIVER = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from experiments import evaluate
+from imagegen_jax import errors
+flags.FLAGS(["evaluate"])
+for words in json.loads(sys.argv[1]):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["evaluate", *words])
+        try:
+            evaluate.main()
+            print("RESULT done")
+        except errors.UserError as error:
+            print("RESULT", error)
+"""
+
+
+def python(*words):
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def ask(*requests):
+    """What becomes of each request: 'done', or the error's line."""
+    lines = python("-c", DRIVER, json.dumps(requests)).splitlines()
+    return [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
+
+
+def scores_of(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluate") / "run"
+    python("-m", "experiments.main", "--config=configs/baseline.py:smoke", f"--workdir={workdir}", "--config.eval.samples=64")
+    return workdir
+
+
+def test_distances_are_logged_while_training(trained):
+    logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    measured = [line for line in logged if "eval/fid" in line]
+    assert [line["step"] for line in measured] == [4, 8] and all(line["eval/fid"] > 0 < line["eval/kid"] for line in measured)
+
+
+def test_a_run_is_scored(trained, tmp_path):
+    base = [f"--workdir={trained}", "--num=80"]
+    requests = [
+        [*base, "--batch_size=16", f"--out={tmp_path / 'a.json'}"],
+        [*base, "--batch_size=33", "--seed=0", "--metrics=fid,is", f"--out={tmp_path / 'b.json'}"],
+        [*base, "--checkpoint=all", "--metrics=fid", "--noanchors", f"--out={tmp_path / 'all.json'}"],
+    ]
+    assert ask(*requests) == ["done"] * 3
+    report, again = (scores_of(tmp_path / name) for name in ("a.json", "b.json"))
+    files = sorted((trained / "eval").glob("*.json"))
+    assert report in [scores_of(path) for path in files]
+    assert set(report["scores"]) == {"fid", "is", "prdc", "classes", "diversity", "memorisation"}
+    assert len(list((trained / "eval").glob("*.neighbours.png"))) == 1
+    # The batch size changes no image, and so no score.
+    np.testing.assert_allclose(again["scores"]["fid"]["value"], report["scores"]["fid"]["value"], rtol=1e-6)
+    anchors = {name: scores["fid"]["value"] for name, scores in report["anchors"].items()}
+    assert anchors["training images"] < report["scores"]["fid"]["value"] and "random pixels" in anchors
+    protocol = report["protocol"]
+    assert protocol["images"]["step"] == 8 and protocol["images"]["num"] == 80
+    assert protocol["reference"]["num"] == 2000 and len(protocol["features"]["sha256"]) == 64
+    assert [one["label"]["step"] for one in scores_of(tmp_path / "all.json")] == [4, 8]
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_are_scored_without_a_run(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
+    np.savez(tmp_path / "noise.npz", images=images)
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(96), sigma=np.eye(96))
+    np.savez(tmp_path / "other.npz", mu=np.zeros(8), sigma=np.eye(8))
+    np.savez(tmp_path / "large.npz", images=np.zeros((9, 32, 32, 3), np.uint8))
+    noise = f"--samples={tmp_path / 'noise.npz'}"
+    bundled = "--reference=fashion_mnist_10k"
+    outcomes = ask(
+        [noise, bundled, f"--out={tmp_path / 'a.json'}"],
+        [noise, f"--reference={tmp_path / 'noise.npz'}", "--metrics=fid,prdc", f"--out={tmp_path / 'self.json'}"],
+        [noise, f"--reference={tmp_path / 'stats.npz'}", f"--out={tmp_path / 'stats.json'}"],
+        [noise, f"--reference={tmp_path / 'stats.npz'}", "--metrics=kid"],
+        [noise, f"--reference={tmp_path / 'other.npz'}"],
+        [f"--samples={tmp_path / 'large.npz'}", bundled],
+        [noise, bundled, "--metrics=kid"],
+        [noise, bundled, "--features=inception"],
+        [noise],
+        [noise, f"--workdir={tmp_path}"],
+        [f"--samples={tmp_path / 'nothing'}", bundled],
+        [noise, bundled, f"--out={tmp_path / 'a.txt'}"],
+    )
+    assert outcomes[:3] == ["done"] * 3, outcomes
+    found, itself, against_statistics = (scores_of(tmp_path / name) for name in ("a.json", "self.json", "stats.json"))
+    # Noise is what the anchor of random pixels is.
+    assert 0.5 < found["scores"]["fid"]["value"] / found["anchors"]["random pixels"]["fid"]["value"] < 2
+    assert abs(itself["scores"]["fid"]["value"]) < 1e-6 and itself["scores"]["prdc"]["coverage"]["value"] == 1.0
+    assert set(against_statistics["scores"]) == {"fid", "is", "diversity"}
+    assert against_statistics["protocol"]["reference"]["num"] is None
+    for outcome, words in zip(
+        outcomes[3:],
+        [
+            "statistics without images", "8 features", "the images are 32x32x3 and those of", "60 images are too few",
+            "pt_inception-2015-12-05", "--reference is missing", "either --workdir", "nothing", "ending in .json",
+        ],
+        strict=True,
+    ):  # fmt: skip
+        assert words in outcome, (words, outcome)
+
+
+def test_requests_that_cannot_be(trained):
+    run = f"--workdir={trained}"
+    outcomes = ask(
+        [run, "--checkpoint=5"],
+        [run, "--checkpoint=last"],
+        [run, "--sweep=height:1,2"],
+        [run, "--sweep=10,20"],
+        [run, "--sweep=steps:10,20"],
+        [run, "--num=1"],
+        [run, "--metrics=fids"],
+        ["--workdir=/nowhere"],
+    )
+    expected = [
+        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "--num is 1", "choose of",
+        "not the folder of a run",
+    ]  # fmt: skip
+    for outcome, words in zip(outcomes, expected, strict=True):
+        assert words in outcome, (words, outcome)

@@ -1,0 +1,42 @@
+"""Features: a function of the image alone, of images that the network takes."""
+
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax import errors
+from imagegen_jax.evaluation import features
+from imagegen_jax.training import sharding
+
+
+def test_features_do_not_depend_on_the_batch():
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (21, 28, 28, 1), np.uint8)
+    mesh = sharding.make_mesh(8)
+    one, other = (features.Extractor(features.named("fashion"), mesh, size)(drawn) for size in (8, 32))
+    for ours, theirs in zip(one, other):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_other_sizes_are_refused():
+    extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 8)
+    with pytest.raises(errors.UserError, match="32x32x3 and the features 'fashion' take 28x28x1"):
+        extractor(np.zeros((2, 32, 32, 3), np.uint8))
+    found, logits = features.Extractor(features.named("pixels"), sharding.make_mesh(8), 8)(np.full((2, 4, 4, 3), 255, np.uint8))
+    np.testing.assert_array_equal(found, jnp.ones((2, 48)))
+    assert logits.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "resize", "words"),
+    [
+        ("fashions", None, "choose one of fashion, run:WORKDIR"),
+        ("inception", "nearest", "legacy_tensorflow"),
+        ("inception:/nowhere/weights.pth", None, "pt_inception-2015-12-05"),
+        ("vgg", None, "vgg16-397923af"),
+        ("run:/nowhere", None, "not the folder of a run"),
+    ],
+)
+def test_what_is_not_there_is_named(name, resize, words):
+    with pytest.raises(errors.UserError, match=words):
+        features.named(name, resize)

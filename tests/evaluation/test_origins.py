@@ -1,0 +1,87 @@
+"""Where images to be scored come from: numbered, from any image on, and refused where they are not images."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from imagegen_jax import errors
+from imagegen_jax.evaluation import origins
+
+
+def read(origin, first=0):
+    batches = list(origin.batches(first))
+    return tuple(np.concatenate(part) for part in zip(*batches))
+
+
+@pytest.fixture
+def drawn():
+    return np.random.default_rng(0).integers(0, 256, (130, 6, 5, 1), np.uint8)
+
+
+def test_an_array_file_and_a_folder_hold_the_same(tmp_path, drawn):
+    np.savez(tmp_path / "drawn.npz", images=drawn)
+    (tmp_path / "drawn").mkdir()
+    for i, image in enumerate(drawn):
+        Image.fromarray(image[..., 0]).save(tmp_path / "drawn" / f"{i:05}.png")
+    for spec in ("drawn.npz", "drawn"):
+        origin = origins.named(str(tmp_path / spec))
+        assert (origin.num, origin.shape) == (130, (6, 5, 1))
+        images, _ = read(origin)
+        np.testing.assert_array_equal(np.sort(images, 0), np.sort(drawn, 0))
+        order = [int(np.flatnonzero((drawn == image).all((1, 2, 3)))[0]) for image in images]
+        assert order != sorted(order) == list(range(130))  # each once, and not the first class first
+        np.testing.assert_array_equal(read(origin, 117)[0], images[117:])
+        np.testing.assert_array_equal(origin.image(99), images[99])
+        np.testing.assert_array_equal(np.concatenate(list(origin.images(103))), images[:103])
+
+
+def test_the_splits_of_a_source_have_protocols_of_their_own():
+    test, train = (origins.named("fashion_mnist_10k", split) for split in ("test", "train"))
+    assert (test.num, train.num) == (2000, 8000) and test.protocol != train.protocol
+    images, labels = read(test, 1950)
+    assert images.shape == (50, 28, 28, 1) and set(labels) <= set(range(10))
+    assert origins.named("fashion_mnist_10k", shape=(14, 14, 3)).shape == (14, 14, 3)
+
+
+def test_random_pixels_are_numbered():
+    origin = origins.random_pixels((4, 4, 3), 250)
+    images, _ = read(origin)
+    np.testing.assert_array_equal(read(origin, 137)[0], images[137:])
+    assert abs(images.mean() - 127.5) < 4 and len(np.unique(images)) == 256
+
+
+def test_statistics(tmp_path, drawn):
+    np.savez(tmp_path / "stats.npz", mu=np.arange(3.0), sigma=np.eye(3))
+    moments, protocol = origins.statistics(str(tmp_path / "stats.npz"))
+    assert moments.count is None and protocol["source"] == "stats.npz"
+    np.testing.assert_array_equal(moments.mean, np.arange(3.0))
+    np.savez(tmp_path / "images.npz", images=drawn)
+    for spec in ("images.npz", "nothing.npz", "fashion_mnist_10k"):
+        assert origins.statistics(str(tmp_path / spec)) is None
+    np.savez(tmp_path / "odd.npz", mu=np.arange(3.0), sigma=np.eye(2))
+    with pytest.raises(errors.UserError, match="give \\(d,\\) and \\(d, d\\)"):
+        origins.statistics(str(tmp_path / "odd.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"pictures": np.zeros((2, 4, 4, 1), np.uint8)}, "no array 'images'"),
+        ({"images": np.full((2, 4, 4, 1), np.nan)}, "not finite"),
+        ({"images": np.zeros((2, 4, 4, 1))}, "give uint8"),
+        ({"images": np.zeros((4, 4, 1), np.uint8)}, "give uint8"),
+        ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, "give uint8"),
+    ],
+)
+def test_arrays_that_are_no_images(tmp_path, arrays, words):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(errors.UserError, match=words):
+        origins.named(str(tmp_path / "a.npz"))
+
+
+def test_files_that_are_not_there(tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"PK not a zip file")
+    (tmp_path / "empty").mkdir()
+    for spec, words in (("broken.npz", "cannot read"), ("missing.npz", "cannot read"), ("empty", "no images in")):
+        with pytest.raises(errors.UserError, match=words):
+            origins.named(str(tmp_path / spec))
