@@ -114,7 +114,7 @@ def test_images_are_scored_without_a_run(tmp_path):
     for outcome, words in zip(
         outcomes[3:],
         [
-            "statistics without images", "8 features", "the images are 32x32x3 and those of", "60 images are too few",
+            "statistics without images", "those of 8: use", "the images are 32x32x3 and those of", "60 images are too few",
             "pt_inception-2015-12-05", "--reference is missing", "either --workdir", "nothing", "ending in .json",
         ],
         strict=True,
