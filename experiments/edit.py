@@ -27,7 +27,7 @@ _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.
 _ON_BAD_IMAGE = flags.DEFINE_enum("on_bad_image", "error", ["error", "skip"], "What to do where a file cannot be read.")
 _DIRECTION = flags.DEFINE_enum("direction", None, cyclegan.DIRECTIONS, "translate: from which domain to which.")
 _TILE = flags.DEFINE_integer("tile", 512, "translate: larger images are translated in square tiles with this side, in pixels.")
-_OVERLAP = flags.DEFINE_integer("overlap", 64, "translate: pixels by which neighbouring tiles overlap.")
+_OVERLAP = flags.DEFINE_integer("overlap", None, "translate: pixels that neighbouring tiles share; by default at most 64.")
 
 
 def translate():
@@ -37,20 +37,26 @@ def translate():
     files = translation.plan(_INPUT.value, _OUT.value)
     _check_translates(_WORKDIR.value)
     _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, _OVERLAP.value)
+    overlap = min(64, _TILE.value // 4) if _OVERLAP.value is None else _OVERLAP.value
+    translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)
     files = reader.check(files)
     output.check(_OUT.value)
 
     done = []
-    with tqdm.tqdm(files, f"step {step}", unit="image") as bar:
-        for file in bar:
-            image = reader.read(file.source)
-            if image is not None:
-                translation.save(file.target, translator(image))
-                done.append(file)
-    title = f"{pathlib.Path(_WORKDIR.value).name}, step {step}: {' to '.join(_DIRECTION.value)}"
-    translation.save_index(_OUT.value, done, title)
+    try:
+        with tqdm.tqdm(files, f"step {step}", unit="image") as bar:
+            for file in bar:
+                image = reader.read(file.source)
+                if image is not None:
+                    translation.save(file.target, translator(image))
+                    done.append(file)
+    finally:  # what is done has its page, however this ends
+        if done:
+            title = f"{pathlib.Path(_WORKDIR.value).name}, step {step}: {' to '.join(_DIRECTION.value)}"
+            translation.save_index(_OUT.value, done, title)
+    if not done:
+        raise errors.UserError(f"none of the {len(files)} images can be read, such as: {reader.skipped[0]}")
     for error in reader.skipped:
         print(f"skipped: {error}", file=sys.stderr)
     if reader.skipped:

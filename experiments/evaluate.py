@@ -7,8 +7,10 @@ A score is one JSON object: the scores, the same scores of anchors (training ima
 names the features, the reference and the images. A run's go to eval/ in its folder.
 """
 
+from collections.abc import Callable
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -31,6 +33,7 @@ from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import manifold
 from imagegen_jax.evaluation import origins
@@ -42,6 +45,8 @@ from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
+_HELDOUT = "heldout"  # of the run and not of its images: what its algorithm measures on all test images
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose images are scored.")
 _SAMPLES = flags.DEFINE_string("samples", None, "Images to score instead: a folder, or an .npz with uint8 NHWC under 'images'.")
 _REFERENCE = flags.DEFINE_string(
@@ -52,7 +57,7 @@ _REFERENCE = flags.DEFINE_string(
 )
 _REFERENCE_SPLIT = flags.DEFINE_enum("reference_split", "test", ["test", "train"], "Which images of the reference.")
 _NUM = flags.DEFINE_integer("num", 2000, "How many images are scored; of --samples, at most.")
-_METRICS = flags.DEFINE_list("metrics", None, f"Of {', '.join(scoring.METRICS)}; by default all that can be had.")
+_METRICS = flags.DEFINE_list("metrics", None, f"Of {', '.join([*scoring.METRICS, _HELDOUT])}; by default all that can be had.")
 _FEATURES = flags.DEFINE_string("features", "fashion", f"What images are compared in: {', '.join(features.NAMES)}.")
 _INCEPTION = flags.DEFINE_string("inception", None, "FILE of --features=inception, .pth or .safetensors.")
 _VGG = flags.DEFINE_string("vgg", None, "FILE of --features=vgg, .pth or .safetensors.")
@@ -83,7 +88,8 @@ def main():
     subjects = _runs() if _WORKDIR.value else _files()
     first = next(subjects)
     reference, about, seen = _reference(extractor, first)
-    metrics = scoring.chosen(_METRICS.value, first.num, reference, extractor.has_logits(first.origin.shape))
+    asked = _METRICS.value and [name for name in _METRICS.value if name != _HELDOUT]
+    metrics = scoring.chosen(asked, first.num, reference, extractor.has_logits(first.origin.shape))
 
     anchors = _anchors(extractor, first, reference, metrics) if _ANCHORS.value else {}
     every = itertools.chain([first], subjects)
@@ -122,12 +128,14 @@ class _Subject(NamedTuple):
       label: what sets it apart from the others of this command, such as {'step': 300}.
       section: the `data` section of the images that the run should make; None where there is no run.
       folder: where its scores go; None for nowhere of its own.
+      heldout: () -> {metric: mean over the test images}; None where there is no run or no test split.
     """
 
     origin: origins.Origin
     label: dict[str, Any]
     section: Any = None
     folder: pathlib.Path | None = None
+    heldout: Callable | None = None
 
     @property
     def num(self):
@@ -156,16 +164,31 @@ def _runs():
             "ema": _EMA.value,
             "parameters": _digest(*(leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get((state.params, state.extra))))),
         }
+        heldout = _heldout(config, algorithm, state, mesh)
         if algorithm.domains == ("a", "b"):
             section, origin = _translated(config, algorithm, state, mesh, about)
-            yield _Subject(origin, {"step": step}, section, folder / "eval")
+            yield _Subject(origin, {"step": step}, section, folder / "eval", heldout)
             continue
         for request in requests:
             algorithm.check_request(base.SampleRequest(index=None, **request))
         drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size)
         for request in requests:
             origin = _drawn(config, algorithm, state, drawer, about, request)
-            yield _Subject(origin, {"step": step} | request, config.data, folder / "eval")
+            yield _Subject(origin, {"step": step} | request, config.data, folder / "eval", heldout)
+
+
+def _heldout(config, algorithm, state, mesh):
+    """() -> the means of eval_step over all test images, computed once; None where there are none."""
+    if _METRICS.value and _HELDOUT not in _METRICS.value:
+        return None
+    _, specs = run.load_config(_WORKDIR.value)
+    test_set = domains.open_domains(config.data, "test", specs)
+    if test_set is None:
+        return None
+    num = min(len(domain.source) for domain in test_set.values())
+    size = sharding.divisible(config.eval.batch_size, mesh)
+    measure = evaluator.Evaluator(algorithm, mesh, lambda: domains.eval_batches(test_set, num, size), config.seed)
+    return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in measure(state).items()})
 
 
 def _requests():
@@ -283,7 +306,7 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
         "images": subject.origin.protocol | {"num": subject.num},
         "reference": about_reference | {"num": reference.moments.count},
         "features": extractor.features.protocol,
-        "metrics": metrics,
+        "metrics": metrics + [_HELDOUT] * bool(subject.heldout),
         "quantised": "uint8",
         "versions": _versions(),
     }
@@ -296,9 +319,12 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
         begin = time.monotonic()
         pieces = _pieces(extractor, subject.origin, subject.num)
         collected = collection.collect(extractor, subject.origin.batches, subject.num, pieces, _name(subject))
+        scores = scoring.score(collected, reference, metrics)
+        if subject.heldout:
+            scores[_HELDOUT] = subject.heldout()
         report = {
             "label": subject.label,
-            "scores": scoring.score(collected, reference, metrics),
+            "scores": scores,
             "anchors": anchors,
             "protocol": protocol,
             "warnings": scoring.warnings(collected, reference),
@@ -331,6 +357,8 @@ def _shown(report):
     """A report as text for a person."""
     about = report["protocol"]
     lines = [scoring.table({"these images": report["scores"]} | report["anchors"]), ""]
+    if heldout := report["scores"].get(_HELDOUT):
+        lines.append("held-out:  " + ", ".join(f"{name} {value:.4g}" for name, value in heldout.items()))
     for name in ("images", "reference", "features"):
         lines.append(f"{name + ':':11}" + ", ".join(f"{key} {value}" for key, value in about[name].items()))
     return "\n".join(lines + [f"note: {warning}" for warning in report["warnings"]])

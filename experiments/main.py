@@ -152,6 +152,7 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
 
         hooks.append(loop.Hook(steps("sample.every"), draw))
     if test_set is None:
+        print("there are no test images: nothing is measured on the way", file=sys.stderr)
         return hooks
     share = jax.process_index(), jax.process_count()
     held_out = min(len(domain.source) for domain in test_set.values())

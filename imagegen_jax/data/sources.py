@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import os
 import pathlib
+import struct
 import sys
 from typing import Any
 from typing import Protocol
@@ -32,6 +33,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _GREY_MODES = ("1", "L", "I", "I;16", "F")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+# What Pillow raises for a file that it cannot read; struct.error comes of damaged EXIF.
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 _MANY_FILES = 20_000  # from here on, looking through a folder shows its progress
 
 
@@ -141,7 +144,7 @@ class FolderSource:
         try:
             with Image.open(self._files[i]) as image:
                 return {"image": convert(image, self._channels), "label": self._labels[i]}
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise BadImageError(f"cannot read the image {self._files[i]}: {reason(error)}") from error
 
 
@@ -185,7 +188,7 @@ def _read_headers(files, on_bad_image):
                 exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
                 turned = exif.get(0x0112, 1) >= 5  # the orientation tag: 5 to 8 lie on their side
                 return (image.size if turned else image.size[::-1]) + (channels_of(image),)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return BadImageError(f"cannot read the image {file}: {reason(error)}")
 
     with futures.ThreadPoolExecutor() as pool:

@@ -33,6 +33,7 @@ from PIL import Image
 from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax.data import sources
 from imagegen_jax.training import run
 
 # ---------------------------------------------------------------------------------------------------- what the folder holds
@@ -221,7 +222,7 @@ def _image(path, alt, side=1600):
                 buffer = io.BytesIO()
                 small.save(buffer, "png", optimize=True)
                 size, data = small.size, buffer.getvalue()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except sources.UNREADABLE:
         return _tag("p", f"{path.name} cannot be read.", class_="note")
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     kind = {"class_": "pixels"} if max(size) < 600 else {}  # which a screen would show enlarged, and blurred

@@ -117,7 +117,7 @@ def chosen(metrics, num, reference, logits):
     Raises:
       errors.UserError: one of them does not exist or cannot be had.
     """
-    objections = {name: _objection(name, num, reference, logits) for name in metrics or METRICS}
+    objections = {name: _objection(name, num, reference, logits) for name in (METRICS if metrics is None else metrics)}
     if metrics is None:
         return [name for name, objection in objections.items() if not objection]
     for name, objection in objections.items():

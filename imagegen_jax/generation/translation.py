@@ -155,7 +155,9 @@ def plan(inputs: str, out: str) -> list[File]:
     """
     if not out.endswith("/"):
         raise errors.UserError(f"--out={out}: give a folder, with / at its end")
-    files = [File(source, pathlib.Path(out) / name.with_suffix(".png")) for source, name in _find(inputs)]
+    if os.path.isdir(inputs) and pathlib.Path(out).resolve() == pathlib.Path(inputs).resolve():
+        raise errors.UserError(f"--out={out}: that is the input folder, and would be overwritten; give another folder")
+    files = [File(source, pathlib.Path(out) / name.with_suffix(".png")) for source, name in _find(inputs, out)]
     taken = {}
     for file in files:
         other = taken.setdefault(file.target, file.source)
@@ -168,8 +170,8 @@ def plan(inputs: str, out: str) -> list[File]:
     return files
 
 
-def _find(inputs):
-    """[(path of an image, its name relative to the folder that was given)]."""
+def _find(inputs, out):
+    """[(path of an image, its name relative to the folder that was given)], without earlier results in a folder inside it."""
     found = []
     for name in [inputs] if os.path.exists(inputs) else inputs.split(","):
         path = pathlib.Path(name)
@@ -177,6 +179,9 @@ def _find(inputs):
             found.append((path, pathlib.Path(path.name)))
         elif os.path.isdir(name):
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in sources.SUFFIXES and file.is_file())
+            results = pathlib.Path(out).resolve()
+            if results.is_relative_to(path.resolve()):
+                inside = [file for file in inside if not file.resolve().is_relative_to(results)]
             if not inside:
                 raise errors.UserError(f"--input={inputs}: no {', '.join(sources.SUFFIXES)} files in {path}")
             found += [(file, file.relative_to(path)) for file in inside]
@@ -231,7 +236,7 @@ class Reader:
     def _judged(self, path):
         try:
             yield
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except sources.UNREADABLE as error:
             bad = sources.BadImageError(f"cannot read the image {path}: {sources.reason(error)}")
             if self._on_bad_image == "error":
                 raise sources.BadImageError(f"{bad}; remove it, or set --on_bad_image=skip") from error

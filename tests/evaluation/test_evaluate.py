@@ -69,7 +69,8 @@ def test_a_run_is_scored(trained, tmp_path):
     report, again = (scores_of(tmp_path / name) for name in ("a.json", "b.json"))
     files = sorted((trained / "eval").glob("*.json"))
     assert report in [scores_of(path) for path in files]
-    assert set(report["scores"]) == {"fid", "is", "prdc", "classes", "diversity", "memorisation"}
+    assert set(report["scores"]) == {"fid", "is", "prdc", "classes", "diversity", "memorisation", "heldout"}
+    assert set(again["scores"]) == {"fid", "is"} and 0 < report["scores"]["heldout"]["loss"] < 8  # bits/dim
     assert len(list((trained / "eval").glob("*.neighbours.png"))) == 1
     # The batch size changes no image, and so no score.
     np.testing.assert_allclose(again["scores"]["fid"]["value"], report["scores"]["fid"]["value"], rtol=1e-6)

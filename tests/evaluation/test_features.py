@@ -1,5 +1,6 @@
 """Features: a function of the image alone, of images that the network takes."""
 
+import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ from imagegen_jax.evaluation import features
 from imagegen_jax.training import sharding
 
 
-def test_features_do_not_depend_on_the_batch():
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, 256, (21, 28, 28, 1), np.uint8)
-    mesh = sharding.make_mesh(8)
-    one, other = (features.Extractor(features.named("fashion"), mesh, size)(drawn) for size in (8, 32))
+@pytest.mark.parametrize(("devices", "size"), [(8, 32), (1, 3)])
+def test_features_do_not_depend_on_batch_and_devices(devices, size):
+    drawn = np.random.default_rng(0).integers(0, 256, (21, 28, 28, 1), np.uint8)
+    meshes = [jax.sharding.Mesh(np.array(jax.devices()[:n]), (sharding.AXIS,)) for n in (8, devices)]
+    one, other = (features.Extractor(features.named("fashion"), *each)(drawn) for each in zip(meshes, (8, size)))
     for ours, theirs in zip(one, other):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 

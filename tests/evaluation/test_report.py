@@ -15,7 +15,6 @@ import pytest
 from configs import baseline
 from configs import cyclegan
 from configs import ddpm
-from experiments import report as door
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.evaluation import report
@@ -273,17 +272,17 @@ def test_where_to(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
-def test_words_that_a_shell_makes_of_a_pattern():
-    assert door._with_words(["x", "--compare", "a", "b", "--out=c.html"]) == ["x", "--compare=a,b", "--out=c.html"]
-    assert door._with_words(["x", "--workdir", "a"]) == ["x", "--workdir", "a"]
-
-
 def test_the_door(tmp_path):
-    folder = make_run(tmp_path / "run", {"a": score(4.0)})
-    command = [sys.executable, "-m", "experiments.report", f"--workdir={folder}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(folder / "report.html") and (folder / "report.html").stat().st_size > 10_000
+    """Also with the words that a shell makes of a pattern."""
+    folders = [make_run(tmp_path / name, {"a": score(fid)}) for name, fid in (("run", 4.0), ("other", 5.0))]
+    for flags, page in (
+        ([f"--workdir={folders[0]}"], folders[0] / "report.html"),
+        (["--compare", *map(str, folders), f"--out={tmp_path}/c.html"], tmp_path / "c.html"),
+    ):
+        command = [sys.executable, "-m", "experiments.report", *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(page) and page.stat().st_size > 5_000
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

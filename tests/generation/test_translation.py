@@ -192,6 +192,14 @@ def test_names_and_sub_folders_are_kept(folder):
     assert [str(file.target.relative_to(folder)) for file in files] == ["in/out/a.png", "in/out/b.png"]
 
 
+def test_results_inside_the_input_folder_are_no_inputs(folder):
+    files = translation.plan(f"{folder}/in", f"{folder}/in/sub/out/")
+    for file in files:
+        file.target.parent.mkdir(parents=True, exist_ok=True)
+        file.target.touch()
+    assert translation.plan(f"{folder}/in", f"{folder}/in/sub/out/") == files
+
+
 def test_a_name_with_a_comma_is_one_file(folder):
     (folder / "in" / "b.png").rename(folder / "one, two.png")
     (file,) = translation.plan(f"{folder}/one, two.png", f"{folder}/out/")
@@ -206,7 +214,7 @@ def test_a_name_with_a_comma_is_one_file(folder):
         ("{0}/in/b.png,", "{0}/out/", "no file or folder ''"),
         ("{0}/empty", "{0}/out/", "no .png, .jpg, .jpeg, .webp files in .*/empty"),
         ("{0}/in/b.png,{0}/in/sub/b.JPEG", "{0}/out/", "in/b.png and .*/in/sub/b.JPEG would both become .*/out/b.png"),
-        ("{0}/in", "{0}/in/", "input .*/in/b.png would be overwritten"),
+        ("{0}/in", "{0}/in/", "that is the input folder"),
         ("{0}/in", "{0}/in/sub/../../in/", "would be overwritten"),
         ("{0}/in/sub,{0}/in/b.png", "{0}/empty/../in/", "would be overwritten|both become"),
     ],
@@ -389,6 +397,16 @@ def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, trained, tiny_c
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
     assert error in lines[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_only_damaged_images_are_an_error_and_have_no_page(tmp_path, trained):
+    whole = tmp_path / "whole.png"
+    picture(np.random.default_rng(0), 20, 20, 3).save(whole)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])  # its header can be read
+    given = (f"--workdir={trained}", "--direction=ab", f"--input={tmp_path}/cut.png", f"--out={tmp_path}/out/")
+    done = edit("translate", *given, "--on_bad_image=skip")
+    assert done.returncode == 2 and "error: none of the 1 images can be read" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_help_names_the_verbs():
