@@ -17,6 +17,7 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import images
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import evaluator
@@ -137,9 +138,9 @@ def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape
 def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
     """What is done now and then with the moving averages: a grid in samples/, and metrics of the test images."""
 
-    def save(step, sheet, columns=None):
+    def save(step, folder, sheet, columns=None):
         if jax.process_index() == 0:
-            writer.image(step, "samples", output.save_grid(workdir / "samples" / f"{step}.png", sheet, columns))
+            writer.image(step, folder, output.save_grid(workdir / folder / f"{step}.png", sheet, columns))
         return {}
 
     hooks = []
@@ -147,8 +148,9 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
         drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
 
         def draw(step, state):
-            batches = drawer.batches(state.with_ema(), config.seed, config.sample.num)
-            return save(step, np.concatenate(list(stop.each(batches))))
+            drawn = np.concatenate(list(stop.each(drawer.batches(state.with_ema(), config.seed, config.sample.num))))
+            labels = sampling.labels(np.arange(config.sample.num), algorithm.classes)
+            return save(step, "samples", *([drawn] if labels is None else images.rows_by_label(drawn, labels)))
 
         hooks.append(loop.Hook(steps("sample.every"), draw))
     if test_set is None:
@@ -162,7 +164,7 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
         def show(step, state):
             batches = domains.eval_batches(test_set, panels.num, panels.batch_size, *share)
             shown = list(stop.each(panels.batches(state.with_ema(), batches)))
-            return save(step, np.concatenate(shown), len(algorithm.columns))
+            return save(step, "panels", np.concatenate(shown), len(algorithm.columns))
 
         hooks.append(loop.Hook(steps("sample.every"), show))
 

@@ -11,6 +11,7 @@ import re
 
 from ml_collections import config_dict
 
+from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import losses
 from imagegen_jax.diffusion import parametrisations
@@ -18,6 +19,7 @@ from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
 from imagegen_jax.networks import cyclegan_nets
+from imagegen_jax.networks import vae_nets
 
 
 def common():
@@ -194,11 +196,106 @@ def classifier():
     return c
 
 
+def _coder():
+    """The keys of an encoder and a decoder (networks/vae_nets.py), which autoencoders and VAEs share."""
+    c = common()
+    c.network = network = config_dict.ConfigDict()
+    network.name = "conv"  # linear, dense, conv or pythae
+    network.latent = 32  # dimensions of a code
+    network.widths = (32, 64)  # of each hidden layer (dense); channels of each level, each halving the resolution (conv)
+    network.blocks = 1  # residual blocks a level (conv)
+    network.groups = 8  # of GroupNorm (conv)
+    network.dtype = "float32"  # or bfloat16, of the computation
+    return c
+
+
+def autoencoder():
+    """The keys of algorithms/autoencoder.py."""
+    c = _coder()
+    c.algorithm = "autoencoder"
+    return c
+
+
+def vae():
+    """The keys of algorithms/vae.py."""
+    c = _coder()
+    c.algorithm = "vae"
+
+    c.likelihood = likelihood = config_dict.ConfigDict()
+    likelihood.name = "logistic"  # p(x | z): gaussian, bernoulli or logistic
+    likelihood.scale = "pixel"  # of gaussian and logistic: fixed, shared (one learned number) or pixel (from the decoder)
+    likelihood.sigma = 0.1  # of 'fixed', and where the other two begin; on the scale of [-1, 1]
+
+    c.vae = vae = config_dict.ConfigDict()
+    vae.beta = 1.0  # weight of the KL divergence
+    vae.warmup = "0 steps"  # the weight rises linearly from 0
+    vae.free_bits = 0.0  # nats of each latent channel that cost nothing
+    vae.conditional = False  # on labels, which encoder and decoder are told
+    vae.conditional_prior = False  # and the prior too
+    return c
+
+
+def hvae():
+    """The keys of algorithms/vae.py on the ladder of networks/ladder.py."""
+    c = vae()
+    network = c.network
+    network.name = "ladder"
+    del network.latent
+    network.widths = (32, 64, 128)  # channels at full resolution, half, a quarter, ...
+    network.latents = (2, 4, 8, 32)  # latent channels at each, then of the vector at the top; 0 for none
+    return c
+
+
+def vqvae():
+    """The keys of algorithms/vqvae.py."""
+    c = common()
+    c.algorithm = "vqvae"
+
+    c.network = network = config_dict.ConfigDict()
+    network.widths = (32, 64)  # channels of each level; each halves the resolution
+    network.blocks = 2  # residual blocks at the resolution of the codes
+    network.groups = 8  # of GroupNorm
+    network.dtype = "float32"  # or bfloat16, of the computation
+
+    c.vqvae = vqvae = config_dict.ConfigDict()
+    vqvae.codes = 128  # in the codebook
+    vqvae.dimensions = 32  # of a code
+    vqvae.commitment = 0.25  # weight of the encoder's distance to its codes
+    vqvae.decay = 0.99  # of the codebook's moving averages
+    vqvae.restart = 0.01  # a code whose average use falls below this share of an even one is replaced; 0: never
+    return c
+
+
+def code_prior():
+    """The keys of algorithms/code_prior.py: a transformer over the codes of a VQ-VAE's run."""
+    c = common()
+    c.algorithm = "code_prior"
+
+    c.foundation = foundation = config_dict.ConfigDict()
+    foundation.workdir = ""  # folder of the VQ-VAE's run
+    foundation.run = config_dict.ConfigDict()  # its config; filled in when this run begins
+
+    c.network = network = config_dict.ConfigDict()
+    network.width = 128
+    network.layers = 4
+    network.heads = 4
+    network.dropout = 0.1
+    network.dtype = "float32"  # or bfloat16, of the computation
+
+    c.prior = prior = config_dict.ConfigDict()
+    prior.conditional = False  # on labels
+    return c
+
+
 _FAMILIES = {
-    "baseline": baseline,
-    "classifier": classifier,
-    "cyclegan": cyclegan,
-    "diffusion": diffusion,
+    "autoencoder": (autoencoder,),
+    "baseline": (baseline,),
+    "classifier": (classifier,),
+    "code_prior": (code_prior,),
+    "cyclegan": (cyclegan,),
+    "diffusion": (diffusion,),
+    "vae": (vae, hvae),
+    "vqvae": (vqvae,),
 }
 _CHOICES = {
     "data.on_bad_image": ("error", "skip"),
@@ -209,11 +306,18 @@ _CHOICES = {
     "diffusion.weighting": weightings.NAMES,
     "sampler.name": samplers.NAMES,
     "sampler.variance": samplers.VARIANCES,
-    "network.name": ("resnet", "unet"),
+    "likelihood.name": tuple(distributions.LIKELIHOODS),
+    "likelihood.scale": distributions.SCALES,
     "network.upsampling": cyclegan_nets.UPSAMPLINGS,
     "discriminator.name": ("patch", "pixel"),
     "cyclegan.loss": tuple(losses.ADVERSARIAL),
     "baseline.name": ("random", "histogram", "templates"),
+}
+# Those of a key that means something else in each family.
+_NETWORKS = {
+    "autoencoder": vae_nets.NAMES,
+    "cyclegan": ("resnet", "unet"),
+    "vae": (*vae_nets.NAMES, "ladder"),
 }
 _AT_LEAST = {
     "seed": 0,
@@ -245,9 +349,29 @@ _AT_LEAST = {
     "cyclegan.lambda_b": 0,
     "cyclegan.identity": 0,
     "cyclegan.pool": 0,
+    "network.latent": 1,
+    "network.width": 1,
+    "network.layers": 1,
+    "likelihood.sigma": 1e-6,
+    "vae.beta": 0,
+    "vae.free_bits": 0,
+    "vqvae.codes": 2,
+    "vqvae.dimensions": 1,
+    "vqvae.commitment": 0,
+    "vqvae.decay": 0,
+    "vqvae.restart": 0,
     "baseline.templates": 1,
 }
-_DURATIONS = ("duration", "optimizer.warmup", "optimizer.hold", "checkpoint.every", "log.every", "sample.every", "eval.every")
+_DURATIONS = (
+    "duration",
+    "optimizer.warmup",
+    "optimizer.hold",
+    "checkpoint.every",
+    "log.every",
+    "sample.every",
+    "eval.every",
+    "vae.warmup",
+)
 
 # What may change between two starts of one run: how long, how often, how fast, where from. All else is the experiment.
 _FREE = (
@@ -255,6 +379,7 @@ _FREE = (
     "data.data_dir",
     "data.workers",
     "data.prefetch",
+    "foundation.workdir",
     "optimizer.accumulate",
     "network.remat",
     "sharding",
@@ -268,11 +393,12 @@ _FREE = (
 
 def check(config):
     """Raises errors.UserError for the first value that cannot be."""
-    family = _FAMILIES.get(config.algorithm)
-    if family and set(family()) != set(config):
+    families = _FAMILIES.get(config.algorithm)
+    if families and all(set(family()) != set(config) for family in families):
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
     flat = flatten(config)
-    for key, choices in _CHOICES.items():
+    of_family = {"network.name": _NETWORKS[config.algorithm]} if config.algorithm in _NETWORKS else {}
+    for key, choices in (_CHOICES | of_family).items():
         if key in flat and flat[key] not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise errors.UserError(f"config.{key} is {flat[key]!r}: choose one of {listed}")

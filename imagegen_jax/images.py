@@ -29,6 +29,22 @@ def to_uint8(image):
     return jnp.round((jnp.clip(image, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
+def rows_by_label(images, labels):
+    """Orders images for a grid of one row a label.
+
+    Args:
+      images: (n, h, w, c) uint8.
+      labels: (n,) integers.
+
+    Returns:
+      (images, columns) for `grid`: each label's images in their order, rows filled up with white.
+    """
+    rows = [images[labels == label] for label in np.unique(labels)]
+    columns = max(map(len, rows))
+    filled = [np.concatenate([row, np.full((columns - len(row), *row.shape[1:]), 255, np.uint8)]) for row in rows]
+    return np.concatenate(filled), columns
+
+
 def grid(images, columns=None, gap=1):
     """Lays images out in rows, left to right and top to bottom, as square a sheet as possible.
 

@@ -1,13 +1,17 @@
 """The families by name. A new one is a file of its own here and a row in this table."""
 
+from imagegen_jax.algorithms import autoencoder
 from imagegen_jax.algorithms import baseline
 from imagegen_jax.algorithms import classifier
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.algorithms import diffusion
+from imagegen_jax.algorithms import vae
 
 ALGORITHMS = {
+    "autoencoder": autoencoder.Autoencoder,
     "baseline": baseline.Baseline,
     "classifier": classifier.Classifier,
     "cyclegan": cyclegan.CycleGan,
     "diffusion": diffusion.Diffusion,
+    "vae": vae.Vae,
 }

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 from typing import ClassVar
 
@@ -9,6 +10,8 @@ import flax.struct
 import jax
 from jax import numpy as jnp
 import optax
+
+from imagegen_jax import errors
 
 # 'image' (n, h, w, c) uint8, 'label' (n,) int32, 'index' (n,) int32, the record's number; of two domains {'a': ..., 'b': ...}
 Batch = dict[str, Any]
@@ -43,14 +46,33 @@ class SampleRequest:
     """What `sample` should draw. `None` leaves a choice to the recipe.
 
     Attributes:
-      index: (n,) int32. Image i of a stream depends on the key and index[i] alone.
+      index: (n,) int32. Image i of a stream depends on the key, index[i] and what is requested of it alone.
+      label: (n,) int32, the class of each (conditional families, which must be told).
       sampler: name of a sampler (diffusion).
       steps: network evaluations (diffusion).
+      temperature: factor on the prior's standard deviation, of all latent levels or one for each, top first (VAE).
     """
 
     index: jax.Array
+    label: jax.Array | None = None
     sampler: str | None = flax.struct.field(pytree_node=False, default=None)
     steps: int | None = flax.struct.field(pytree_node=False, default=None)
+    temperature: tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the sections of a config that all families share come to.
+
+    Attributes:
+      optimizer: the optax transformation of the `optimizer` section; None where the config has none.
+      ema_decay: step -> decay of the moving average; None likewise.
+      steps: 'vae.warmup' -> the duration under that key, in steps.
+    """
+
+    optimizer: optax.GradientTransformation | None
+    ema_decay: Callable | None
+    steps: Callable[[str], int]
 
 
 class Algorithm(abc.ABC):
@@ -59,23 +81,35 @@ class Algorithm(abc.ABC):
     Attributes:
       domains: of the batches: ('',), or ('a', 'b') of a method that translates between two sets of images.
       draws: whether `sample` makes images from nothing.
+      classes: of which `sample` wants to be told one for each image; 0 where it takes no labels.
+      options: the fields of SampleRequest, beside index and label, that `sample` heeds.
+      has_codes: whether images have codes (`encode`, `decode`).
+      has_bound: whether likelihoods have a bound (`log_weights`).
+      foundation: the family whose trained run this one stands on (`adopt`); '' for none.
       columns: what `panel` shows of an image, from left to right; empty where a family has no panel.
     """
 
     domains: ClassVar[tuple[str, ...]] = ("",)
     draws: ClassVar[bool] = True
+    classes: ClassVar[int] = 0
+    options: ClassVar[tuple[str, ...]] = ()
+    has_codes: ClassVar[bool] = False
+    has_bound: ClassVar[bool] = False
+    foundation: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, config, spec, optimizer, ema_decay):
+    def from_config(cls, config, spec, training: Training):
         """Builds the algorithm of a resolved config.
 
         Args:
           config: see imagegen_jax/config.py.
           spec: the images.Spec of the images, or {'a': Spec, 'b': Spec}.
-          optimizer: optax.GradientTransformation, as the config's `optimizer` section describes it; None where it has none.
-          ema_decay: step -> decay of the moving average; None likewise.
+          training: the optimiser, the moving average and the durations.
+
+        Raises:
+          errors.UserError: the config asks for what does not exist or does not fit the images.
         """
 
     @abc.abstractmethod
@@ -98,9 +132,35 @@ class Algorithm(abc.ABC):
         """(n, len(columns), height, width, channels) float32 in [-1, 1]: what becomes of each image of a batch."""
         raise NotImplementedError
 
-    @abc.abstractmethod
+    def encode(self, state: TrainState, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
+        """(n, d) float32 codes of a batch's images: the most likely ones, or random ones of their posterior where rng is given.
+
+        A random code depends on rng and the image's index. All latent variables of a family make one row, top level first.
+        """
+        raise NotImplementedError
+
+    def decode(self, state: TrainState, codes: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """(n, height, width, channels) float32 in [-1, 1], the images of (n, d) codes; with (n,) labels where classes > 0."""
+        raise NotImplementedError
+
+    def log_weights(self, state: TrainState, batch: Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
+        """(n,) float32 log p(x, z) - log q(z | x) in nats for one z ~ q each; the mean of its exponential is p(x) of the uint8 image.
+
+        Depends on rng and the images' indices.
+        """
+        raise NotImplementedError
+
+    def adopt(self, state: TrainState, founded_on: TrainState) -> TrainState:
+        """The first state, with what it takes from the trained state of the run that this one stands on."""
+        raise NotImplementedError
+
     def check_request(self, request: SampleRequest) -> None:
         """Raises errors.UserError where this algorithm cannot draw what is requested."""
+        for name in ("sampler", "steps", "temperature"):
+            if getattr(request, name) is not None and name not in self.options:
+                raise errors.UserError(
+                    f"--{name}={getattr(request, name)}: this family of generators has no such option; leave it out"
+                )
 
 
 def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate: int):

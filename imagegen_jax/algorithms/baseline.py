@@ -167,7 +167,7 @@ class Baseline(base.Algorithm):
     image_shape: tuple[int, int, int]
 
     @classmethod
-    def from_config(cls, config, spec, optimizer, ema_decay):
+    def from_config(cls, config, spec, training):
         return cls(_MODELS[config.baseline.name](config.baseline, spec.shape), spec.shape)
 
     def init(self, rng):
@@ -184,8 +184,3 @@ class Baseline(base.Algorithm):
     def sample(self, state, rng, request):
         keys = rng_lib.per_index(rng, request.index)
         return jnp.clip(jax.vmap(lambda key: self.model.draw(state.extra, key, self.image_shape))(keys), -1.0, 1.0)
-
-    def check_request(self, request):
-        for flag, value in (("sampler", request.sampler), ("steps", request.steps)):
-            if value is not None:
-                raise errors.UserError(f"--{flag}={value}: a baseline draws in one way only; leave it out")

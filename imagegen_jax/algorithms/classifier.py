@@ -41,7 +41,7 @@ class Classifier(base.Algorithm):
     accumulate: int = 1
 
     @classmethod
-    def from_config(cls, config, spec, optimizer, ema_decay):
+    def from_config(cls, config, spec, training):
         if not spec.classes:
             raise errors.UserError(
                 f"the images of {config.data.source} have no labels: put them in one sub-folder a class, or name another source"
@@ -51,8 +51,8 @@ class Classifier(base.Algorithm):
             network=classifier.Classifier(spec.classes, **network),
             image_shape=spec.shape,
             label_smoothing=config.classifier.label_smoothing,
-            optimizer=optimizer,
-            ema_decay=ema_decay,
+            optimizer=training.optimizer,
+            ema_decay=training.ema_decay,
             accumulate=config.optimizer.accumulate,
         )
 

@@ -114,7 +114,7 @@ class CycleGan(base.Algorithm):
     ema_decay: Callable
 
     @classmethod
-    def from_config(cls, config, spec, optimizer, ema_decay):
+    def from_config(cls, config, spec, training):
         shapes = {name: spec[name].shape for name in ("a", "b")}
         generators = {direction: _generator(config.network, shapes[direction[1]][-1]) for direction in DIRECTIONS}
         _check_shapes(config, shapes, generators["ab"].multiple)
@@ -129,8 +129,8 @@ class CycleGan(base.Algorithm):
             pool_size=config.cyclegan.pool,
             paired_test=config.cyclegan.paired_test,
             remat=config.network.remat,
-            optimizer=optimizer,
-            ema_decay=ema_decay,
+            optimizer=training.optimizer,
+            ema_decay=training.ema_decay,
         )
 
     @property

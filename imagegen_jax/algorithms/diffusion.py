@@ -42,6 +42,8 @@ class Diffusion(base.Algorithm):
       accumulate: pieces in which a batch's gradient is computed.
     """
 
+    options = ("sampler", "steps")
+
     network: nn.Module
     image_shape: tuple[int, int, int]
     schedule: schedules.Schedule
@@ -55,7 +57,7 @@ class Diffusion(base.Algorithm):
     accumulate: int = 1
 
     @classmethod
-    def from_config(cls, config, spec, optimizer, ema_decay):
+    def from_config(cls, config, spec, training):
         network = dict(config.network, out_channels=spec.shape[-1], dtype=jnp.dtype(config.network.dtype))
         return cls(
             network=unet.UNet(**network),
@@ -66,8 +68,8 @@ class Diffusion(base.Algorithm):
             gamma=config.diffusion.gamma,
             stratified=config.diffusion.stratified,
             sampler=samplers.Sampler(**config.sampler),
-            optimizer=optimizer,
-            ema_decay=ema_decay,
+            optimizer=training.optimizer,
+            ema_decay=training.ema_decay,
             accumulate=config.optimizer.accumulate,
         )
 
@@ -123,6 +125,7 @@ class Diffusion(base.Algorithm):
         return jnp.clip(x, -1.0, 1.0)
 
     def check_request(self, request):
+        super().check_request(request)
         if request.sampler is not None and request.sampler not in samplers.NAMES:
             raise errors.UserError(f"--sampler={request.sampler}: choose one of {', '.join(samplers.NAMES)}")
         if request.steps is not None and not 1 <= request.steps <= self.schedule.length:

@@ -12,17 +12,26 @@ from imagegen_jax.training import sharding
 class Drawer:
     """Draws numbered images; compiled once for each batch shape and kind of request."""
 
-    def __init__(self, algorithm, mesh, batch_size):
-        """`batch_size` images are drawn at once, rounded up to a multiple of the number of devices."""
+    def __init__(self, algorithm, mesh, batch_size, draw=None):
+        """Prepares the drawing.
+
+        Args:
+          algorithm: the Algorithm.
+          mesh: the devices.
+          batch_size: images drawn at once, rounded up to a multiple of the number of devices.
+          draw: (state, rng, request) -> images; by default algorithm.sample.
+        """
         self._mesh = mesh
         self._batch_size = sharding.divisible(batch_size, mesh)
+        self._classes = algorithm.classes
+        draw = draw or algorithm.sample
         self._sample = jax.jit(
-            lambda state, rng, request: images.to_uint8(algorithm.sample(state, rng, request)),
+            lambda state, rng, request: images.to_uint8(draw(state, rng, request)),
             out_shardings=sharding.replicated(mesh),
             compiler_options=compiler.options(),
         )
 
-    def batches(self, state, seed, num, first=0, **options):
+    def batches(self, state, seed, num, first=0, label=None, **options):
         """Yields (n, h, w, c) uint8 arrays, images `first` to num - 1: image i depends on (seed, i) and the options alone.
 
         Args:
@@ -30,6 +39,7 @@ class Drawer:
           seed: of the stream 'sample'.
           num: how many, if the first is 0.
           first: number of the first; those before it are left out.
+          label: see `labels`.
           **options: fields of base.SampleRequest.
         """
         key = sharding.key(self._mesh, seed, "sample")
@@ -37,8 +47,27 @@ class Drawer:
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
             index = sharding.put_rows(self._mesh, rows)
-            drawn = self._sample(state, key, base.SampleRequest(index=index, **options))
+            wanted = labels(rows, self._classes, label)
+            if wanted is not None:
+                wanted = sharding.put_rows(self._mesh, wanted)
+            drawn = self._sample(state, key, base.SampleRequest(index=index, label=wanted, **options))
             yield np.asarray(drawn)[: num - start]
+
+
+def labels(index, classes, label=None):
+    """The classes of images of these numbers: the one that is wanted, or each of them in turn.
+
+    Args:
+      index: (n,) numbers of images.
+      classes: that the algorithm is told of; 0 where it takes no labels.
+      label: the class that is wanted; None for all.
+
+    Returns:
+      (n,) int32, or None where there is neither a class to choose of nor one wanted.
+    """
+    if label is not None:
+        return np.full(len(index), label, np.int32)
+    return (index % classes).astype(np.int32) if classes else None
 
 
 class Translations:

@@ -1,6 +1,7 @@
 """The folder of a run, and what can be made again from it: the config, the algorithm, a trained state."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
 from imagegen_jax.training import optimisers
@@ -35,12 +37,12 @@ def build_algorithm(config, specs, records=1):
     if config.algorithm not in algorithms.ALGORITHMS:
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
     algorithm = algorithms.ALGORITHMS[config.algorithm]
+    steps = functools.partial(config_lib.in_steps, config, records=records)
     optimizer = decay = None
     if "optimizer" in config:  # a family that takes no gradients has neither section
-        steps = [config_lib.in_steps(config, key, records) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
-        optimizer = optimisers.make(config.optimizer, *steps)
+        optimizer = optimisers.make(config.optimizer, steps("duration"), steps("optimizer.warmup"), steps("optimizer.hold"))
         decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
-    return algorithm.from_config(config, specs.get("", specs), optimizer, decay)
+    return algorithm.from_config(config, specs.get("", specs), base.Training(optimizer, decay, steps))
 
 
 def abstract_state(algorithm, mesh, rules, min_size):

@@ -1,0 +1,261 @@
+"""Variational autoencoders (Kingma & Welling 2014; Rezende et al. 2014), on one level of latent variables or on several.
+
+With levels z_1 (top), ..., z_L, each with a prior p(z_l | z_<l) and a posterior q(z_l | x, z_<l), what is maximised bounds the log
+likelihood from below (Sønderby et al. 2016, equation 8):
+
+    ELBO = E_q log p(x | z) - beta sum_l KL(q(z_l | x, z_<l) || p(z_l | z_<l))        with beta = 1
+
+beta rises from 0 (Bowman et al. 2016, section 3.1) and may stay elsewhere (Higgins et al. 2017, equation 4). Of each latent
+channel's KL, averaged over the batch, the first `free_bits` nats cost nothing (Kingma et al. 2016, equation 15). Labels, where
+there are any, condition all three (Sohn et al. 2015, equation 4).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import ClassVar
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import optax
+
+from imagegen_jax import distributions
+from imagegen_jax import errors
+from imagegen_jax import rng as rng_lib
+from imagegen_jax.algorithms import autoencoder
+from imagegen_jax.algorithms import base
+from imagegen_jax.networks import ladder
+from imagegen_jax.networks import vae_nets
+
+_LISTED = 64  # latent channels at most whose KL is logged one by one
+_ACTIVE = 0.01  # variance of the posterior's mean from which a unit counts as active (Burda et al. 2016, section 5.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vae(base.Algorithm):
+    """A VAE of images of one shape.
+
+    Attributes:
+      network: a vae_nets.Vae or ladder.Ladder.
+      likelihood: p(x | z).
+      image_shape: (height, width, channels).
+      beta: weight of the KL divergence, after the warm-up.
+      warmup: steps over which the weight rises from 0.
+      free_bits: nats of each latent channel that cost nothing.
+      optimizer: optax transformation.
+      ema_decay: step -> decay of the moving average.
+      accumulate: pieces in which a batch's gradient is computed.
+      classes: labels that the networks are told; 0 for none.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
+    options: ClassVar[tuple[str, ...]] = ("temperature",)
+    has_codes: ClassVar[bool] = True
+    has_bound: ClassVar[bool] = True
+
+    network: nn.Module
+    likelihood: distributions.Likelihood
+    image_shape: tuple[int, int, int]
+    beta: float
+    warmup: int
+    free_bits: float
+    optimizer: optax.GradientTransformation
+    ema_decay: Callable
+    accumulate: int = 1
+    classes: int = 0
+
+    @classmethod
+    def from_config(cls, config, spec, training):
+        classes = spec.classes if config.vae.conditional else 0
+        if config.vae.conditional and not classes:
+            raise errors.UserError(
+                f"config.vae.conditional needs labels, and the images of {config.data.source} have none: "
+                "put them in one sub-folder a class, or set --config.vae.conditional=False"
+            )
+        if config.vae.conditional_prior and not classes:
+            raise errors.UserError("config.vae.conditional_prior needs config.vae.conditional")
+        likelihood = distributions.Likelihood(**config.likelihood)
+        return cls(
+            network=_network(config, spec.shape, likelihood.outputs(spec.shape[-1]), classes),
+            likelihood=likelihood,
+            image_shape=spec.shape,
+            classes=classes,
+            beta=config.vae.beta,
+            warmup=training.steps("vae.warmup"),
+            free_bits=config.vae.free_bits,
+            optimizer=training.optimizer,
+            ema_decay=training.ema_decay,
+            accumulate=config.optimizer.accumulate,
+        )
+
+    def init(self, rng):
+        blank = jnp.zeros((1, *self.image_shape))
+        noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
+        variables = self.network.init(rng, blank, jnp.zeros(1, jnp.int32), noise, method="infer")
+        params = {"network": variables["params"], "likelihood": self.likelihood.init()}
+        return base.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params={"vae": params},
+            opt_state={"vae": self.optimizer.init(params)},
+            ema_params={"vae": params},
+            extra={"batch_stats": variables.get("batch_stats", {})},
+        )
+
+    def train_step(self, state, batch, rng):
+        observe_rng, noise_rng = jax.random.split(rng)
+        image, label = batch["image"], batch["label"]
+        x = self.likelihood.observe(image, jax.random.uniform(observe_rng, image.shape))
+        noise = [
+            jax.random.normal(jax.random.fold_in(noise_rng, level), (len(x), *shape))
+            for level, shape in enumerate(self.network.latent_shapes)
+        ]
+        beta = self.beta * jnp.minimum(1.0, (state.step + 1) / max(self.warmup, 1))
+        stats = state.extra["batch_stats"]
+
+        def loss(params, examples, rng):
+            x, label, noise = examples
+            variables = {"params": params["network"], "batch_stats": stats}
+            (levels, output), updated = self.network.apply(
+                variables, x, label, noise, train=True, method="infer", mutable=["batch_stats"]
+            )
+            distortion = -self.likelihood.log_prob(params["likelihood"], output, x).mean()
+            channels = [_by_channel(level).mean(0) for level in levels]
+            cost = sum(jnp.maximum(channel, self.free_bits).sum() for channel in channels)
+            rate = sum(channel.sum() for channel in channels)
+            metrics = {
+                "distortion": distortion,
+                "kl": rate,
+                "bits_per_dim": distributions.bits_per_dimension(-distortion - rate, self.image_shape),
+                "active_units": sum(_active(level) for level in levels),
+            }
+            metrics |= {f"kl_level_{i}": channel.sum() for i, channel in enumerate(channels)} if len(channels) > 1 else {}
+            if len(channels) == 1 and len(channels[0]) <= _LISTED:
+                metrics |= {f"kl_dimension/{i:02d}": value for i, value in enumerate(channels[0])}
+            return distortion + beta * cost, (metrics, updated.get("batch_stats", {}))
+
+        params = state.params["vae"]
+        (value, (metrics, stats)), grads = base.value_and_grad(loss, params, (x, label, noise), rng, self.accumulate)
+        metrics |= {
+            "loss": value,
+            "beta": beta,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+        }
+        state = base.update(state, "vae", grads, self.optimizer, self.ema_decay)
+        return state.replace(step=state.step + 1, extra={"batch_stats": stats}), metrics
+
+    def eval_step(self, state, batch, rng):
+        x, noise = self._observed(batch, rng, 0)
+        levels, output = self._infer(state, x, batch["label"], noise)
+        distortion = -self._log_prob(state, output, x)
+        rates = [_by_channel(level).sum(-1) for level in levels]
+        elbo = -distortion - sum(rates)
+        metrics = {
+            "loss": -elbo,
+            "bits_per_dim": distributions.bits_per_dimension(elbo, self.image_shape),
+            "distortion": distortion,
+            "kl": sum(rates),
+            "squared_error": jnp.square(self.likelihood.mean(output) - x).mean((1, 2, 3)),
+        }
+        return metrics | ({f"kl_level_{i}": rate for i, rate in enumerate(rates)} if len(rates) > 1 else {})
+
+    def log_weights(self, state, batch, rng, sample):
+        x, noise = self._observed(batch, rng, sample)
+        levels, output = self._infer(state, x, batch["label"], noise)
+        log_weight = self._log_prob(state, output, x)
+        for prior, posterior, z in levels:
+            log_weight += (prior.log_density(z) - posterior.log_density(z)).reshape(len(z), -1).sum(-1)
+        return log_weight
+
+    def sample(self, state, rng, request):
+        temperatures = request.temperature or (1.0,)
+        if len(temperatures) == 1:
+            temperatures *= len(self.network.latent_shapes)
+        noise = self._noise(rng_lib.per_index(rng, request.index))
+        return self.likelihood.mean(self._apply(state, request.label, noise, temperatures, method="generate"))
+
+    def encode(self, state, batch, rng=None):
+        if rng is None:
+            x = self.likelihood.observe(batch["image"], 0.5)
+            noise = [jnp.zeros((len(x), *shape)) for shape in self.network.latent_shapes]
+        else:
+            x, noise = self._observed(batch, rng, 0)
+        levels, _ = self._infer(state, x, batch["label"], noise)
+        return jnp.concatenate([level.z.reshape(len(x), -1) for level in levels], -1)
+
+    def decode(self, state, codes, label=None):
+        sizes = [math.prod(shape) for shape in self.network.latent_shapes]
+        parts = jnp.split(codes, [sum(sizes[:i]) for i in range(1, len(sizes))], -1)
+        latents = [part.reshape(-1, *shape) for part, shape in zip(parts, self.network.latent_shapes)]
+        return self.likelihood.mean(self._apply(state, latents, label, method="decode"))
+
+    def panel(self, state, batch, rng):
+        x = self.likelihood.observe(batch["image"], 0.5)
+        return jnp.stack([x, self.decode(state, self.encode(state, batch), batch["label"])], 1)
+
+    def check_request(self, request):
+        super().check_request(request)
+        levels, given = len(self.network.latent_shapes), request.temperature
+        if given is not None and (len(given) not in (1, levels) or min(given) < 0):
+            raise errors.UserError(
+                f"--temperature={','.join(map(str, given))}: give one number for all levels, or {levels}, the top level's first; "
+                "none below 0"
+            )
+
+    def _apply(self, state, *args, **kwargs):
+        variables = {"params": state.params["vae"]["network"], "batch_stats": state.extra["batch_stats"]}
+        return self.network.apply(variables, *args, **kwargs)
+
+    def _infer(self, state, x, label, noise):
+        return self._apply(state, x, label, noise, method="infer")
+
+    def _log_prob(self, state, output, x):
+        return self.likelihood.log_prob(state.params["vae"]["likelihood"], output, x)
+
+    def _observed(self, batch, rng, sample):
+        """(x, noise of posterior sample number `sample`); x is the same for all samples of an image."""
+
+        def draw(key):
+            observe_key, noise_key = jax.random.split(key)
+            return jax.random.uniform(observe_key, self.image_shape), jax.random.fold_in(noise_key, sample)
+
+        uniform, keys = jax.vmap(draw)(rng_lib.per_index(rng, batch["index"]))
+        return self.likelihood.observe(batch["image"], uniform), self._noise(keys)
+
+    def _noise(self, keys):
+        """Standard normal arrays, one for each level, of one key for each image."""
+
+        def one(key):
+            shapes = self.network.latent_shapes
+            return [jax.random.normal(jax.random.fold_in(key, level), shape) for level, shape in enumerate(shapes)]
+
+        return jax.vmap(one)(keys)
+
+
+def _by_channel(level):
+    """(n, channels) KL of a Level's posterior from its prior, summed over places."""
+    kl = level.posterior.kl(level.prior)
+    return kl.reshape(len(kl), -1, kl.shape[-1]).sum(1)
+
+
+def _active(level):
+    """How many units' posterior means differ between the images of the batch."""
+    return (level.posterior.mean.var(0) > _ACTIVE).sum().astype(jnp.float32)
+
+
+def _network(config, image_shape, outputs, classes):
+    network = config.network
+    if network.name == "ladder":
+        return ladder.Ladder(
+            widths=tuple(network.widths),
+            latents=tuple(network.latents),
+            blocks=network.blocks,
+            groups=network.groups,
+            image_shape=image_shape,
+            outputs=outputs,
+            classes=classes,
+            dtype=jnp.dtype(network.dtype),
+        )
+    encoder, decoder = autoencoder.coder(network, image_shape, outputs)
+    return vae_nets.Vae(encoder, decoder, network.latent, classes, config.vae.conditional_prior)

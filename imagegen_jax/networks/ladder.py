@@ -1,0 +1,155 @@
+"""The hierarchical VAE's network: a ladder of latent variables (Sønderby et al. 2016), as deep ones build it today.
+
+Bottom-up, an encoder makes features of the image at every resolution. Top-down, a decoder goes from a vector through the coarsest
+to the finest resolution, and at each adds what the latent variables there say. Prior and posterior share that way down (Kingma et
+al. 2016, figure 2): p(z_l | z_<l) is read off the decoder's state, and q(z_l | x, z_<l) is a correction to it by the image's features,
+in units of the prior's deviation (Vahdat & Kautz 2020, equation 3).
+"""
+
+import math
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+
+from imagegen_jax import distributions
+from imagegen_jax.networks import blocks
+from imagegen_jax.networks import vae_nets
+
+
+class Up(nn.Module):
+    """The way up: (n, h, w, c) -> [features at full resolution, at half, ..., (n, d) of the whole image]."""
+
+    widths: tuple[int, ...]
+    blocks: int
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        features = []
+        for level, width in enumerate(self.widths):
+            x = nn.Conv(width, (3, 3), 2 if level else 1, dtype=self.dtype)(x)
+            for _ in range(self.blocks):
+                x = vae_nets.Residual(self.groups, self.dtype)(x)
+            features.append(x)
+        flat = nn.swish(blocks.GroupNorm(self.groups)(x)).reshape(len(x), -1)
+        return [*features, nn.swish(nn.Dense(self.widths[-1], dtype=self.dtype)(flat))]
+
+
+class Rung(nn.Module):
+    """One level of latent variables: (h (..., width), features of x likewise or None, choose) -> Level of (..., channels).
+
+    `choose` makes z of the prior and the posterior, which is None where there are no features.
+    """
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h, features, choose):
+        prior = self._gaussian(h, "prior")
+        if features is None:
+            return vae_nets.Level(prior, None, choose(prior, None))
+        change = self._gaussian(jnp.concatenate([h, features], -1), "posterior")
+        moved = prior.mean + jnp.exp(prior.log_std) * change.mean
+        posterior = distributions.Gaussian(moved, prior.log_std + change.log_std)
+        return vae_nets.Level(prior, posterior, choose(prior, posterior))
+
+    def _gaussian(self, h, name):
+        """It begins as the standard normal distribution, or as no correction."""
+        h = nn.swish(nn.Dense(h.shape[-1], dtype=self.dtype, name=f"{name}_hidden")(h))
+        parameters = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=name)(h)
+        mean, log_std = jnp.split(parameters.astype(jnp.float32), 2, -1)
+        return distributions.Gaussian(mean, jnp.clip(log_std, -5.0, 5.0))
+
+
+class Ladder(nn.Module):
+    """Latent variables at several resolutions; its methods are those of vae_nets.Vae.
+
+    Attributes:
+      widths: channels at full resolution, half, a quarter, ...
+      latents: latent channels at each of these, then dimensions of the vector above them; 0 for none.
+      blocks: residual blocks at each resolution, on the way up and on the way down.
+      groups: of GroupNorm.
+      image_shape: (h, w, c) of the images.
+      outputs: channels of the output.
+      classes: labels that both ways are told; 0 for none.
+      dtype: of the computation; distributions are float32.
+    """
+
+    widths: tuple[int, ...]
+    latents: tuple[int, ...]
+    blocks: int
+    groups: int
+    image_shape: tuple[int, int, int]
+    outputs: int
+    classes: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def latent_shapes(self):
+        """Of the levels, top first."""
+        *maps, vector = self.latents
+        levels = [(*side, channels) for side, channels in zip(self._sides, maps) if channels]
+        return (((vector,),) if vector else ()) + tuple(reversed(levels))
+
+    def infer(self, x, label, noise, train=False):
+        """See vae_nets.Vae.infer."""
+        return self(x, label, len(x), lambda level, prior, posterior: posterior.at(noise[level]))
+
+    def generate(self, label, noise, temperatures):
+        """See vae_nets.Vae.generate."""
+        return self(None, label, len(noise[0]), lambda level, prior, _: prior.at(noise[level], temperatures[level]))[1]
+
+    def decode(self, latents, label, train=False):
+        """See vae_nets.Vae.decode."""
+        return self(None, label, len(latents[0]), lambda level, prior, _: latents[level])[1]
+
+    @nn.compact
+    def __call__(self, x, label, n, choose):
+        """One way down, and before it the way up if there is an image.
+
+        Args:
+          x: (n, h, w, c) in [-1, 1], or None.
+          label: (n,) int32; not looked at where classes is 0.
+          n: number of images.
+          choose: (number of the level, prior, posterior or None) -> z.
+
+        Returns:
+          (a vae_nets.Level for each level, output (n, h, w, outputs)).
+        """
+        told = jax.nn.one_hot(label, self.classes, dtype=self.dtype) if self.classes else jnp.zeros((n, 0), self.dtype)
+        features = [None] * len(self.latents)
+        if x is not None:
+            spread = jnp.broadcast_to(told[:, None, None], (*x.shape[:3], self.classes))
+            up = Up(self.widths, self.blocks, self.groups, self.dtype, name="up")
+            features = up(jnp.concatenate([x.astype(self.dtype), spread], -1))
+        levels = []
+
+        def latent(h, features, channels):
+            rung = Rung(channels, self.dtype, name=f"rung_{len(levels)}")
+            levels.append(rung(h, features, lambda *distributions: choose(len(levels), *distributions)))
+            return levels[-1].z.astype(self.dtype)
+
+        top = self.param("top", nn.initializers.normal(1.0), (self.widths[-1],))
+        h = jnp.concatenate([jnp.broadcast_to(top.astype(self.dtype), (n, self.widths[-1])), told], -1)
+        if self.latents[-1]:
+            h = jnp.concatenate([h, latent(h, features[-1], self.latents[-1])], -1)
+        h = nn.Dense(math.prod(self._sides[-1]) * self.widths[-1], dtype=self.dtype)(h)
+        h = h.reshape(n, *self._sides[-1], self.widths[-1])
+        for level in reversed(range(len(self.widths))):
+            if level + 1 < len(self.widths):
+                h = blocks.upsample_nearest(h, *self._sides[level])
+                h = nn.Conv(self.widths[level], (3, 3), dtype=self.dtype)(h)
+            if self.latents[level]:
+                z = latent(h, features[level], self.latents[level])
+                h = h + nn.Conv(self.widths[level], (1, 1), dtype=self.dtype)(z)
+            for _ in range(self.blocks):
+                h = vae_nets.Residual(self.groups, self.dtype)(h)
+        h = nn.swish(blocks.GroupNorm(self.groups)(h))
+        return tuple(levels), nn.Conv(self.outputs, (3, 3), dtype=self.dtype)(h)
+
+    @property
+    def _sides(self):
+        return [tuple(-(-side // 2**level) for side in self.image_shape[:2]) for level in range(len(self.widths))]
