@@ -1,8 +1,8 @@
 """Distributions of latent variables and of pixels.
 
-A likelihood p(x | z) is of what it observes of a uint8 image. Each log probability below is in nats and honest: it is, or bounds
-from below, that of the 8-bit image itself (of its binarised form for 'bernoulli'), so that bits per dimension can be compared
-between likelihoods and with any other lossless code.
+A likelihood p(x | z) is of what it observes of a uint8 image. Each log probability below is in nats and honest: it is, or
+bounds from below, that of the 8-bit image itself (of its binarised form for 'bernoulli'), so that bits per dimension can be
+compared between likelihoods and with any other lossless code.
 
     gaussian   the density of x + u, with u uniform over the width of a value, times that width: by Jensen's inequality the mean
                over u is at most the log probability of the 8-bit value (Theis et al. 2016, section 3.1)
@@ -137,7 +137,7 @@ def _gaussian(x, mean, log_scale):
 
 
 def _logistic(x, mean, log_scale):
-    """log(s(a) - s(b)) of the sigmoid s at the borders a > b, as log s(a) + log s(-b) + log(1 - e^(b - a)): exact at any scale."""
+    """log(s(a) - s(b)) of the sigmoid s at the borders a > b: log s(a) + log s(-b) + log(1 - e^(b - a)), exact at any scale."""
     inverse = jnp.exp(-log_scale)
     upper = (x - mean + _WIDTH / 2) * inverse
     lower = (x - mean - _WIDTH / 2) * inverse

@@ -104,7 +104,7 @@ def coder(network, image_shape, outputs):
     """The encoder and the decoder of a config's `network` section, for images of this (h, w, c)."""
     if network.name == "pythae" and image_shape[:2] != (28, 28):
         raise errors.UserError(
-            f"config.network.name is 'pythae', which takes 28x28 pixels, and the images have {image_shape[0]}x{image_shape[1]}: "
+            f"config.network.name is 'pythae', which takes 28x28 pixels, and the images are {image_shape[0]}x{image_shape[1]}: "
             "set --config.data.image_size=28, or choose conv"
         )
     shared = {key: network[key] for key in ("name", "blocks", "groups")}

@@ -144,9 +144,9 @@ class Algorithm(abc.ABC):
         raise NotImplementedError
 
     def log_weights(self, state: TrainState, batch: Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
-        """(n,) float32 log p(x, z) - log q(z | x) in nats for one z ~ q each; the mean of its exponential is p(x) of the uint8 image.
+        """(n,) float32 log p(x, z) - log q(z | x) in nats, with z the posterior's sample of this number.
 
-        Depends on rng and the images' indices.
+        Their exponentials average p(x) over samples. They depend on rng, the images' indices and `sample` alone.
         """
         raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """Variational autoencoders (Kingma & Welling 2014; Rezende et al. 2014), on one level of latent variables or on several.
 
-With levels z_1 (top), ..., z_L, each with a prior p(z_l | z_<l) and a posterior q(z_l | x, z_<l), what is maximised bounds the log
-likelihood from below (Sønderby et al. 2016, equation 8):
+With levels z_1 (top), ..., z_L, each with a prior p(z_l | z_<l) and a posterior q(z_l | x, z_<l), what is maximised bounds the
+log likelihood from below (Sønderby et al. 2016, equation 8):
 
     ELBO = E_q log p(x | z) - beta sum_l KL(q(z_l | x, z_<l) || p(z_l | z_<l))        with beta = 1
 
@@ -199,8 +199,8 @@ class Vae(base.Algorithm):
         levels, given = len(self.network.latent_shapes), request.temperature
         if given is not None and (len(given) not in (1, levels) or min(given) < 0):
             raise errors.UserError(
-                f"--temperature={','.join(map(str, given))}: give one number for all levels, or {levels}, the top level's first; "
-                "none below 0"
+                f"--temperature={','.join(map(str, given))}: give one number for all levels, or {levels}, the top level's "
+                "first; none below 0"
             )
 
     def _apply(self, state, *args, **kwargs):

@@ -1,9 +1,9 @@
 """The hierarchical VAE's network: a ladder of latent variables (Sønderby et al. 2016), as deep ones build it today.
 
-Bottom-up, an encoder makes features of the image at every resolution. Top-down, a decoder goes from a vector through the coarsest
-to the finest resolution, and at each adds what the latent variables there say. Prior and posterior share that way down (Kingma et
-al. 2016, figure 2): p(z_l | z_<l) is read off the decoder's state, and q(z_l | x, z_<l) is a correction to it by the image's features,
-in units of the prior's deviation (Vahdat & Kautz 2020, equation 3).
+Bottom-up, an encoder makes features of the image at every resolution. Top-down, a decoder goes from a vector through the
+coarsest to the finest resolution, and at each adds what the latent variables there say. Prior and posterior share that way down
+(Kingma et al. 2016, figure 2): p(z_l | z_<l) is read off the decoder's state, and q(z_l | x, z_<l) is a correction to it by the
+image's features, in units of the prior's deviation (Vahdat & Kautz 2020, equation 3).
 """
 
 import math

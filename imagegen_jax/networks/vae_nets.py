@@ -5,7 +5,7 @@ An encoder takes (n, h, w, c) images in [-1, 1] to (n, features), a decoder (n, 
     linear  one matrix each: with a Gaussian likelihood of shared variance, probabilistic principal components
     dense   fully connected layers with ReLU (Kingma & Welling 2014, appendix C)
     conv    residual blocks at each resolution
-    pythae  the networks that the pythae library has for MNIST (github.com/clementchadebec/benchmark_VAE, nets/mnist/convnets.py)
+    pythae  the networks that the pythae library has for MNIST (clementchadebec/benchmark_VAE, nn/benchmarks/mnist/convnets.py)
 
 A model's methods agree with networks/ladder.py's: `infer`, `generate`, `decode`.
 """
