@@ -3,13 +3,16 @@
 python -m experiments.sample --workdir=runs/ddpm --num=64 --seed=0 --out=grid.png
 """
 
+import math
+
 from absl import flags
 import jax
+import numpy as np
 import tqdm
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
-from imagegen_jax.algorithms import base
+from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import run
@@ -24,6 +27,18 @@ _EMA = flags.DEFINE_bool("ema", True, "Draw with the moving average of the param
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "ddpm or ddim, instead of what the recipe says.")
 _STEPS = flags.DEFINE_integer("steps", None, "Network evaluations an image, instead of what the recipe says.")
+_LABEL = flags.DEFINE_integer("label", None, "The class that is drawn; by default all in turn, a row of the grid each.")
+_TEMPERATURE = flags.DEFINE_list(
+    "temperature", None, "Factor on the standard deviation of a VAE's prior; or one for each level of latents, the top's first."
+)
+_LATENTS = flags.DEFINE_enum(
+    "latents",
+    None,
+    latents.KINDS,
+    "What codes are drawn from: the family's prior, or what is fitted to training images' codes.",
+)
+_COMPONENTS = flags.DEFINE_integer("components", None, "Gaussians of --latents=gmm; by default 10.")
+_LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at most; by default 64.")
 
 
 def main():
@@ -31,21 +46,38 @@ def main():
     for name, flag, least in (("num", _NUM, 1), ("batch_size", _BATCH_SIZE, 1), ("seed", _SEED, 0)):
         if flag.value is not None and flag.value < least:
             raise errors.UserError(f"--{name} is {flag.value}: it must be at least {least}")
-    config, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    options = dict(sampler=_SAMPLER.value, steps=_STEPS.value)
-    algorithm.check_request(base.SampleRequest(index=None, **options))
+    fields = dict(sampler=_SAMPLER.value, steps=_STEPS.value, temperature=_temperature())
+    asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
+    loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    config, algorithm, state, step = loaded
+    _, specs = run.load_config(_WORKDIR.value)
+    options = latents.resolve(asked, algorithm, specs, _LABEL.value, **fields)
     output.check(_OUT.value)
 
-    drawer = sampling.Drawer(algorithm, sharding.make_mesh(jax.device_count()), _BATCH_SIZE.value or config.sample.batch_size)
+    mesh = sharding.make_mesh(jax.device_count())
+    wanted = () if _LABEL.value is None else (_LABEL.value,)
+    draw, _ = latents.drawing(options, _WORKDIR.value, loaded, _EMA.value, specs, mesh, wanted)
+    drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
     bar = tqdm.tqdm(total=_NUM.value, desc=f"step {step}", unit="image", disable=jax.process_index() != 0)
 
     def drawn():
-        for batch in drawer.batches(state, _SEED.value, _NUM.value, **options):
+        for batch in drawer.batches(state, _SEED.value, _NUM.value, label=_LABEL.value, **fields):
             bar.update(len(batch))
             yield batch
 
-    output.save(_OUT.value, drawn())
+    output.save(_OUT.value, drawn(), sampling.labels(np.arange(_NUM.value), algorithm.classes, _LABEL.value))
     bar.close()
+
+
+def _temperature():
+    """The numbers of --temperature, or None."""
+    try:
+        numbers = _TEMPERATURE.value and tuple(map(float, _TEMPERATURE.value))
+    except ValueError:
+        numbers = (math.nan,)
+    if numbers and not all(map(math.isfinite, numbers)):
+        raise errors.UserError(f"--temperature={','.join(_TEMPERATURE.value)}: give numbers, such as 0.7 or 1,0.5")
+    return numbers
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from imagegen_jax import images
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 
 
-def check(out):
-    """Raises errors.UserError where nothing can be written to `out`, before anything is drawn."""
+def check(out, animated=False):
+    """Raises errors.UserError where nothing can be written to `out` (a GIF too if `animated`), before anything is drawn."""
     path = pathlib.Path(out)
-    if not str(out).endswith("/") and path.suffix not in (".png", ".npz"):
-        raise errors.UserError(f"--out={out}: give {FORMATS}")
+    endings = (".png", ".npz", ".gif") if animated else (".png", ".npz")
+    if not str(out).endswith("/") and path.suffix not in endings:
+        raise errors.UserError(f"--out={out}: give {FORMATS}{', or in .gif (an animation)' if animated else ''}")
     if path.is_dir() != str(out).endswith("/") and path.exists():
         raise errors.UserError(f"--out={out}: it exists and is {'a folder' if path.is_dir() else 'a file'}")
     folder = path if str(out).endswith("/") else path.parent
@@ -41,10 +42,11 @@ def save_grid(path, batch, columns=None):
     return sheet
 
 
-def save(out, batches):
+def save(out, batches, labels=None):
     """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names.
 
-    A folder gets 00000.png, 00001.png, ... as they come; the other two formats are written when all are there.
+    A folder gets 00000.png, 00001.png, ... as they come; the other two formats are written when all are there. The images'
+    labels, (n,) int32, stand in an .npz under 'labels'; a grid of several has one row for each.
     """
     if str(out).endswith("/"):
         i = 0
@@ -55,6 +57,18 @@ def save(out, batches):
         return
     drawn = np.concatenate(list(batches))
     if pathlib.Path(out).suffix == ".npz":
-        np.savez_compressed(out, images=drawn)
+        known = {} if labels is None else {"labels": labels}
+        np.savez_compressed(out, images=drawn, **known)
+    elif labels is not None and len(set(labels.tolist())) > 1:
+        save_grid(out, *images.rows_by_label(drawn, labels))
     else:
         save_grid(out, drawn)
+
+
+def save_animation(path, frames):
+    """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second. The path is never half a picture."""
+    path = pathlib.Path(path)
+    first, *others = map(picture, frames)
+    draft = path.with_name(f".{path.name}.draft")
+    first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)
+    draft.replace(path)

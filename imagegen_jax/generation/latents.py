@@ -1,0 +1,402 @@
+"""Distributions of codes that images are decoded from.
+
+    prior      the family's own, where it has one
+    aggregate  codes of training images, the aggregate posterior q(z) = mean_i q(z | x_i) (Makhzani et al. 2015, section 2)
+    gmm        a Gaussian mixture, fitted to those codes by expectation maximisation (Ghosh et al. 2020, section 4)
+    tree       a Gaussian in each leaf of a decision tree, which parts those codes by their labels (Breiman et al. 1984) or,
+               where there are none, so that their squared distances to the leaves' means fall (a density tree; that of
+               Criminisi et al. 2012 lowers the log determinants of the covariances)
+
+A walk from a tree's root that follows each branch in proportion to the codes on it comes to a leaf with the product of those
+shares, which is the leaf's own share of all codes. So the leaf is drawn at once, and all but the prior are one structure once
+they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the run's folder.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+import warnings
+import zipfile
+import zlib
+
+import flax.struct
+import jax
+from jax import numpy as jnp
+import numpy as np
+import tqdm
+
+from imagegen_jax import errors
+from imagegen_jax import rng as rng_lib
+from imagegen_jax.algorithms import base
+from imagegen_jax.data import domains
+from imagegen_jax.training import compiler
+from imagegen_jax.training import sharding
+
+KINDS = ("prior", "aggregate", "gmm", "tree")
+_COMPONENTS = 10
+_LEAVES = 64
+_MOST_CODES = 20_000  # training images that are encoded, at most
+_MOST_DIMENSIONS = 512  # of a code that has covariances; a fit takes time in proportion to their square
+_JITTER = 1e-6  # what a covariance's diagonal gets, as a share of the codes' mean variance
+
+
+# ------------------------------------------------------------------------------------------------------------ what is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which distribution of codes is drawn from. None leaves a choice to `resolve`.
+
+    Attributes:
+      kind: one of KINDS.
+      components: how many Gaussians (gmm).
+      leaves: of the tree, at most (tree).
+
+    Raises:
+      errors.UserError: a number that is too small.
+    """
+
+    kind: str | None = None
+    components: int | None = None
+    leaves: int | None = None
+
+    def __post_init__(self):
+        for name, least in (("components", 1), ("leaves", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise errors.UserError(f"--{name} is {value}: it must be at least {least}")
+
+
+def resolve(options, algorithm, specs, label=None, **request):
+    """Checks all that can be checked before anything is read, encoded or drawn.
+
+    Args:
+      options: Options, as they were asked for.
+      algorithm: the run's Algorithm.
+      specs: the run's {domain: images.Spec}, whose labels those strategies draw by that are fitted to the data.
+      label: the class that is wanted; None for all.
+      **request: the other fields of base.SampleRequest; None where they were not asked for.
+
+    Returns:
+      Options without a choice that is left.
+
+    Raises:
+      errors.UserError: the run cannot draw what is asked for.
+    """
+    kind = options.kind or ("gmm" if algorithm.has_codes and not algorithm.draws else "prior")
+    if kind != "prior" and not algorithm.has_codes:
+        raise errors.UserError(f"--latents={kind}: this run's family has no codes; leave it out")
+    for name, belongs in (("components", "gmm"), ("leaves", "tree")):
+        if getattr(options, name) is not None and kind != belongs:
+            raise errors.UserError(f"--{name} belongs to --latents={belongs}, and this is --latents={kind}: leave it out")
+    if kind == "prior":
+        algorithm.check_request(base.SampleRequest(index=None, **request))  # which says what to do where there is no prior
+        classes = algorithm.classes
+    else:
+        for name, value in request.items():
+            if value is not None:
+                raise errors.UserError(f"--{name} means nothing with --latents={kind}: leave it out")
+        classes = specs[""].classes
+    if label is not None:
+        _check_label(label, kind, algorithm, classes)
+    components = (options.components or _COMPONENTS) if kind == "gmm" else None
+    leaves = (options.leaves or _LEAVES) if kind == "tree" else None
+    return Options(kind, components, leaves)
+
+
+def _check_label(label, kind, algorithm, classes):
+    if not classes and kind != "prior":
+        raise errors.UserError(f"--label={label}: the training images have no labels; leave it out")
+    if not classes:
+        others = ", but --latents=gmm may know those of the data" if algorithm.has_codes else "; leave it out"
+        raise errors.UserError(f"--label={label}: this run's family takes no labels{others}")
+    if not 0 <= label < classes:
+        raise errors.UserError(f"--label={label}: choose 0 to {classes - 1}")
+
+
+def drawing(options, workdir, loaded, use_ema, specs, mesh, labels=()):
+    """What is needed to draw from a distribution of codes; fits it to the training images, unless that was done before.
+
+    Args:
+      options: of `resolve`.
+      workdir: the run's folder.
+      loaded: (config, algorithm, state, step), as run.load returns them.
+      use_ema: whether that state's parameters are the moving averages.
+      specs: the run's {domain: images.Spec}.
+      mesh: the devices.
+      labels: the classes that will be wanted; of none, all that the algorithm must be told.
+
+    Returns:
+      (draw, about): (state, rng, request) -> images for sampling.Drawer, or None for algorithm.sample; and what a protocol says
+      of it, as JSON.
+
+    Raises:
+      errors.UserError: what was stored is damaged or of another network, the codes cannot be fitted, or there are none of a
+        label.
+    """
+    if options.kind == "prior":
+        return None, {}
+    algorithm = loaded[1]
+    mixture, about = _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh)
+    for label in labels or range(algorithm.classes):
+        if not mixture.weights[:, label].any():
+            raise errors.UserError(f"--latents={options.kind}: none of the training images that were encoded has label {label}")
+
+    def draw(state, rng, request):
+        codes = mixture.draw(rng_lib.per_index(rng, request.index), request.label)
+        return algorithm.decode(state, codes, request.label if algorithm.classes else None)
+
+    return draw, {"latents": about}
+
+
+def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
+    """(Mixture, what a protocol says of it)."""
+    config, algorithm, state, step = loaded
+    asked = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+    # The parameters are looked at because the step alone may have been trained anew, by --checkpoint=STEP.
+    key = asked | {"step": step, "ema": use_ema, "parameters": _digest(state.params, state.extra)}
+    name = "-".join(map(str, [step, *["raw"] * (not use_ema), *asked.values()]))
+    path = pathlib.Path(workdir) / "latents" / f"{name}.npz"
+    dimensions = _dimensions(algorithm, state, specs[""].shape)
+    mixture, about = load(path, dimensions) if path.exists() else (None, {})
+    if any(about.get(name) != value for name, value in key.items()):
+        if jax.process_count() > 1:
+            raise errors.UserError(f"--latents={options.kind} is fitted in one process: do so once, without --distributed")
+        train_set = domains.open_domains(config.data, "train", specs)
+        _check_fit(options, dimensions, min(domains.records(train_set), _MOST_CODES))
+        codes, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
+        if not np.isfinite(codes).all():
+            raise errors.UserError(f"the codes of training images at step {step} are not finite: choose another --checkpoint")
+        print(f"fitting --latents={options.kind} to {len(codes)} codes; it is kept in {path}", file=sys.stderr)
+        mixture = fit(options, codes, labels, specs[""].classes)
+        about = key | {"codes": len(codes), "data": domains.fingerprint(train_set)}
+        save(path, mixture, about)
+    facts = {name: about[name] for name in (*asked, "codes", "data")}
+    return mixture, facts | {"fingerprint": _digest(mixture)}
+
+
+def _digest(*trees):
+    """Twelve hexadecimal digits that change with any array."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(trees):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------------------ codes of the data
+
+
+def _dimensions(algorithm, state, image_shape):
+    """d, the size of a code."""
+    row = jax.ShapeDtypeStruct((1,), jnp.int32)
+    batch = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8), "label": row, "index": row}
+    return jax.eval_shape(algorithm.encode, state, batch, jax.random.key(0)).shape[-1]
+
+
+def encode(algorithm, state, domain, mesh, batch_size, seed):
+    """A random code of each training image, or of a fair draw where there are more than _MOST_CODES, behind a progress bar.
+
+    Args:
+      algorithm: an Algorithm that has codes.
+      state: its TrainState.
+      domain: the domains.Domain of the images.
+      mesh: the devices.
+      batch_size: images at once, rounded up to a multiple of the number of devices.
+      seed: of the stream 'latents' and of the draw.
+
+    Returns:
+      ((n, d) float32 codes, (n,) int32 labels), in the order of the images.
+    """
+    key = sharding.key(mesh, seed, "latents")
+    size = sharding.divisible(batch_size, mesh)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(domain.source))[:_MOST_CODES])
+    encode_fn = jax.jit(algorithm.encode, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
+    codes, labels = [], []
+    with tqdm.tqdm(total=len(rows), desc="encoding", unit="image") as bar:
+        for start in range(0, len(rows), size):
+            piece = rows[start : start + size]
+            filled = np.concatenate(
+                [piece, np.repeat(piece[:1], size - len(piece))]
+            )  # so that nothing is compiled for the rest
+            batch = domain.reader(filled.tolist())
+            codes.append(np.asarray(encode_fn(state, sharding.put_batch(mesh, batch), key), np.float32)[: len(piece)])
+            labels.append(batch["label"][: len(piece)])
+            bar.update(len(piece))
+    return np.concatenate(codes), np.concatenate(labels)
+
+
+# ------------------------------------------------------------------------------------------------------------------ the mixture
+
+
+@flax.struct.dataclass
+class Mixture:
+    """A distribution of codes and labels: components that are Gaussians, or points.
+
+    Attributes:
+      weights: (k, classes) float32, the share of each component and label together; one column where there are no labels.
+      means: (k, d) float32.
+      factors: (k, d, d) float32, Cholesky's of the covariances, lower triangular; None for points.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    factors: np.ndarray | None = None
+
+    def draw(self, keys, label=None):
+        """Codes, each a function of its key and label alone.
+
+        Args:
+          keys: (n,) keys.
+          label: (n,) int32, of which components are drawn in proportion to their share of it; None: to their share of all.
+
+        Returns:
+          (n, d) float32.
+        """
+        weights, means = jnp.asarray(self.weights), jnp.asarray(self.means)
+        masses = weights.sum(1) if label is None else weights.T[label]
+
+        def one(key, masses):
+            which_key, noise_key = jax.random.split(key)
+            which = jax.random.choice(which_key, len(means), p=masses)
+            if self.factors is None:
+                return means[which]
+            return means[which] + jnp.asarray(self.factors)[which] @ jax.random.normal(noise_key, means.shape[1:])
+
+        return jax.vmap(one, in_axes=(0, None if label is None else 0))(keys, masses)
+
+
+def fit(options, codes, labels, classes):
+    """The Mixture of a kind that codes are most likely in, or that they make up.
+
+    Args:
+      options: of `resolve`, and not of the prior.
+      codes: (n, d) float32.
+      labels: (n,) int32.
+      classes: how many labels there are; 0 for none, and `labels` are not looked at.
+
+    Returns:
+      A Mixture of numpy arrays.
+
+    Raises:
+      errors.UserError: there are too few codes, or they have too many dimensions.
+    """
+    _check_fit(options, codes.shape[1], len(codes))
+    shares = (labels[:, None] == np.arange(classes) if classes else np.ones((len(codes), 1))) / len(codes)
+    if options.kind == "aggregate":
+        return Mixture(shares.astype(np.float32), codes)
+    codes = codes.astype(np.float64)
+    jitter = max(_JITTER * codes.var(0).mean(), 1e-12)
+    if options.kind == "gmm":
+        members, means, covariances = _gmm(codes, options.components, jitter)
+    else:
+        members, means, covariances = _leaves(codes, labels if classes else None, options.leaves, jitter)
+    arrays = members.T @ shares, means, np.linalg.cholesky(covariances)
+    return Mixture(*(array.astype(np.float32) for array in arrays))
+
+
+def _least(dimensions):
+    """How many codes a Gaussian needs.
+
+    n of them give a covariance of rank n - 1 at most. With d or fewer it is flat: draws would only mix those n codes. With
+    twice as many as have full rank, its directions are more than the chance of the draw.
+    """
+    return 2 * (dimensions + 1)
+
+
+def _check_fit(options, dimensions, num):
+    if options.kind == "aggregate":
+        return
+    if dimensions > _MOST_DIMENSIONS:
+        raise errors.UserError(
+            f"--latents={options.kind}: codes of {dimensions} dimensions are too large for covariances, which take "
+            f"{_MOST_DIMENSIONS} at most; choose --latents=aggregate"
+        )
+    most = num // _least(dimensions)
+    needs = f"a Gaussian of {dimensions} dimensions needs {_least(dimensions)} codes, and there are {num}"
+    if not most:
+        raise errors.UserError(f"--latents={options.kind}: {needs}; choose --latents=aggregate")
+    if options.kind == "gmm" and options.components > most:
+        raise errors.UserError(f"--components is {options.components}: {needs}; choose {most} at most")
+
+
+def _gmm(codes, components, jitter):
+    """((n, k) responsibilities, (k, d) means, (k, d, d) covariances)."""
+    from sklearn import exceptions  # imported here: nothing else needs it, and it takes a second
+    from sklearn import mixture
+
+    model = mixture.GaussianMixture(components, reg_covar=jitter, max_iter=200, random_state=0)
+    with warnings.catch_warnings():
+        # Of clusters for fewer distinct codes, or of likelihoods that still rise a little: both are mixtures.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        model.fit(codes)
+    return model.predict_proba(codes), model.means_, model.covariances_
+
+
+def _leaves(codes, labels, leaves, jitter):
+    """((n, k) which leaf a code is in, (k, d) means, (k, d, d) covariances)."""
+    from sklearn import tree  # imported here: nothing else needs it, and it takes a second
+
+    limits = dict(max_leaf_nodes=leaves, min_samples_leaf=_least(codes.shape[1]), random_state=0)
+    if labels is None:
+        model = tree.DecisionTreeRegressor(**limits).fit(codes, codes)  # squared error: the variance within the leaves
+    else:
+        model = tree.DecisionTreeClassifier(**limits).fit(codes, labels)
+    nodes = model.apply(codes)
+    groups = [codes[nodes == node] for node in np.unique(nodes)]
+    covariances = [np.cov(group, rowvar=False, bias=True).reshape(codes.shape[1], -1) for group in groups]
+    means = np.stack([group.mean(0) for group in groups])
+    return nodes[:, None] == np.unique(nodes), means, np.stack(covariances) + jitter * np.eye(codes.shape[1])
+
+
+# ------------------------------------------------------------------------------------------------------------------------ files
+
+
+def save(path, mixture, about):
+    """Writes a Mixture and what is known of it to one .npz file, there as a whole or not at all. Raises errors.UserError."""
+    path = pathlib.Path(path)
+    draft = path.with_name(f".{path.name}.draft")
+    arrays = {name: value for name, value in vars(mixture).items() if value is not None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+        draft.replace(path)
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load(path, dimensions):
+    """Reads what `save` wrote, without unpickling.
+
+    Args:
+      path: of the file.
+      dimensions: d, of the network's codes.
+
+    Returns:
+      (Mixture, about)
+
+    Raises:
+      errors.UserError: it is damaged, or its codes have another size.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+        about = dict(json.loads(str(arrays.pop("about"))))
+        mixture = Mixture(**arrays)
+        components, size = mixture.means.shape
+        shapes = {"weights": (components, mixture.weights.shape[1]), "means": (components, size)}
+        shapes |= {} if mixture.factors is None else {"factors": (components, size, size)}
+        for name, array in arrays.items():
+            if array.shape != shapes[name] or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"its array '{name}' is not what it was")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise errors.UserError(f"cannot read {path} ({reason}): delete it, and it is fitted again") from error
+    if size != dimensions:
+        raise errors.UserError(
+            f"{path} is a mixture of codes of {size} dimensions, and this network's have {dimensions}: delete it, and it is "
+            "fitted again"
+        )
+    return mixture, about
