@@ -1,33 +1,75 @@
 """Asks a trained run for changes to images that a person has.
 
 translate   images of one domain of a CycleGAN to the other, whatever their size
+reconstruct images from their codes, with the errors
+interpolate from the code of each image to that of the next
+traverse    from the code of one image along single dimensions
+attribute   images towards the mean code of another class
 
 python -m experiments.edit translate --workdir=runs/cyclegan --direction=ab --input=photos --out=translated/
+python -m experiments.edit reconstruct --workdir=runs/vae --input=test:0,1,2,3 --out=pairs.png
+python -m experiments.edit interpolate --workdir=runs/vae --input=a.png,b.png --out=path.gif
+python -m experiments.edit traverse --workdir=runs/vae --input=test:5 --out=dimensions.png
+python -m experiments.edit attribute --workdir=runs/vae --input=test:0,5 --from=3 --to=7 --out=dressed.png
+
+All but the first are of autoencoders of any kind. Their images have the size and channels of the run's own.
 """
 
+import json
+import math
 import pathlib
 import sys
 
 from absl import flags
+import jax
+import numpy as np
 from PIL import Image
 import tqdm
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax.algorithms import cyclegan
+from imagegen_jax.data import domains
+from imagegen_jax.generation import codes
+from imagegen_jax.generation import inputs
 from imagegen_jax.generation import output
 from imagegen_jax.generation import translation
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_INPUT = flags.DEFINE_string("input", None, "Folder of images, searched with its sub-folders; or files, separated by commas.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the results, ending in /: PNGs under the inputs' names, and index.html.")
+_INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "Folder of images, searched with its sub-folders; or files, separated by commas. Where there are codes also numbers of the "
+    "run's own images, test:0,5,17 or train:0,5,17; interpolate: random codes, seed:1,2.",
+)
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "translate: folder for the results, ending in /: PNGs under the inputs' names, and index.html. "
+    f"The others: {output.FORMATS}; interpolate: also .gif.",
+)
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
-_ON_BAD_IMAGE = flags.DEFINE_enum("on_bad_image", "error", ["error", "skip"], "What to do where a file cannot be read.")
+_ON_BAD_IMAGE = flags.DEFINE_enum(
+    "on_bad_image", "error", ["error", "skip"], "translate: what to do where a file cannot be read."
+)
 _DIRECTION = flags.DEFINE_enum("direction", None, cyclegan.DIRECTIONS, "translate: from which domain to which.")
 _TILE = flags.DEFINE_integer("tile", 512, "translate: larger images are translated in square tiles with this side, in pixels.")
 _OVERLAP = flags.DEFINE_integer("overlap", None, "translate: pixels that neighbouring tiles share; by default at most 64.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images (un)coded at once; by default the run's sample.batch_size.")
+_LABEL = flags.DEFINE_integer("label", None, "The class of the images in files and of random codes, for a run with labels.")
+_NUM = flags.DEFINE_integer("num", 9, "interpolate: images from one to the next, with both; traverse: images a row.")
+_RANGE = flags.DEFINE_float("range", 2.5, "traverse: how far to go to either side, in deviations of each dimension.")
+_DIMENSIONS = flags.DEFINE_list("dimensions", None, "traverse: which, such as 0,3,7; by default the 10 that vary most.")
+_FROM = flags.DEFINE_integer("from", None, "attribute: the class to come from.")
+_TO = flags.DEFINE_integer("to", None, "attribute: the class to go to.")
+_STRENGTH = flags.DEFINE_list("strength", ["0.5", "1", "1.5"], "attribute: how far to go, 1 being from one mean to the other.")
+
+_TRAVERSED = 10  # dimensions by default
+_SURVEYED = 500  # images whose codes tell what the deviations are
+_AVERAGED = 2000  # labelled images whose codes are averaged
 
 
 def translate():
@@ -72,5 +114,172 @@ def _check_translates(workdir):
         )
 
 
+def reconstruct():
+    """Writes pairs of image and reconstruction as a grid, otherwise the reconstructions alone; prints the errors.
+
+    A folder also gets them as errors.json.
+    """
+    config, spec, algorithm = _checked_run()
+    given = _images(config, spec, algorithm)
+    coder, step = _load(config, spec)
+    output.check(_OUT.value)
+
+    made = coder.decode(coder.encode(given.image, given.label), given.label)
+    squared, psnr = codes.reconstruction_errors(given.image, made)
+    if _OUT.value.endswith(".png"):
+        pairs = math.ceil(math.sqrt(len(made) / 2))  # a row
+        output.save_grid(_OUT.value, np.stack([given.image, made], 1).reshape(-1, *spec.shape), 2 * pairs)
+    else:
+        output.save(_OUT.value, [made])
+    rows = [*zip(given.names, squared, psnr)]
+    if _OUT.value.endswith("/"):
+        _save_errors(pathlib.Path(_OUT.value) / "errors.json", step, rows)
+    width = max(map(len, given.names))
+    print(f"{'':{width}}  squared error  PSNR (dB)")
+    for name, error, ratio in [*rows, ("mean", squared.mean(), psnr.mean())]:
+        print(f"{name:{width}}  {error:13.5f}  {ratio:9.2f}")
+
+
+def interpolate():
+    """Writes one row for each two neighbours among the inputs; as a GIF the way through all of them and back."""
+    config, spec, algorithm = _checked_run()
+    seeds = inputs.seeds(_INPUT.value)
+    if seeds is None:
+        given = _images(config, spec, algorithm)
+        label = given.label
+    else:
+        codes.check_prior(algorithm)
+        label = inputs.labels(np.full(len(seeds), -1, np.int32), _LABEL.value, algorithm.classes)
+    if len(label) < 2:
+        raise errors.UserError(f"--input={_INPUT.value}: give at least two, to go from one to the other")
+    coder, _ = _load(config, spec)
+    output.check(_OUT.value, animated=True)
+
+    ends = coder.encode(given.image, label) if seeds is None else codes.of_prior(seeds, coder.dimensions)
+    cells = coder.decode(codes.paths(ends, _NUM.value), codes.labels_of_paths(label, _NUM.value))
+    if _OUT.value.endswith(".gif"):
+        output.save_animation(_OUT.value, codes.there_and_back(cells))
+    else:
+        _save(cells)
+
+
+def traverse():
+    """Writes one row for each dimension of a code, in deviations of the test images' codes, or else the training images'."""
+    config, spec, algorithm = _checked_run()
+    given = _images(config, spec, algorithm)
+    if len(given.image) > 1:
+        raise errors.UserError(f"--input={_INPUT.value}: give one image; these are {len(given.image)}")
+    wanted = _listed(_DIMENSIONS, int) if _DIMENSIONS.value else []
+    surveyed = domains.open_domains(config.data, "test", {"": spec}) or domains.open_domains(config.data, "train", {"": spec})
+    coder, _ = _load(config, spec)
+    for dimension in wanted:
+        if not 0 <= dimension < coder.dimensions:
+            raise errors.UserError(f"--dimensions: there is no {dimension}, they go from 0 to {coder.dimensions - 1}")
+    output.check(_OUT.value)
+
+    deviations = codes.of_domain(coder, surveyed[""], _SURVEYED)[0].std(0)
+    dimensions = wanted or [int(dimension) for dimension in np.argsort(-deviations, kind="stable")[:_TRAVERSED]]
+    values = np.linspace(-_RANGE.value, _RANGE.value, _NUM.value)
+    (code,) = coder.encode(given.image, given.label)
+    _save(coder.decode(codes.traversals(code, deviations, dimensions, values), given.label))
+    print("row  dimension  deviation")
+    for row, dimension in enumerate(dimensions):
+        print(f"{row:3}  {dimension:9}  {deviations[dimension]:9.4f}")
+
+
+def attribute():
+    """Writes a row for each image: itself, its reconstruction, and what it becomes on the way from one class to another.
+
+    Where the decoder is told a class, for the last it is the other one.
+    """
+    config, spec, algorithm = _checked_run()
+    if not spec.classes:
+        raise errors.UserError(f"attribute goes from class to class, and the images of {config.data.source} have no labels")
+    for flag in (_FROM, _TO):
+        if not 0 <= flag.value < spec.classes:
+            raise errors.UserError(f"--{flag.name}={flag.value}: there is no such class, they go from 0 to {spec.classes - 1}")
+    strengths = _listed(_STRENGTH, float)
+    given = _images(config, spec, algorithm)
+    labelled = domains.open_domains(config.data, "train", {"": spec})
+    coder, _ = _load(config, spec)
+    output.check(_OUT.value)
+
+    towards = codes.direction(*codes.of_domain(coder, labelled[""], _AVERAGED), _FROM.value, _TO.value)
+    moved = codes.shifts(coder.encode(given.image, given.label), towards, [0, *strengths])
+    told = np.stack([given.label, *[np.full_like(given.label, _TO.value)] * len(strengths)], 1)
+    _save(np.concatenate([given.image[:, None], coder.decode(moved, told)], 1))
+
+
+def _checked_run():
+    """(config, images.Spec, algorithm) of a run whose images have codes; its checkpoint need not be read to know."""
+    for flag, least in ((_NUM, 2), (_BATCH_SIZE, 1)):
+        if flag.value is not None and flag.value < least:
+            raise errors.UserError(f"--{flag.name} is {flag.value}: it must be at least {least}")
+    if not 0 < _RANGE.value < math.inf:
+        raise errors.UserError(f"--range is {_RANGE.value}: it must be more than 0, and finite")
+    saved = run.load_config(_WORKDIR.value)
+    if saved is None:
+        raise errors.UserError(f"{_WORKDIR.value} is not the folder of a run: it has no config.json")
+    config, specs = saved
+    algorithm = run.build_algorithm(config, specs)
+    if not algorithm.has_codes:
+        raise errors.UserError(
+            f"{_WORKDIR.value} is a run of {config.algorithm}, whose images have no codes: "
+            "give the folder of an autoencoder's run"
+        )
+    return config, specs[""], algorithm
+
+
+def _images(config, spec, algorithm):
+    """The inputs.Inputs, with the labels that the algorithm is told."""
+    given = inputs.read(_INPUT.value, _OUT.value, config.data, spec)
+    return given._replace(label=inputs.labels(given.label, _LABEL.value, algorithm.classes))
+
+
+def _listed(flag, kind):
+    """The numbers of a flag that is a list."""
+    try:
+        found = [kind(part) for part in flag.value]
+    except ValueError:
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise errors.UserError(f"--{flag.name}={','.join(flag.value)}: write numbers, separated by commas")
+    return found
+
+
+def _load(config, spec):
+    """(codes.Coder of the trained run, step of its checkpoint)."""
+    _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    mesh = sharding.make_mesh(jax.device_count())
+    return codes.Coder(algorithm, state, spec.shape, mesh, _BATCH_SIZE.value or config.sample.batch_size), step
+
+
+def _save_errors(path, step, rows):
+    """Writes (name, squared error, PSNR) as JSON, which has no infinity for the PSNR of an image that comes back exactly."""
+    listed = [
+        {"input": name, "squared_error": error, "psnr": ratio if math.isfinite(ratio) else None} for name, error, ratio in rows
+    ]
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps({"workdir": _WORKDIR.value, "step": step, "images": listed}, indent=1) + "\n")
+    draft.replace(path)
+
+
+def _save(cells):
+    """Writes (rows, columns, h, w, c) uint8: a grid as it is, the others row by row."""
+    flat = cells.reshape(-1, *cells.shape[2:])
+    if _OUT.value.endswith(".png"):
+        output.save_grid(_OUT.value, flat, cells.shape[1])
+    else:
+        output.save(_OUT.value, [flat])
+
+
+VERBS = {
+    "translate": (translate, ("workdir", "direction", "input", "out")),
+    "reconstruct": (reconstruct, ("workdir", "input", "out")),
+    "interpolate": (interpolate, ("workdir", "input", "out")),
+    "traverse": (traverse, ("workdir", "input", "out")),
+    "attribute": (attribute, ("workdir", "input", "from", "to", "out")),
+}
+
 if __name__ == "__main__":
-    command_line.run_verb({"translate": (translate, ("workdir", "direction", "input", "out"))})
+    command_line.run_verb(VERBS)

@@ -1,0 +1,220 @@
+"""What can be done with codes: paths between two, walks along one dimension, directions from one class to another.
+
+The functions are of arrays; `Coder` makes the codes of images and the images of codes.
+"""
+
+import itertools
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import tqdm
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax import rng
+from imagegen_jax.networks import vae_nets
+from imagegen_jax.training import compiler
+from imagegen_jax.training import sharding
+
+_PARALLEL = 1e-6  # sine of the angle below which two vectors have no plane between them
+
+
+class Coder:
+    """Encodes and decodes with one trained state, in batches of one size over all devices; each is compiled once.
+
+    Attributes:
+      batch_size: images at once.
+      dimensions: d, of a code.
+    """
+
+    def __init__(self, algorithm, state, image_shape, mesh, batch_size):
+        """Prepares both.
+
+        Args:
+          algorithm: an Algorithm that has codes.
+          state: its TrainState.
+          image_shape: (h, w, c).
+          mesh: the devices.
+          batch_size: images at once, rounded up to a multiple of the number of devices.
+        """
+        self.batch_size = sharding.divisible(batch_size, mesh)
+        self._mesh = mesh
+        self._state = state
+        self._takes_labels = algorithm.classes > 0
+        compiled = dict(out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
+
+        def encode(state, image, label):
+            return algorithm.encode(state, {"image": image, "label": label, "index": jnp.zeros_like(label)})
+
+        self._encode = jax.jit(encode, **compiled)
+        self._decode = jax.jit(lambda *given: images.to_uint8(algorithm.decode(*given)), **compiled)
+        image = jax.ShapeDtypeStruct((self.batch_size, *image_shape), jnp.uint8)
+        label = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
+        self.dimensions = jax.eval_shape(encode, state, image, label).shape[-1]
+
+    def encode(self, image, label):
+        """The most likely codes, (n, d) float32, of (n, h, w, c) uint8 with (n,) int32 labels, which some families look at."""
+        return self._in_batches(self._encode, image, label)
+
+    def decode(self, codes, label):
+        """The images, (..., h, w, c) uint8, of (..., d) codes with labels that can be broadcast to (...)."""
+        shape = codes.shape[:-1]
+        rows = [codes.reshape(-1, codes.shape[-1])]
+        if self._takes_labels:
+            rows.append(np.broadcast_to(label, shape).reshape(-1))
+        made = self._in_batches(self._decode, *rows)
+        return made.reshape(*shape, *made.shape[1:])
+
+    def _in_batches(self, fn, *rows):
+        """`fn` of the state and of rows; the last batch is filled up, so that nothing is compiled for it, and cut."""
+        made = []
+        for start in range(0, len(rows[0]), self.batch_size):
+            pieces = [array[start : start + self.batch_size] for array in rows]
+            count = len(pieces[0])
+            filled = [np.concatenate([piece, np.repeat(piece[:1], self.batch_size - count, 0)]) for piece in pieces]
+            made.append(np.asarray(fn(self._state, *(sharding.put_rows(self._mesh, piece) for piece in filled)))[:count])
+        return np.concatenate(made)
+
+
+def of_domain(coder, domain, num):
+    """Codes of at most so many images of a domains.Domain, drawn from all of it and always the same.
+
+    Returns:
+      (codes (n, d) float32, labels (n,) int32)
+    """
+    numbers = np.sort(np.random.default_rng(0).permutation(len(domain.source))[:num])
+    found, labels = [], []
+    with tqdm.tqdm(total=len(numbers), desc="encoding", unit="image", disable=jax.process_index() != 0) as bar:
+        for start in range(0, len(numbers), coder.batch_size):
+            batch = domain.reader([int(i) for i in numbers[start : start + coder.batch_size]])
+            found.append(coder.encode(batch["image"], batch["label"]))
+            labels.append(batch["label"])
+            bar.update(len(batch["label"]))
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def check_prior(algorithm):
+    """Raises errors.UserError where the codes have no prior, or not the standard normal one."""
+    network = getattr(algorithm, "network", None)
+    if not isinstance(network, vae_nets.Vae) or network.conditional_prior:
+        raise errors.UserError(
+            "--input=seed:…: the codes of this run have no standard normal prior: "
+            "give images instead, such as experiments.sample draws with --out=folder/"
+        )
+
+
+def of_prior(seeds, dimensions):
+    """(n, d) float32 standard normal codes, each of one seed."""
+    return np.stack([jax.random.normal(rng.stream(seed, "code"), (dimensions,)) for seed in seeds])
+
+
+# ------------------------------------------------------------------------------------------------------------------ paths
+
+
+def slerp(start, end, t):
+    """Spherical linear interpolation (Shoemake 1985): the angle from `start` grows in proportion to t.
+
+    The codes of a normal prior lie near a sphere, which straight lines leave (White 2016). Since they are not on it, lengths go
+    linearly from one end's to the other's. Vectors that are parallel, opposite or 0 have no arc, and get the straight line.
+
+    Args:
+      start: (d,).
+      end: (d,).
+      t: (n,) in [0, 1]; at 0 and 1 the result is exactly `start` and `end`.
+
+    Returns:
+      (n, d) float32.
+    """
+    ends = np.stack([start, end]).astype(np.float64)
+    t = np.asarray(t, np.float64)
+    weights = np.stack([1 - t, t], -1)
+    lengths = np.linalg.norm(ends, axis=-1)
+    if lengths.all():
+        a, b = ends / lengths[:, None]
+        angle = 2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))  # precise where the arc cosine of a product is not
+        if np.sin(angle) > _PARALLEL:
+            weights = np.sin(weights * angle) / np.sin(angle) * (weights @ lengths)[:, None] / lengths
+    return (weights @ ends).astype(np.float32)
+
+
+def paths(codes, num):
+    """From each of (n, d) codes to the next in `num` steps, both ends among them: (n - 1, num, d) float32."""
+    t = np.linspace(0, 1, num)
+    return np.stack([slerp(start, end, t) for start, end in itertools.pairwise(codes)])
+
+
+def labels_of_paths(labels, num):
+    """(n,) labels to (n - 1, num): those of the nearer end, since there is nothing between two classes."""
+    return np.where(np.linspace(0, 1, num) < 0.5, labels[:-1, None], labels[1:, None])
+
+
+def there_and_back(cells):
+    """(rows, columns, ...) whose rows begin where the last one ended, as one loop: (2 rows (columns - 1), ...)."""
+    path = np.concatenate([cells[0, :1], *(row[1:] for row in cells)])
+    return np.concatenate([path, path[-2:0:-1]])
+
+
+# ------------------------------------------------------------------------------------------------------------- directions
+
+
+def traversals(code, deviations, dimensions, values):
+    """One code with one dimension changed at a time.
+
+    Args:
+      code: (d,).
+      deviations: (d,), the unit of each dimension.
+      dimensions: numbers of k dimensions.
+      values: (m,), what is added to each of them, in its deviations.
+
+    Returns:
+      (k, m, d) float32.
+    """
+    moved = np.tile(np.asarray(code, np.float32), (len(dimensions), len(values), 1))
+    for row, dimension in zip(moved, dimensions):
+        row[:, dimension] += np.asarray(values) * deviations[dimension]
+    return moved
+
+
+def direction(codes, labels, source, target):
+    """The mean code of one class minus that of another: a direction of visible change (Larsen et al. 2016; White 2016).
+
+    Args:
+      codes: (n, d).
+      labels: (n,).
+      source: the class to come from.
+      target: the class to go to.
+
+    Returns:
+      (d,) float32.
+
+    Raises:
+      errors.UserError: none of the images is of one of the classes.
+    """
+    means = []
+    for flag, label in (("from", source), ("to", target)):
+        if not (labels == label).any():
+            raise errors.UserError(f"--{flag}={label}: none of {len(labels)} training images is of this class")
+        means.append(codes[labels == label].mean(0, dtype=np.float64))
+    return (means[1] - means[0]).astype(np.float32)
+
+
+def shifts(codes, towards, strengths):
+    """(n, d) codes moved in a (d,) direction by each of m strengths: (n, m, d) float32."""
+    return codes[:, None] + np.asarray(strengths, np.float32)[:, None] * towards
+
+
+# -------------------------------------------------------------------------------------------------------- reconstructions
+
+
+def reconstruction_errors(image, made):
+    """How far reconstructions are from their images, both (n, h, w, c) uint8.
+
+    Returns:
+      (squared error on the scale of [-1, 1] averaged over pixels, peak signal to noise ratio in dB), (n,) float64 each; the
+      second is infinite where the first is 0.
+    """
+    difference = (image.astype(np.float64) - made) / 127.5
+    squared = np.square(difference).mean((1, 2, 3))
+    with np.errstate(divide="ignore"):
+        return squared, 10 * np.log10(2**2 / squared)

@@ -1,0 +1,137 @@
+"""Images that a person names: files, or numbers of images of the run's own data."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from imagegen_jax import errors
+from imagegen_jax.data import domains
+from imagegen_jax.data import sources
+
+
+class Inputs(NamedTuple):
+    """Images and what is known of them.
+
+    Attributes:
+      names: n paths, or 'test:5'.
+      image: (n, h, w, c) uint8.
+      label: (n,) int32; -1 where there is none.
+    """
+
+    names: list[str]
+    image: np.ndarray
+    label: np.ndarray
+
+
+def read(given, out, data, spec):
+    """The images that `--input` names.
+
+    Args:
+      given: 'test:0,5' or 'train:0,5'; or a file, a folder, which is searched with its sub-folders, or several of them with
+        commas between.
+      out: where results will go.
+      data: a config's `data` section.
+      spec: the images.Spec of what the model sees.
+
+    Returns:
+      Inputs, those of a folder sorted by name.
+
+    Raises:
+      errors.UserError: there are no such images, or they are not what the model sees; or `out` would take their place.
+    """
+    match = re.fullmatch(r"(train|test):(.*)", given)
+    if match:
+        return _from_data(given, match[1], numbers(given, match[2]), data, spec)
+    files = _find(given)
+    for file in files:
+        if file.resolve().is_relative_to(pathlib.Path(out).resolve()):
+            raise errors.UserError(f"--out={out}: the input {file} is there and could be overwritten; give another path")
+    read = np.stack([_read(file, spec.shape) for file in files])
+    return Inputs([str(file) for file in files], read, np.full(len(files), -1, np.int32))
+
+
+def seeds(given):
+    """[1, 2] of 'seed:1,2'; None where `--input` is of images. Raises errors.UserError."""
+    return numbers(given, given.removeprefix("seed:")) if given.startswith("seed:") else None
+
+
+def numbers(given, text):
+    """[0, 5] of '0,5', a part of --input. Raises errors.UserError."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise errors.UserError(f"--input={given}: write numbers from 0 on, separated by commas, such as test:0,5,17")
+    return [int(number) for number in text.split(",")]
+
+
+def labels(known, label, classes):
+    """The classes that a model is told.
+
+    Args:
+      known: (n,) int32 labels of the images; -1 where there is none.
+      label: of all the images, as a person says; or None.
+      classes: that the model is told of; 0 for none.
+
+    Returns:
+      (n,) int32.
+
+    Raises:
+      errors.UserError: there is no label, two, or one that the model does not know.
+    """
+    if label is not None and not classes:
+        raise errors.UserError(f"--label={label}: the model of this run takes no labels; leave it out")
+    if label is not None and (known >= 0).any():
+        raise errors.UserError(f"--label={label}: images of the data set bring their own; leave it out")
+    if not classes:
+        return known
+    if label is None and (known < 0).any():
+        raise errors.UserError(f"--label is missing: the model of this run wants one, from 0 to {classes - 1}")
+    told = known if label is None else np.full_like(known, label)
+    for wrong in told[(told < 0) | (told >= classes)]:
+        raise errors.UserError(f"the label {wrong} is none of the model's, which go from 0 to {classes - 1}")
+    return told
+
+
+def _from_data(given, split, wanted, data, spec):
+    opened = domains.open_domains(data, split, {"": spec})
+    if opened is None:
+        raise errors.UserError(f"--input={given}: {data.source} has no test images; write train:… or name files")
+    domain = opened[""]
+    for number in wanted:
+        if number >= len(domain.source):
+            raise errors.UserError(f"--input={given}: there is no image {number}, they go from 0 to {len(domain.source) - 1}")
+    batch = domain.reader(wanted)
+    return Inputs([f"{split}:{number}" for number in wanted], batch["image"], batch["label"])
+
+
+def _find(given):
+    """Paths of image files."""
+    found = []
+    for name in [given] if pathlib.Path(given).exists() else given.split(","):
+        path = pathlib.Path(name)
+        if name and path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in sources.SUFFIXES and file.is_file())
+            if not inside:
+                raise errors.UserError(f"--input={given}: no {', '.join(sources.SUFFIXES)} files in {path}")
+            found += inside
+        elif name and path.is_file():
+            found.append(path)
+        else:
+            raise errors.UserError(f"--input={given}: there is no file or folder '{name}'")
+    return found
+
+
+def _read(path, shape):
+    """An (h, w, c) uint8 image of exactly this shape."""
+    try:
+        with Image.open(path) as image:
+            # A palette counts as three channels, even where one of its colours is transparent.
+            channels = 3 if image.mode == "P" and shape[-1] == 3 else sources.channels_of(image)
+            array = sources.convert(image, channels)
+    except sources.UNREADABLE as error:
+        raise sources.BadImageError(f"cannot read the image {path}: {sources.reason(error)}") from error
+    if array.shape != shape:
+        has, takes = ("{}x{} pixels and {} channels".format(*size) for size in (array.shape, shape))
+        raise errors.UserError(f"{path} has {has} and the images of this run {takes}: resize or convert it")
+    return array
