@@ -61,6 +61,7 @@ def _train(stop):
     specs = domains.specs(train_set)
     test_set = domains.open_domains(config.data, "test", specs)
     records = domains.records(train_set)
+    run.fill_foundation(workdir, config, specs)
     run.check_resumable(workdir, config, specs)
 
     steps = functools.partial(config_lib.in_steps, config, records=records)
@@ -123,7 +124,7 @@ def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape
     records, fingerprint = domains.records(train_set), domains.fingerprint(train_set)
     if _CHECKPOINT.value is None and not checkpoint.available_steps(folder):
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
-        state = stop.run(loop.initialise, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+        state = stop.run(run.first_state, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         return state, checkpoint.Position(0, 0.0, records, fingerprint)
     reader = checkpoint.Checkpointer(folder, read_only=True)
     state, position = stop.run(reader.restore, _CHECKPOINT.value, state_shape)

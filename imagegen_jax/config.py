@@ -261,8 +261,8 @@ def vqvae():
     vqvae.codes = 128  # in the codebook
     vqvae.dimensions = 32  # of a code
     vqvae.commitment = 0.25  # weight of the encoder's distance to its codes
-    vqvae.decay = 0.99  # of the codebook's moving averages
-    vqvae.restart = 0.01  # a code whose average use falls below this share of an even one is replaced; 0: never
+    vqvae.decay = 0.97  # of the codebook's moving averages
+    vqvae.restart = 0.05  # a code whose average use falls below this share of an even one is replaced; 0: in step 1 alone
     return c
 
 

@@ -3,15 +3,19 @@
 from imagegen_jax.algorithms import autoencoder
 from imagegen_jax.algorithms import baseline
 from imagegen_jax.algorithms import classifier
+from imagegen_jax.algorithms import code_prior
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.algorithms import diffusion
 from imagegen_jax.algorithms import vae
+from imagegen_jax.algorithms import vqvae
 
 ALGORITHMS = {
     "autoencoder": autoencoder.Autoencoder,
     "baseline": baseline.Baseline,
     "classifier": classifier.Classifier,
+    "code_prior": code_prior.CodePrior,
     "cyclegan": cyclegan.CycleGan,
     "diffusion": diffusion.Diffusion,
     "vae": vae.Vae,
+    "vqvae": vqvae.VqVae,
 }

@@ -247,6 +247,11 @@ def _active(level):
 def _network(config, image_shape, outputs, classes):
     network = config.network
     if network.name == "ladder":
+        if len(network.latents) != len(network.widths) + 1 or not any(network.latents):
+            raise errors.UserError(
+                f"config.network.latents is {tuple(network.latents)}: give {len(network.widths) + 1} numbers, one for each of "
+                "config.network.widths and one for the vector above them; not all 0"
+            )
         return ladder.Ladder(
             widths=tuple(network.widths),
             latents=tuple(network.latents),

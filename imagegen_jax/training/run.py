@@ -16,6 +16,7 @@ from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
+from imagegen_jax.training import loop
 from imagegen_jax.training import optimisers
 from imagegen_jax.training import sharding
 
@@ -104,6 +105,61 @@ def check_resumable(workdir, config, specs):
         differing.append(f"images: {saved[1]} in the run, {specs} now")
     if differing:
         raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
+
+
+def fill_foundation(workdir, config, specs):
+    """Fills in config.foundation.run, the config of the run that this one stands on; other families are left as they are.
+
+    Once the run has begun, its own config tells, so that it no longer needs the other's folder.
+
+    Raises:
+      errors.UserError: that folder is not given, is not a run, or is one of another family or of images of another shape.
+    """
+    family = algorithms.ALGORITHMS[config.algorithm].foundation if config.algorithm in algorithms.ALGORITHMS else ""
+    if not family:
+        return
+    own = load_config(workdir) if checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS) else None
+    found = own[0].foundation.run if own and "foundation" in own[0] else _foundation(config, family, specs)
+    with config.unlocked():
+        config.foundation.run = found
+
+
+def _foundation(config, family, specs):
+    """The config of the run in config.foundation.workdir, which must be of this family and of images of this shape."""
+    folder = config.foundation.workdir
+    if not folder:
+        raise errors.UserError(
+            f"config.foundation.workdir is missing: give the folder of a trained run of {family}, --config.foundation.workdir=RUN"
+        )
+    found = load_config(folder)
+    if found is None:
+        raise errors.UserError(f"config.foundation.workdir is {folder}, which is not the folder of a run: it has no {_CONFIG}")
+    founding, founding_specs = found
+    if founding.algorithm != family:
+        raise errors.UserError(f"{folder} is a run of {founding.algorithm}, and {config.algorithm} stands on one of {family}")
+    theirs, ours = ("x".join(map(str, images_of[""].shape)) for images_of in (founding_specs, specs))
+    if theirs != ours:
+        raise errors.UserError(f"{folder} is a run of {theirs} images, and those of config.data are {ours}")
+    return founding
+
+
+def first_state(config, algorithm, rng, shardings):
+    """The state of step 0, with what it takes from the trained run that it stands on, if it stands on one.
+
+    Args:
+      config: with config.foundation filled in.
+      algorithm: of that config.
+      rng: key of the stream 'init'.
+      shardings: pytree of the state's.
+
+    Raises:
+      errors.UserError: the trained run has no checkpoint that can be read.
+    """
+    state = loop.initialise(algorithm, rng, shardings)
+    if not algorithm.foundation:
+        return state
+    _, _, founded_on, _ = load(config.foundation.workdir)
+    return jax.jit(algorithm.adopt, out_shardings=shardings)(state, founded_on)
 
 
 def check_space(workdir, state):

@@ -1,0 +1,75 @@
+"""A transformer over the codes of a trained VQ-VAE, which draws images (van den Oord et al. 2017, section 3.3).
+
+python -m experiments.main --config=configs/vqvae.py --workdir=runs/vqvae
+python -m experiments.main --config=configs/vqvae_prior.py --config.foundation.workdir=runs/vqvae --workdir=runs/vqvae_prior
+
+''       for a run of configs/vqvae.py, in minutes
+smoke    for a run of configs/vqvae.py:smoke, in seconds
+fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sample --label=3
+"""
+
+from imagegen_jax import config as defaults
+from imagegen_jax import errors
+
+
+def get_config(variant=""):
+    """The config of a variant."""
+    variants = {"": _bundled, "smoke": _smoke, "fashion": _fashion}
+    if variant not in variants:
+        listed = ", ".join(filter(None, variants))
+        raise errors.UserError(f"configs/vqvae_prior.py has no variant '{variant}': choose one of {listed}")
+    return variants[variant]()
+
+
+def _bundled():
+    c = defaults.code_prior()
+    c.batch_size = 64
+    c.duration = "12 epochs"
+    c.optimizer.name = "adamw"
+    c.optimizer.lr = 1e-3
+    c.optimizer.b2 = 0.95
+    c.optimizer.weight_decay = 0.1
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "100 steps"
+    c.ema.decay = 0.999
+    c.checkpoint.every = "3 epochs"
+    c.sample.every = "3 epochs"
+    c.sample.num = 64
+    c.sample.batch_size = 64
+    c.eval.every = "3 epochs"
+    c.eval.num = 0
+    c.eval.batch_size = 100
+    return c
+
+
+def _smoke():
+    c = _bundled()
+    c.batch_size = 8
+    c.duration = "20 steps"
+    c.network.width = 16
+    c.network.layers = 1
+    c.network.heads = 2
+    c.sample.num = 16
+    c.sample.batch_size = 8
+    c.log.every = "5 steps"
+    c.checkpoint.every = "10 steps"
+    c.sample.every = "10 steps"
+    c.eval.every = "10 steps"
+    c.eval.num = 64
+    c.eval.batch_size = 32
+    return c
+
+
+def _fashion():
+    c = _bundled()
+    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
+    c.batch_size = 128
+    c.duration = "30 epochs"
+    c.network.width = 256
+    c.network.layers = 6
+    c.network.heads = 8
+    c.prior.conditional = True
+    c.sample.num = 80
+    c.sample.batch_size = 80
+    c.log.every = "100 steps"
+    return c

@@ -1,0 +1,231 @@
+"""The vector-quantised autoencoder (van den Oord et al. 2017): each place of the encoder's output becomes one of K vectors.
+
+With z the encoder's output, e the nearest vector of the codebook (equations 1 and 2) and sg the stopped gradient, the networks
+minimise equation 3 without its middle term,
+
+    |decoder(z + sg(e - z)) - x|^2 + commitment |z - sg(e)|^2
+
+as means over pixels in [-1, 1] and over the numbers of a code. The decoder sees e, and the encoder gets the gradient at e
+("straight through"). What the middle term would do, moving averages do (appendix A.1): with n_i the places of a batch whose
+nearest vector is e_i, and s_i the sum of their z,
+
+    N_i <- decay N_i + (1 - decay) n_i,    m_i <- decay m_i + (1 - decay) s_i,    e_i = m_i / N_i            equations 6 to 8
+
+A vector that is hardly ever the nearest is replaced by a z of the batch (Dhariwal et al. 2020, section 3.1), and in the first
+step all of them are, so that the codebook begins among what it is to represent.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import ClassVar
+
+import flax.struct
+import jax
+from jax import numpy as jnp
+import optax
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.networks import vqvae_nets
+
+# Whether two devices choose the same vector must not depend on the low precision in which some multiply by default.
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+@flax.struct.dataclass
+class Codebook:
+    """K vectors and how much each is used.
+
+    Attributes:
+      vectors: (K, d) float32, e of the equations above.
+      counts: (K,) float32, N: moving averages of the places in a batch that each vector is nearest to.
+    """
+
+    vectors: jax.Array
+    counts: jax.Array
+
+    def nearest(self, z):
+        """(..., d) -> (...) int32, the number of the nearest vector (equation 1); of several, the first."""
+        squares = jnp.square(self.vectors).sum(-1)
+        products = jnp.einsum("...d,kd->...k", z, self.vectors, precision=_EXACT)
+        return jnp.argmin(squares - 2 * products, -1).astype(jnp.int32)
+
+    def restarted(self, z, rng, dead):
+        """With random rows of z (m, d) in place of those vectors that are `dead` (K,) bool, as if they had their even share."""
+        codes, rows = len(self.vectors), len(z)
+        # One row of each of K equal parts: no vector comes twice where there are enough.
+        chosen = (jnp.arange(codes) + jax.random.uniform(rng, (codes,))) * (rows / codes)
+        fresh = z[jnp.minimum(chosen.astype(jnp.int32), rows - 1)]
+        return Codebook(jnp.where(dead[:, None], fresh, self.vectors), jnp.where(dead, rows / codes, self.counts))
+
+    def updated(self, z, uses, decay):
+        """After a batch: z (m, d), and uses (m, K) that are 1 at each row's nearest vector and 0 elsewhere.
+
+        m_i = N_i e_i put into equations 6 to 8 gives e_i <- e_i + (1 - decay) (s_i - n_i e_i) / N_i, which leaves a vector
+        without uses where it is, however small its count becomes.
+        """
+        batch_counts = uses.sum(0)
+        sums = jnp.einsum("mk,md->kd", uses, z, precision=_EXACT)
+        counts = decay * self.counts + (1 - decay) * batch_counts
+        moves = (1 - decay) * (sums - batch_counts[:, None] * self.vectors)
+        return Codebook(self.vectors + moves / jnp.maximum(counts, jnp.finfo(jnp.float32).tiny)[:, None], counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class VqVae(base.Algorithm):
+    """A VQ-VAE of images of one shape. Images are drawn by a prior over its codes, which is a run of its own (code_prior.py).
+
+    Attributes:
+      network: the encoder and the decoder.
+      codes: vectors in the codebook, K.
+      commitment: weight of the encoder's distance to its codes.
+      decay: of the codebook's moving averages.
+      restart: a vector is replaced when its count falls below this share of an even one; 0: never.
+      optimizer: optax transformation.
+      ema_decay: step -> decay of the moving average of the networks' parameters.
+      accumulate: pieces in which a batch's gradient is computed.
+    """
+
+    draws: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
+    has_codes: ClassVar[bool] = True
+
+    network: vqvae_nets.Coder
+    codes: int
+    commitment: float
+    decay: float
+    restart: float
+    optimizer: optax.GradientTransformation
+    ema_decay: Callable
+    accumulate: int = 1
+
+    @classmethod
+    def from_config(cls, config, spec, training):
+        network = vqvae_nets.Coder(
+            widths=tuple(config.network.widths),
+            blocks=config.network.blocks,
+            groups=config.network.groups,
+            dimensions=config.vqvae.dimensions,
+            image_shape=spec.shape,
+            dtype=jnp.dtype(config.network.dtype),
+        )
+        return cls(
+            network=network,
+            codes=config.vqvae.codes,
+            commitment=config.vqvae.commitment,
+            decay=config.vqvae.decay,
+            restart=config.vqvae.restart,
+            optimizer=training.optimizer,
+            ema_decay=training.ema_decay,
+            accumulate=config.optimizer.accumulate,
+        )
+
+    @property
+    def code_shape(self):
+        """(h', w') of an image's codes."""
+        return self.network.code_shape[:2]
+
+    def init(self, rng):
+        params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
+        # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.
+        vectors = jax.random.normal(jax.random.fold_in(rng, 1), (self.codes, self.network.dimensions))
+        return base.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params={"vqvae": params},
+            opt_state={"vqvae": self.optimizer.init(params)},
+            ema_params={"vqvae": params},
+            extra={"codebook": Codebook(vectors, jnp.zeros(self.codes))},
+        )
+
+    def train_step(self, state, batch, rng):
+        params, codebook = state.params["vqvae"], state.extra["codebook"]
+        x = images.to_float(batch["image"])
+        # The codebook is that of the whole batch, in however many pieces its gradient is computed. In one piece, the compiler
+        # finds that the loss computes the same z, and does so once.
+        z = self._encode(params, x)
+        rows = z.reshape(-1, z.shape[-1])
+        dead = (state.step == 0) | (codebook.counts < self.restart * len(rows) / self.codes)
+        codebook = codebook.restarted(rows, rng, dead)
+        indices = codebook.nearest(z)
+
+        def loss(params, examples, rng):
+            x, nearest = examples
+            z = self._encode(params, x)
+            error = _error(self._decode(params, straight_through(z, nearest)), x).mean()
+            distance = _error(z, nearest).mean()
+            return error + self.commitment * distance, {"squared_error": error, "code_distance": distance}
+
+        examples = (x, codebook.vectors[indices])
+        (value, metrics), grads = base.value_and_grad(loss, params, examples, rng, self.accumulate)
+        uses = jax.nn.one_hot(indices.reshape(-1), self.codes)
+        metrics |= {
+            "loss": value,
+            "perplexity": perplexity(uses.mean(0)),
+            "codes_in_use": (uses.sum(0) > 0).mean(),
+            "codes_restarted": dead.sum().astype(jnp.float32),
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+        }
+        state = base.update(state, "vqvae", grads, self.optimizer, self.ema_decay)
+        return state.replace(step=state.step + 1, extra={"codebook": codebook.updated(rows, uses, self.decay)}), metrics
+
+    def eval_step(self, state, batch, rng):
+        x = images.to_float(batch["image"])
+        z = self._encode(state.params["vqvae"], x)
+        nearest = self._quantised(state, z)
+        error, distance = _error(self._decode(state.params["vqvae"], nearest), x), _error(z, nearest)
+        return {"loss": error + self.commitment * distance, "squared_error": error, "code_distance": distance}
+
+    def sample(self, state, rng, request):
+        raise NotImplementedError("a VQ-VAE has no distribution of codes; see code_prior.py")
+
+    def encode(self, state, batch, rng=None):
+        """(n, h' w' d) float32, the encoder's outputs z as they are: `decode` goes to the nearest vectors."""
+        return self._encode(state.params["vqvae"], images.to_float(batch["image"])).reshape(len(batch["image"]), -1)
+
+    def decode(self, state, codes, label=None):
+        nearest = self._quantised(state, codes.reshape(-1, *self.network.code_shape))
+        return jnp.clip(self._decode(state.params["vqvae"], nearest), -1.0, 1.0)
+
+    def indices(self, state, image):
+        """(n, h, w, c) uint8 -> (n, h', w') int32, the number of the vector at each place."""
+        return state.extra["codebook"].nearest(self._encode(state.params["vqvae"], images.to_float(image)))
+
+    def decode_indices(self, state, indices):
+        """(n, h', w') int32 -> (n, h, w, c) float32 in [-1, 1]."""
+        return jnp.clip(self._decode(state.params["vqvae"], state.extra["codebook"].vectors[indices]), -1.0, 1.0)
+
+    def panel(self, state, batch, rng):
+        return jnp.stack([images.to_float(batch["image"]), self.decode(state, self.encode(state, batch))], 1)
+
+    def check_request(self, request):
+        raise errors.UserError(
+            "a VQ-VAE draws no images by itself: train a prior on this run, "
+            "python -m experiments.main --config=configs/vqvae_prior.py --config.foundation.workdir=THIS_RUN --workdir=ANOTHER"
+        )
+
+    def _encode(self, params, x):
+        return self.network.apply({"params": params}, x, method="encode")
+
+    def _decode(self, params, z):
+        return self.network.apply({"params": params}, z, method="decode")
+
+    def _quantised(self, state, z):
+        codebook = state.extra["codebook"]
+        return codebook.vectors[codebook.nearest(z)]
+
+
+def straight_through(z, nearest):
+    """The value of `nearest` with the gradient of z; both (..., d)."""
+    return z + jax.lax.stop_gradient(nearest - z)
+
+
+def perplexity(shares):
+    """e to the entropy of (K,) shares: how many codes it would take, evenly used, to be as unsure of the next."""
+    return jnp.exp(jax.scipy.special.entr(shares).sum())
+
+
+def _error(a, b):
+    """(n,) squared differences, averaged over all else."""
+    return jnp.square(a - b).mean((1, 2, 3))
