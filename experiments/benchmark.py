@@ -24,6 +24,7 @@ import numpy as np
 from experiments.twins import cyclegan as cyclegan_twin
 from experiments.twins import timing
 from experiments.twins import unet as unet_twin
+from experiments.twins import vae as vae_twin
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
@@ -35,7 +36,8 @@ from imagegen_jax.training import loop
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
-_TWINS = {"diffusers": unet_twin, "torch": cyclegan_twin}
+# By the value of --against and the family.
+_TWINS = {"diffusers": {"diffusion": unet_twin}, "torch": {"cyclegan": cyclegan_twin, "vae": vae_twin}}
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -47,7 +49,8 @@ _AGAINST = flags.DEFINE_enum(
     "against",
     None,
     list(_TWINS),
-    "Also time the recipe's PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch that of a CycleGAN.",
+    "Also time the recipe's PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch those of a CycleGAN and "
+    "of a VAE on pythae's networks.",
 )
 _REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps are timed, each by itself.")
 
@@ -135,8 +138,9 @@ def measure(config, repeats, against=None):
     train_set = domains.open_domains(config.data, "train")
     algorithm = run.build_algorithm(config, domains.specs(train_set), domains.records(train_set))
     mesh = sharding.make_mesh(config.batch_size)
-    if against:
-        _TWINS[against].check(config, algorithm, mesh)
+    twin = twin_of(config, against) if against else None
+    if twin:
+        twin.check(config, algorithm, mesh)
 
     batch = next(_batches(config, train_set))
     training = Training(config, algorithm, mesh, train_set, batch)
@@ -162,9 +166,19 @@ def measure(config, repeats, against=None):
         results["sampling_images_per_second"] = sampling_rate(config, algorithm, mesh, training.state.with_ema())
     if len(algorithm.domains) == 2:
         results["translation_images_per_second"] = translation_rate(config, algorithm, mesh, training.state.with_ema())
-    if against:
-        results["against"] = _TWINS[against].compare(config, algorithm, mesh, training, batch, repeats)
+    if twin:
+        results["against"] = twin.compare(config, algorithm, mesh, training, batch, repeats)
     return results
+
+
+def twin_of(config, against):
+    """The module of experiments.twins for a family; raises errors.UserError where that peer has none."""
+    if twin := _TWINS[against].get(config.algorithm):
+        return twin
+    having = [f"choose --against={name}" for name, twins in _TWINS.items() if config.algorithm in twins]
+    raise errors.UserError(
+        f"--against={against} has no twin of config.algorithm {config.algorithm!r}: {', '.join(having) or 'no peer has'}"
+    )
 
 
 class Training:

@@ -5,19 +5,12 @@ import numpy as np
 
 from experiments.twins import pytorch
 from experiments.twins import timing
-from imagegen_jax import errors
-from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
 
 def check(config, algorithm, mesh):
     """Raises errors.UserError where the recipe is not one that the authors' code trains the same way."""
-    if not isinstance(algorithm, cyclegan.CycleGan):
-        raise errors.UserError(
-            f"--against=torch knows the networks of a CycleGAN; config.algorithm is {config.algorithm!r}: "
-            "for the U-Net of a diffusion there is --against=diffusers"
-        )
     known = {
         "network.name": (config.network.name, "resnet"),
         "network.upsampling": (config.network.upsampling, "transposed"),

@@ -25,7 +25,7 @@ def check(against, packages, config, mesh, reasons):
     name = config.optimizer.name
     reasons = {
         f"config.optimizer.name is {name!r}: choose adam or adamw": name not in ("adam", "adamw"),
-        "config.network.remat must be False": config.network.remat,
+        "config.network.remat must be False": config.network.get("remat", False),
         f"there are {mesh.size} devices: let the process see one, as by CUDA_VISIBLE_DEVICES=0": mesh.size > 1
         and jax.default_backend() != "cpu",
         **reasons,

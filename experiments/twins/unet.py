@@ -6,22 +6,14 @@ import numpy as np
 
 from experiments.twins import pytorch
 from experiments.twins import timing
-from imagegen_jax import errors
-from imagegen_jax.algorithms import diffusion
 from imagegen_jax.diffusion import parametrisations
 from imagegen_jax.diffusion import weightings
-from imagegen_jax.networks import unet
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
 
 def check(config, algorithm, mesh):
     """Raises errors.UserError where the recipe has no twin in diffusers that would do the same work."""
-    if not (isinstance(algorithm, diffusion.Diffusion) and isinstance(algorithm.network, unet.UNet)):
-        raise errors.UserError(
-            f"--against=diffusers knows the U-Net of a diffusion; config.algorithm is {config.algorithm!r}: "
-            "for a CycleGAN there is --against=torch"
-        )
     network = algorithm.network
     widths = [network.channels * multiplier for multiplier in network.multipliers]
     sides = algorithm.image_shape[:2]
