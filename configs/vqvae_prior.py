@@ -23,8 +23,8 @@ def get_config(variant=""):
 
 def _bundled():
     c = defaults.code_prior()
-    c.batch_size = 64
-    c.duration = "12 epochs"
+    c.batch_size = 32
+    c.duration = "8 epochs"
     c.optimizer.name = "adamw"
     c.optimizer.lr = 1e-3
     c.optimizer.b2 = 0.95
@@ -32,11 +32,11 @@ def _bundled():
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"
     c.ema.decay = 0.999
-    c.checkpoint.every = "3 epochs"
-    c.sample.every = "3 epochs"
+    c.checkpoint.every = "2 epochs"
+    c.sample.every = "2 epochs"
     c.sample.num = 64
     c.sample.batch_size = 64
-    c.eval.every = "3 epochs"
+    c.eval.every = "2 epochs"
     c.eval.num = 0
     c.eval.batch_size = 100
     return c

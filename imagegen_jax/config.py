@@ -262,7 +262,7 @@ def vqvae():
     vqvae.dimensions = 32  # of a code
     vqvae.commitment = 0.25  # weight of the encoder's distance to its codes
     vqvae.decay = 0.97  # of the codebook's moving averages
-    vqvae.restart = 0.05  # a code whose average use falls below this share of an even one is replaced; 0: in step 1 alone
+    vqvae.restart = 0.05  # a code whose average use falls below this share of an even one is replaced; 0: never
     return c
 
 

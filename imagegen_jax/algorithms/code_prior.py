@@ -136,7 +136,7 @@ class CodePrior(base.Algorithm):
         super().check_request(request)
         given = request.temperature
         if given is not None and (len(given) != 1 or given[0] <= 0):
-            raise errors.UserError(f"--temperature={','.join(map(str, given))}: give one number above 0, which divides the logits")
+            raise errors.UserError(f"--temperature={','.join(map(str, given))}: give one number above 0")
 
     def _codes(self, state, batch):
         """(n, length) int32, row by row."""

@@ -81,7 +81,7 @@ class VqVae(base.Algorithm):
       codes: vectors in the codebook, K.
       commitment: weight of the encoder's distance to its codes.
       decay: of the codebook's moving averages.
-      restart: a vector is replaced when its count falls below this share of an even one; 0: never.
+      restart: a vector is replaced when its count falls below this share of an even one; 0: in the first step alone.
       optimizer: optax transformation.
       ema_decay: step -> decay of the moving average of the networks' parameters.
       accumulate: pieces in which a batch's gradient is computed.

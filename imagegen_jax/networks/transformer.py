@@ -1,4 +1,4 @@
-"""A causal transformer (Vaswani et al. 2017; normalised before each branch, as Radford et al. 2019 do) over codes 0 ... K - 1."""
+"""A causal transformer (Vaswani et al. 2017), normalised before each branch (Radford et al. 2019), over codes 0, ..., K - 1."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The encoder and the decoder of a VQ-VAE (van den Oord et al. 2017, section 4.1): what stands before and behind its codebook."""
+"""What stands before and behind the codebook of a VQ-VAE (van den Oord et al. 2017, section 4.1): encoder and decoder."""
 
 from flax import linen as nn
 from jax import numpy as jnp

@@ -129,7 +129,7 @@ def _foundation(config, family, specs):
     folder = config.foundation.workdir
     if not folder:
         raise errors.UserError(
-            f"config.foundation.workdir is missing: give the folder of a trained run of {family}, --config.foundation.workdir=RUN"
+            f"config.foundation.workdir is missing: give the folder of a run of {family}, --config.foundation.workdir=RUN"
         )
     found = load_config(folder)
     if found is None:
