@@ -1,10 +1,11 @@
-"""Measures how fast a recipe trains, draws and reads its images on this machine, and what it needs for that.
+"""Measures how fast a recipe trains, draws and reads its images on this machine, or a network of scores extracts features.
 
 python -m experiments.benchmark --config=configs/ddpm.py --out=speed.json
 python -m experiments.benchmark --config=configs/ddpm.py --against=diffusers
 python -m experiments.benchmark --config=configs/cyclegan.py --against=torch
+python -m experiments.benchmark --features=inception --against=torch
 
-With --against the recipe's networks meet their PyTorch twins, of equal parameter count, in the same process and by turns. On a
+With --against the networks meet their PyTorch twins, of equal parameter count, in the same process and by turns. On a
 GPU, where JAX takes most of the memory at its start, the twin needs XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
 """
 
@@ -22,6 +23,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from experiments.twins import cyclegan as cyclegan_twin
+from experiments.twins import inception as inception_twin
 from experiments.twins import timing
 from experiments.twins import unet as unet_twin
 from experiments.twins import vae as vae_twin
@@ -30,7 +32,9 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import machine
 from imagegen_jax.data import domains
+from imagegen_jax.evaluation import resizing
 from imagegen_jax.generation import sampling
+from imagegen_jax.networks import inception
 from imagegen_jax.training import compiler
 from imagegen_jax.training import loop
 from imagegen_jax.training import run
@@ -44,16 +48,23 @@ _CONFIG = config_flags.DEFINE_config_file(
     None,
     "A recipe and its variant, such as configs/ddpm.py or configs/ddpm.py:smoke; --config.KEY=VALUE changes a key.",
 )
+_FEATURES = flags.DEFINE_enum(
+    "features",
+    None,
+    ["inception"],
+    "Time a network of scores instead of a recipe: inception is that of the Fréchet Inception Distance, with random weights.",
+)
 _OUT = flags.DEFINE_string("out", None, "Where to write the results with the machine and the config: a path ending in .json.")
 _AGAINST = flags.DEFINE_enum(
     "against",
     None,
     list(_TWINS),
-    "Also time the recipe's PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch those of a CycleGAN and "
-    "of a VAE on pythae's networks.",
+    "Also time the PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch those of a CycleGAN, of a VAE on "
+    "pythae's networks, and of features.",
 )
-_REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps are timed, each by itself.")
+_REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps, or batches of features, are timed, each by itself.")
 
+_EXTRACTED = (64, 32, 32, 3)  # a batch of images whose features are timed: config.eval.batch_size of CIFAR-10's
 _DRAWS = 3  # timed batches of drawn images, each as many network evaluations as the sampler has steps
 # Load for each core from which the table warns. With one busy process beside it on two cores PyTorch's forward pass took
 # 12 ms or 900 ms: OpenMP threads that spin for one another. OMP_WAIT_POLICY=passive steadies that.
@@ -66,7 +77,10 @@ _MATMUL_SECONDS = 0.1  # a product that takes so long has the device busy: a lar
 def main():
     """Checks what was asked for, measures, prints a table and writes --out."""
     config = _CONFIG.value
-    config_lib.check(config)
+    if (config is None) == (_FEATURES.value is None):
+        raise errors.UserError("give either --config=FILE, a recipe, or --features=inception (see --help)")
+    if config is not None:
+        config_lib.check(config)
     if _REPEATS.value < 1:
         raise errors.UserError(f"--repeats is {_REPEATS.value}: it must be at least 1")
     if _OUT.value is not None:
@@ -74,13 +88,13 @@ def main():
     # A step that an earlier run left in the compilation cache would seem to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     report = dict(
-        recipe=recipe_name(),
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine.facts(),
-        repeats=_REPEATS.value,
-        config=json.loads(config.to_json()),
-        results=measure(config, _REPEATS.value, _AGAINST.value),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), machine=machine.facts(), repeats=_REPEATS.value
     )
+    if config is None:
+        report |= dict(features=_FEATURES.value, results=measure_features(_REPEATS.value, _AGAINST.value))
+    else:
+        results = measure(config, _REPEATS.value, _AGAINST.value)
+        report |= dict(recipe=recipe_name(), config=json.loads(config.to_json()), results=results)
     if jax.process_index() == 0:
         print(table(report))
         if _OUT.value is not None:
@@ -128,9 +142,8 @@ def measure(config, repeats, against=None):
       against: a value of --against or None.
 
     Returns:
-      A dict of numbers and dicts of numbers, as `--out` holds it under 'results'. FLOP/s and their peak are of one device.
-      Peak memory is that of the training: of the fullest device, or of the process where the backend does not count it.
-      Where a batch has images of two domains, one of each counts as one image.
+      A dict of numbers and dicts of numbers, as `--out` holds it under 'results': what `measured` says of the training, and
+      more. Where a batch has images of two domains, one of each counts as one image.
 
     Raises:
       errors.UserError: the config, its data or the devices do not fit, or the recipe has no twin.
@@ -144,24 +157,8 @@ def measure(config, repeats, against=None):
 
     batch = next(_batches(config, train_set))
     training = Training(config, algorithm, mesh, train_set, batch)
-    seconds = timing.timings(training, repeats, timing.WARM_UP)
-    memory, memory_of = peak_memory()  # now, before anything else can raise it
-    peak = matmul_peak(compute_dtype(config))
-    rate = training.flops / np.median(seconds)
-    results = dict(
-        parameters=training.parameters(),
-        compile_seconds=training.compile_seconds,
-        step_ms=timing.spread(seconds),
-        images_per_second=config.batch_size / np.median(seconds),
-        step_flops=training.flops,
-        flops_per_second=rate,
-        matmul_peak_flops_per_second=peak,
-        fraction_of_peak=rate / peak,
-        step_temporary_bytes=training.temporary_bytes,
-        peak_memory_bytes=memory,
-        peak_memory_of=memory_of,
-        pipeline_images_per_second=pipeline_rate(config, train_set),
-    )
+    results = measured(training, config.batch_size, repeats, compute_dtype(config))
+    results["pipeline_images_per_second"] = pipeline_rate(config, train_set)
     if algorithm.draws:
         results["sampling_images_per_second"] = sampling_rate(config, algorithm, mesh, training.state.with_ema())
     if len(algorithm.domains) == 2:
@@ -178,6 +175,39 @@ def twin_of(config, against):
     having = [f"choose --against={name}" for name, twins in _TWINS.items() if config.algorithm in twins]
     raise errors.UserError(
         f"--against={against} has no twin of config.algorithm {config.algorithm!r}: {', '.join(having) or 'no peer has'}"
+    )
+
+
+def measured(compiled, images, repeats, dtype):
+    """What is measured of every compiled step.
+
+    Args:
+      compiled: a Training or an Extraction.
+      images: how many a step takes.
+      repeats: how many steps are timed.
+      dtype: the name of that which it computes in.
+
+    Returns:
+      A dict of numbers. FLOP/s and their peak are of one device. Peak memory is that of the steps: of the fullest device, or of
+      the process where the backend does not count it.
+    """
+    seconds = timing.timings(compiled, repeats, timing.WARM_UP)
+    memory, memory_of = peak_memory()  # now, before anything else can raise it
+    peak = matmul_peak(dtype)
+    rate = compiled.flops / np.median(seconds)
+    return dict(
+        parameters=compiled.parameters(),
+        compile_seconds=compiled.compile_seconds,
+        step_images=images,
+        step_ms=timing.spread(seconds),
+        images_per_second=images / np.median(seconds),
+        step_flops=compiled.flops,
+        flops_per_second=rate,
+        matmul_peak_flops_per_second=peak,
+        fraction_of_peak=rate / peak,
+        step_temporary_bytes=compiled.temporary_bytes,
+        peak_memory_bytes=memory,
+        peak_memory_of=memory_of,
     )
 
 
@@ -274,6 +304,72 @@ def translation_rate(config, algorithm, mesh, state):
     return num / np.median(timing.timings(lambda: list(translations.batches(state, [pixels])), _DRAWS, 1))
 
 
+# ---------------------------------------------------------------------------------------------------------------- features
+
+
+def measure_features(repeats, against=None):
+    """Everything that is measured of the Fréchet Inception Distance's network: what `measured` says, and 'against'.
+
+    Args:
+      repeats: how many batches are timed.
+      against: 'torch' or None.
+
+    Raises:
+      errors.UserError: `against` is another, or PyTorch or torch-fidelity is missing.
+    """
+    mesh = sharding.make_mesh(jax.device_count())
+    if against:
+        if against != "torch":
+            raise errors.UserError(f"--against={against} knows no features: for them there is --against=torch")
+        inception_twin.check(mesh)
+    extraction = Extraction(mesh)
+    results = measured(extraction, len(extraction.images), repeats, "float32")
+    if against:
+        results["against"] = inception_twin.compare(extraction, repeats)
+    return results
+
+
+class Extraction:
+    """The compiled FID network, resizing included; each call takes the same random images, and returns when it is done.
+
+    Attributes:
+      images: (n, h, w, 3) uint8.
+      compile_seconds, flops, temporary_bytes: as Training has them.
+    """
+
+    def __init__(self, mesh):
+        """The weights are random: how long it takes does not depend on them, as long as all numbers stay in range."""
+        rng = np.random.default_rng(0)
+        num, *shape = _EXTRACTED
+        self.images = rng.integers(0, 256, (sharding.divisible(num, mesh), *shape), np.uint8)
+        network = inception.InceptionV3()
+
+        def extract(variables, images):
+            return network.apply(variables, (resizing.legacy_tensorflow(images, 299) - 128) / 128)
+
+        def random(leaf):
+            if leaf.ndim == 1:  # of a batch normalisation
+                return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+            return rng.standard_normal(leaf.shape, np.float32) * np.sqrt(2 / np.prod(leaf.shape[:-1]), dtype=np.float32)
+
+        specs = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32))
+        whole = sharding.replicated(mesh)
+        self._arguments = jax.device_put(jax.tree.map(random, specs), whole), sharding.put_rows(mesh, self.images)
+        begin = time.perf_counter()
+        jitted = jax.jit(extract, out_shardings=whole, compiler_options=compiler.options())
+        self._extract = jitted.lower(*self._arguments).compile()
+        self.compile_seconds = time.perf_counter() - begin
+        self.flops = self._extract.cost_analysis()["flops"]
+        self.temporary_bytes = self._extract.memory_analysis().temp_size_in_bytes
+
+    def __call__(self):
+        jax.block_until_ready(self._extract(*self._arguments))
+
+    def parameters(self):
+        """How many numbers were learned."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._arguments[0]["params"]))
+
+
 # --------------------------------------------------------------------------------------------------------------- the table
 
 
@@ -281,40 +377,41 @@ def table(report):
     """A report as text for a person."""
     facts, r = report["machine"], report["results"]
     busy = facts["load_average"] > _BUSY * facts["cpu_count"]
+    step, work = ("train step", "training") if "recipe" in report else ("batch", "extraction")
 
     def ms(times):
         return f"{times['median']:.2f}  (quartiles {times['quartile1']:.2f} to {times['quartile3']:.2f})"
 
     rows = {
-        "recipe": report["recipe"],
+        **{name: report[name] for name in ("recipe", "features") if name in report},
         "machine": f"{facts['device_count']} x {facts['device_kind']} ({facts['platform']}), {facts['cpu_count']} CPU cores, "
         f"JAX {facts['jax_version']}",
         "load before the run": f"{facts['load_average']:.1f}" + ("  (BUSY: others distort these times)" if busy else ""),
         "parameters": f"{r['parameters']:,}",
         "compile time, s": f"{r['compile_seconds']:.1f}",
-        "train step, ms": ms(r["step_ms"]),
-        "training, images/s": f"{r['images_per_second']:.2f}",
+        f"{step} of {r['step_images']}, ms": ms(r["step_ms"]),
+        f"{work}, images/s": f"{r['images_per_second']:.2f}",
         "a device's GFLOP/s": f"{r['flops_per_second'] / 1e9:.1f}",
         "its matmul peak, GFLOP/s": f"{r['matmul_peak_flops_per_second'] / 1e9:.1f}",
         "fraction of peak": f"{r['fraction_of_peak']:.3f}",
-        "temporaries of a step, MB": f"{r['step_temporary_bytes'] / 1e6:.0f}",
+        f"temporaries of a {step.split()[-1]}, MB": f"{r['step_temporary_bytes'] / 1e6:.0f}",
         "peak memory, MB": f"{r['peak_memory_bytes'] / 1e6:.0f}  (of the {r['peak_memory_of']})",
-        "input pipeline, images/s": f"{r['pipeline_images_per_second']:.0f}",
     }
-    for name in ("sampling", "translation"):
-        if rate := r.get(f"{name}_images_per_second"):
+    for key, name in {"pipeline": "input pipeline", "sampling": "sampling", "translation": "translation"}.items():
+        if rate := r.get(f"{key}_images_per_second"):
             rows[f"{name}, images/s"] = f"{rate:.2f}"
     if peer := r.get("against"):
-        versions = [f"{name} {peer[key]}" for name in _TWINS if (key := f"{name}_version") in peer]
+        versions = [f"{key.removesuffix('_version')} {peer[key]}" for key in peer if key.endswith("_version")]
         rows["against"] = f"{', '.join(versions)} on {peer['device']}"
-        n = report["config"]["batch_size"]
-        for name, count, times in (("train step", n, "step_ms"), ("forward pass", peer["forward_images"], "forward_ms")):
-            rows[f"{name} of {count}, ours, ms"] = ms(peer[times]["ours"])
-            rows[f"{name} of {count}, theirs, ms"] = ms(peer[times]["theirs"])
-            rows[f"{name}, theirs / ours"] = f"{peer[times]['ratio']:.2f}"
+        timed = {"step": (step, r["step_images"]), "forward": ("forward pass", peer.get("forward_images"))}
+        for key, (name, count) in timed.items():
+            if times := peer.get(f"{key}_ms"):
+                rows[f"{name} of {count}, ours, ms"] = ms(times["ours"])
+                rows[f"{name} of {count}, theirs, ms"] = ms(times["theirs"])
+                rows[f"{name}, theirs / ours"] = f"{times['ratio']:.2f}"
     width = max(map(len, rows))
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
 
 
 if __name__ == "__main__":
-    command_line.run(main, required=("config",))
+    command_line.run(main)

@@ -11,6 +11,8 @@ import pytest
 from configs import cyclegan
 from experiments import benchmark
 from experiments.twins import cyclegan as cyclegan_twin
+from experiments.twins import inception as inception_twin
+from experiments.twins import timing
 from experiments.twins import unet as unet_twin
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -18,17 +20,19 @@ from imagegen_jax import machine
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.networks import unet
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
 
 KEYS = {
-    "parameters", "compile_seconds", "step_ms", "images_per_second", "step_flops", "flops_per_second",
+    "parameters", "compile_seconds", "step_images", "step_ms", "images_per_second", "step_flops", "flops_per_second",
     "matmul_peak_flops_per_second", "fraction_of_peak", "step_temporary_bytes", "peak_memory_bytes", "peak_memory_of",
-    "pipeline_images_per_second",
 }  # fmt: skip
 
 # (kernel side, channels in, channels out) of each layer, as the appendix of Zhu et al. 2017 lists them.
 GENERATOR = [
     (7, 3, 64), (3, 64, 128), (3, 128, 256), *[(3, 256, 256)] * 18, (3, 256, 128), (3, 128, 64), (7, 64, 3),
 ]  # fmt: skip
+# Keras counts 21,802,784 without the last layer, of which 34,432 are means and variances; it has no scales.
+INCEPTION = 21_802_784 - 34_432 // 2 + 2048 * 1008
 DISCRIMINATOR = [(4, 3, 64), (4, 64, 128), (4, 128, 256), (4, 256, 512), (4, 512, 1)]
 
 
@@ -76,7 +80,9 @@ def test_report_has_every_number(request, monkeypatch, tmp_path, recipe, against
     benchmark.write(out, report)
 
     read = json.loads(out.read_text())
-    assert read["results"].keys() == KEYS | {f"{rate}_images_per_second"} | ({"against"} if peers else set())
+    assert read["results"].keys() == KEYS | {f"{name}_images_per_second" for name in ("pipeline", rate)} | (
+        {"against"} if peers else set()
+    )
     assert all(math.isfinite(x) and x > 0 for x in numbers(read["results"]))
     assert read["machine"]["platform"] == "cpu" and read["machine"]["device_count"] == 8
     table = benchmark.table(read)
@@ -86,6 +92,24 @@ def test_report_has_every_number(request, monkeypatch, tmp_path, recipe, against
         assert peer["name"] == against and peer["parameters"] == read["results"]["parameters"]
         assert peer["step_ms"].keys() == peer["forward_ms"].keys() == {"ours", "theirs", "ratio"}
         assert "forward pass, theirs / ours" in table and f"{against} {peer[f'{against}_version']}" in table
+
+
+def test_report_of_features_has_every_number(monkeypatch):
+    """One small image, once."""
+    monkeypatch.setattr(sharding, "make_mesh", lambda batch_size: one_device())
+    monkeypatch.setattr(benchmark, "_MATMUL_SIZES", (64,))
+    monkeypatch.setattr(benchmark, "_EXTRACTED", (1, 8, 8, 3))
+    monkeypatch.setattr(timing, "WARM_UP", 0)
+    peers = all(importlib.util.find_spec(name) for name in ("torch", "torch_fidelity"))
+    results = benchmark.measure_features(1, "torch" if peers else None)
+    assert results.keys() == KEYS | ({"against"} if peers else set())
+    assert all(math.isfinite(x) and x > 0 for x in numbers(results))
+    assert results["step_images"] == 1 and results["parameters"] == INCEPTION
+    table = benchmark.table(dict(features="inception", machine=machine.facts(), results=results))
+    assert "batch of 1, ms" in table and "extraction, images/s" in table
+    if peers:
+        assert results["against"]["parameters"] == INCEPTION
+        assert "batch, theirs / ours" in table and f"torch {results['against']['torch_version']}" in table
 
 
 @pytest.mark.parametrize(
@@ -245,6 +269,8 @@ def test_the_other_family_is_refused(tiny_config, cyclegan_config):
     for against, config, instead in (("diffusers", cyclegan_config, "torch"), ("torch", tiny_config, "diffusers")):
         with pytest.raises(errors.UserError, match=f"^--against={against} .*{config.algorithm}.* --against={instead}$"):
             benchmark.measure(config, 1, against)
+    with pytest.raises(errors.UserError, match="^--against=diffusers .* features: .* --against=torch$"):
+        benchmark.measure_features(1, "diffusers")
 
 
 def test_missing_peers_are_named(tiny_config, cyclegan_config, monkeypatch):
@@ -253,6 +279,8 @@ def test_missing_peers_are_named(tiny_config, cyclegan_config, monkeypatch):
         algorithm = run.build_algorithm(config, specs(config))
         with pytest.raises(errors.UserError, match=rf"needs {names}: pip install 'imagegen_jax\[peers\]'"):
             twin.check(config, algorithm, one_device())
+    with pytest.raises(errors.UserError, match="needs torch and torch_fidelity: pip install"):
+        inception_twin.check(one_device())
 
 
 def test_an_impossible_out_is_refused(tmp_path):

@@ -19,7 +19,7 @@ def check(config, algorithm, mesh):
         "optimizer.clip_norm": (config.optimizer.clip_norm, 0),
     }
     reasons = {f"config.{key} must be {wanted!r}": value != wanted for key, (value, wanted) in known.items()}
-    pytorch.check("torch", ("torch",), config, mesh, reasons)
+    pytorch.check("torch", ("torch",), mesh, pytorch.training_reasons(config) | reasons)
 
 
 def compare(config, algorithm, mesh, training, batch, repeats):

@@ -9,23 +9,19 @@ from imagegen_jax import errors
 from imagegen_jax import machine
 
 
-def check(against, packages, config, mesh, reasons):
-    """Raises errors.UserError where a recipe cannot be compared.
+def check(against, packages, mesh, reasons):
+    """Raises errors.UserError where nothing can be compared.
 
     Args:
       against: the value of --against.
       packages: what must be installed.
-      config: of the recipe.
       mesh: the devices.
-      reasons: {what the twin does not know and how to do without: whether the recipe has it}.
+      reasons: {what the twin does not know and how to do without: whether it is so}.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise errors.UserError(f"--against={against} needs {' and '.join(missing)}: pip install 'imagegen_jax[peers]'")
-    name = config.optimizer.name
     reasons = {
-        f"config.optimizer.name is {name!r}: choose adam or adamw": name not in ("adam", "adamw"),
-        "config.network.remat must be False": config.network.get("remat", False),
         f"there are {mesh.size} devices: let the process see one, as by CUDA_VISIBLE_DEVICES=0": mesh.size > 1
         and jax.default_backend() != "cpu",
         **reasons,
@@ -33,6 +29,15 @@ def check(against, packages, config, mesh, reasons):
     for reason, holds in reasons.items():
         if holds:
             raise errors.UserError(f"--against={against}: {reason}")
+
+
+def training_reasons(config):
+    """Those `reasons` of `check` that every recipe may have."""
+    name = config.optimizer.name
+    return {
+        f"config.optimizer.name is {name!r}: choose adam or adamw": name not in ("adam", "adamw"),
+        "config.network.remat must be False": config.network.get("remat", False),
+    }
 
 
 def check_parameters(ours, theirs):

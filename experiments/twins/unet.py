@@ -23,7 +23,7 @@ def check(config, algorithm, mesh):
         f"config.network.groups is {network.groups}: it must divide {widths}": any(w % network.groups for w in widths),
         f"image sides {sides} must be multiples of {multiple}": any(side % multiple for side in sides),
     }
-    pytorch.check("diffusers", ("torch", "diffusers"), config, mesh, reasons)
+    pytorch.check("diffusers", ("torch", "diffusers"), mesh, pytorch.training_reasons(config) | reasons)
 
 
 def compare(config, algorithm, mesh, training, batch, repeats):

@@ -21,7 +21,7 @@ def check(config, algorithm, mesh):
         "optimizer.accumulate": (config.optimizer.accumulate, 1),
     }
     reasons = {f"config.{key} must be {wanted!r}": value != wanted for key, (value, wanted) in known.items()}
-    pytorch.check("torch", ("torch",), config, mesh, reasons)
+    pytorch.check("torch", ("torch",), mesh, pytorch.training_reasons(config) | reasons)
 
 
 def compare(config, algorithm, mesh, training, batch, repeats):

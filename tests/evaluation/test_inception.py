@@ -1,14 +1,13 @@
 """The published networks: pooling by hand, published sizes, and PyTorch's results with the same random weights."""
 
 import importlib.util
-import sys
-import types
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.twins import inception as inception_twin
 from imagegen_jax.evaluation import resizing
 from imagegen_jax.evaluation import weights
 from imagegen_jax.networks import inception
@@ -54,29 +53,11 @@ def close(ours, theirs):
 
 @pytest.fixture(scope="module")
 def torch_inception():
-    """torch-fidelity's InceptionV3, with random weights that keep activations in range."""
-    torch = pytest.importorskip("torch")
-    found = importlib.util.find_spec("torch_fidelity") or pytest.skip("torch-fidelity is not installed")
-    package = types.ModuleType("torch_fidelity")  # its own imports torchvision, of which there is no CPU build
-    package.__path__ = found.submodule_search_locations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torch_fidelity", package)
-        from torch_fidelity import feature_extractor_inceptionv3
-
-        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
-        extractor = feature_extractor_inceptionv3.FeatureExtractorInceptionV3
-        patch.setattr(extractor, "load_state_dict", lambda *_: None)
-        network = extractor("inception", ["2048", "logits_unbiased"])
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for values in (module.running_mean, module.bias):
-                values.normal_(0, 0.1, generator=generator)
-            for values in (module.running_var, module.weight):
-                values.uniform_(0.5, 1.5, generator=generator)
-    return network
+    """torch-fidelity's InceptionV3, with random weights."""
+    pytest.importorskip("torch")
+    if importlib.util.find_spec("torch_fidelity") is None:
+        pytest.skip("torch-fidelity is not installed")
+    return inception_twin.build_twin()
 
 
 @pytest.mark.parametrize("legacy", [False, True])
