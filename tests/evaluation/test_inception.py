@@ -1,6 +1,10 @@
 """The published networks: pooling by hand, published sizes, and PyTorch's results with the same random weights."""
 
+import copy
+import importlib
 import importlib.util
+import sys
+import types
 
 import jax
 from jax import numpy as jnp
@@ -70,6 +74,33 @@ def test_inception_is_torch_fidelitys(tmp_path, torch_inception, inception_apply
     for mine, other in zip(ours, theirs, strict=True):
         assert other.std() > 0.1
         close(mine, other.numpy())
+
+
+def test_inception_is_pytorch_fids(tmp_path, monkeypatch, torch_inception, inception_apply):
+    """Its own blocks, which average without the padding; what it takes from torchvision is torch-fidelity's copy of that."""
+    torch = pytest.importorskip("torch")
+    if importlib.util.find_spec("pytorch_fid") is None:
+        pytest.skip("pytorch-fid is not installed")
+    copied = sys.modules[type(torch_inception).__module__]
+    blocks = types.SimpleNamespace(InceptionA=copied.InceptionA, InceptionC=copied.InceptionC, InceptionE=copied.InceptionE_1)
+    torchvision = types.ModuleType("torchvision")
+    torchvision.__version__ = "0.6"
+    torchvision.models = types.SimpleNamespace(inception=blocks, inception_v3=lambda **_: copy.deepcopy(torch_inception))
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    pytorch_fid = importlib.import_module("pytorch_fid.inception")
+    monkeypatch.delitem(sys.modules, "pytorch_fid.inception")  # and with it the stub
+    monkeypatch.setattr(pytorch_fid, "load_state_dict_from_url", lambda *_, **__: torch_inception.state_dict())
+    network = pytorch_fid.InceptionV3(resize_input=False, normalize_input=False).eval()
+    own = [module for module in network.modules() if type(module).__name__.startswith("FIDInception")]
+    assert len(own) == 3 + 4 + 1 + 1
+
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    torch.save(torch_inception.state_dict(), tmp_path / "inception.pth")
+    ours, _ = inception_apply(weights.inception(tmp_path / "inception.pth"), images)
+    normalised = (np.array(resizing.legacy_tensorflow(images, 299)) - 128) / 128
+    with torch.no_grad():
+        (theirs,) = network(torch.from_numpy(normalised).permute(0, 3, 1, 2))
+    close(ours, theirs[..., 0, 0].numpy())
 
 
 @pytest.fixture(scope="module")
