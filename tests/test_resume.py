@@ -76,10 +76,14 @@ def final(workdir, steps=STEPS):
     return jax.device_get(state), (position.step, position.records, position.fingerprint)
 
 
-def assert_same_run(workdir, reference, steps=STEPS):
+def assert_same_training(workdir, reference, steps=STEPS):
     for ours, theirs in zip(*(jax.tree.leaves(final(folder, steps)) for folder in (workdir, reference)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert logged(workdir) == logged(reference)  # the loss of every step, and so every batch, bit for bit
+
+
+def assert_same_run(workdir, reference, steps=STEPS):
+    assert_same_training(workdir, reference, steps)
     last = f"samples/{steps}.png"
     assert (workdir / last).read_bytes() == (reference / last).read_bytes()
 
@@ -91,6 +95,22 @@ def reference(tmp_path_factory):
     assert checkpoint.available_steps(workdir / run.CHECKPOINTS) == [10, 20, 30, 40]
     assert len(logged(workdir)) == STEPS
     return workdir
+
+
+@pytest.mark.parametrize(
+    ("flags", "measured"),
+    [
+        (["--config.eval.every=0", "--config.sample.every=0"], set()),
+        (["--config.eval.every=10", "--config.eval.samples=16"], {"eval/loss", "eval/fid", "eval/kid"}),
+    ],
+)
+def test_what_is_measured_on_the_way_changes_no_bit(tmp_path, reference, flags, measured):
+    """Parameters, optimiser, moving average: with grids and held-out metrics, without, and with distances more often."""
+    finish(tmp_path, *flags)
+    log = (tmp_path / "metrics.jsonl").read_text()
+    assert {name for name in ("eval/loss", "eval/fid", "eval/kid") if name in log} == measured
+    assert (tmp_path / "samples").exists() == bool(measured)
+    assert_same_training(tmp_path, reference)
 
 
 @pytest.mark.parametrize("k", [10, 30])
