@@ -11,7 +11,6 @@ from collections.abc import Callable
 import dataclasses
 import datetime
 import functools
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -31,6 +30,7 @@ from imagegen_jax import machine
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import evaluator
@@ -97,7 +97,7 @@ def main():
     if _OUT.value:
         _write(pathlib.Path(_OUT.value), reports if len(reports) > 1 else reports[0])
     if len(reports) > 1:
-        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"sweep-{_digest(_SWEEP.value)}.json")
+        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"sweep-{sources.digest(_SWEEP.value)}.json")
         plots.sweep(path.with_suffix(".png"), reports)
 
 
@@ -162,7 +162,7 @@ def _runs():
             "algorithm": config.algorithm,
             "step": step,
             "ema": _EMA.value,
-            "parameters": _digest(*(leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get((state.params, state.extra))))),
+            "parameters": sources.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
         }
         heldout = _heldout(config, algorithm, state, mesh)
         if algorithm.domains == ("a", "b"):
@@ -296,7 +296,7 @@ def _collected(extractor, origin, num, what):
 
 def _pieces(extractor, origin, num):
     """The folder for what is collected of a set of images, until it is whole."""
-    key = _digest(extractor.features.protocol, origin.protocol, num, _versions())
+    key = sources.digest(extractor.features.protocol, origin.protocol, num, _versions())
     return command_line.cache_folder() / "features" / key
 
 
@@ -310,7 +310,7 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
         "quantised": "uint8",
         "versions": _versions(),
     }
-    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{_digest(protocol)}.json"
+    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{sources.digest(protocol)}.json"
     path = subject.folder and subject.folder / name
     if path and path.exists():
         report = json.loads(path.read_text())
@@ -376,11 +376,6 @@ def _write(path, report):
 
 def _versions():
     return {name: importlib.metadata.version(name) for name in ("imagegen_jax", "jax", "flax")}
-
-
-def _digest(*parts):
-    """Twelve hexadecimal digits that change with the parts."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

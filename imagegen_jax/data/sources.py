@@ -95,7 +95,8 @@ def open_source(config, split):
 
 
 def digest(*parts):
-    """Twelve hexadecimal digits of the text of `parts`."""
+    """Twelve hexadecimal digits that change with the parts: with the bytes of an array, with the text of anything else."""
+    parts = tuple(hashlib.sha256(part.tobytes()).hexdigest() if isinstance(part, np.ndarray) else part for part in parts)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -232,7 +233,7 @@ class ArraySource:
         self._labels = labels
         self.image_shape = images.shape[1:]
         self.class_names = class_names
-        self.fingerprint = digest(images.shape, hashlib.sha256(images).hexdigest())
+        self.fingerprint = digest(images.shape, images)
         self.skipped = 0
 
     def __len__(self):

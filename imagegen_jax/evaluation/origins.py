@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
-import hashlib
 import pathlib
 from typing import Any
 import zipfile
@@ -128,15 +127,13 @@ def statistics(spec):
         raise errors.UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     if covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
         raise errors.UserError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}: give (d,) and (d, d), all finite")
-    protocol = {"source": path.name, "fingerprint": hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest()[:12]}
+    protocol = {"source": path.name, "fingerprint": sources.digest(mean, covariance)}
     return distances.Moments(None, mean, covariance), protocol
 
 
 def _of_npz(path):
     images, labels = _read_npz(path)
-    fingerprint = hashlib.sha256(images).hexdigest()[:12]
-
-    protocol = {"source": path.name, "fingerprint": fingerprint, "shape": list(images.shape[1:])}
+    protocol = {"source": path.name, "fingerprint": sources.digest(images.shape, images), "shape": list(images.shape[1:])}
     batches = _shuffled(lambda index: (images[index], labels[index]), len(images))
     return Origin(protocol, len(images), images.shape[1:], batches)
 
