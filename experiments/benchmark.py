@@ -30,6 +30,7 @@ from experiments.twins import vae as vae_twin
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import machine
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import resizing
@@ -113,14 +114,9 @@ def check_out(out):
 
 
 def write(out, report):
-    """Writes the report as JSON, aside first, so that the path is never half a report."""
-    path = pathlib.Path(out)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    """Writes the report as JSON. Raises errors.UserError."""
+    with files.draft(out, f"--out={out}") as draft:
         draft.write_text(json.dumps(report, indent=1) + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"--out={out}: {error.strerror or error}") from error
 
 
 def recipe_name():

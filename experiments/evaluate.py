@@ -26,6 +26,7 @@ import numpy as np
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import machine
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
@@ -365,13 +366,8 @@ def _shown(report):
 
 
 def _write(path, report):
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.draft(path) as draft:
         draft.write_text(json.dumps(report, indent=1) + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _versions():

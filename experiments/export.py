@@ -15,6 +15,7 @@ from safetensors import numpy as safetensors
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.training import run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -24,7 +25,7 @@ _EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, whe
 
 
 def main():
-    """Loads, and writes to a draft that takes the file's place."""
+    """Loads, and writes."""
     out = pathlib.Path(_OUT.value)
     if out.suffix != ".safetensors":
         raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
@@ -33,13 +34,8 @@ def main():
     flat = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
     arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     metadata = {"run": described, "step": str(step)}
-    draft = out.with_name(f".{out.name}.draft")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with files.draft(out, f"--out={out}: cannot write it") as draft:
         safetensors.save_file(arrays, draft, metadata)
-        draft.replace(out)
-    except OSError as error:
-        raise errors.UserError(f"--out={out}: cannot write it: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

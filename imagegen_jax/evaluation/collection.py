@@ -11,6 +11,7 @@ import numpy as np
 import tqdm
 
 from imagegen_jax import errors
+from imagegen_jax import files
 
 KEPT_IMAGES = 1000  # so many are kept as they are, for what compares the images themselves
 _PIECE = 1000  # rows a file
@@ -92,15 +93,8 @@ def discard(folder):
 
 def save(path, collection):
     """Writes a Collection to one .npz file, which is there as a whole or not at all. Raises errors.UserError."""
-    path = pathlib.Path(path)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
-        draft.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with files.draft(path) as draft, draft.open("wb") as file:
+        np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
 
 
 def load(path):

@@ -1,6 +1,6 @@
 """Pictures of scores."""
 
-import pathlib
+from imagegen_jax import files
 
 
 def sweep(path, reports):
@@ -35,6 +35,5 @@ def sweep(path, reports):
     axes.set_ylim(bottom=0)
     if len(lines) > 1:
         axes.legend()
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.savefig(path, dpi=120)
+    with files.draft(path) as draft:
+        page.savefig(draft, format="png", dpi=120)

@@ -33,6 +33,7 @@ from PIL import Image
 from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.data import sources
 from imagegen_jax.training import run
 
@@ -759,11 +760,5 @@ def check(out):
 
 def save(out, text):
     """Writes a page, as a whole or not at all. Raises errors.UserError."""
-    out = pathlib.Path(out)
-    draft = out.with_name(f".{out.name}.draft")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with files.draft(out, f"--out={out}: cannot write it") as draft:
         draft.write_text(text, "utf-8", errors="replace")  # names of files need not be text
-        draft.replace(out)
-    except OSError as error:
-        raise errors.UserError(f"--out={out}: cannot write it: {error.strerror or error}") from error

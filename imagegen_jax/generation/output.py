@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import images
 
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
@@ -32,13 +33,10 @@ def picture(image):
 
 
 def save_grid(path, batch, columns=None):
-    """(n, h, w, c) uint8 as one PNG (images.grid); returns the sheet. The path is never half a picture."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """(n, h, w, c) uint8 as one PNG (images.grid), as a whole or not at all; returns the sheet. Raises errors.UserError."""
     sheet = images.grid(batch, columns)
-    draft = path.with_name(f".{path.name}.draft")
-    picture(sheet).save(draft, "png", optimize=True)
-    draft.replace(path)
+    with files.draft(path) as draft:
+        picture(sheet).save(draft, "png", optimize=True)
     return sheet
 
 

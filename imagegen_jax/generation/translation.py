@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax.data import sources
 from imagegen_jax.generation import output
@@ -245,23 +246,8 @@ class Reader:
 
 def save(path, image):
     """Writes an (h, w, c) uint8 image as a PNG. Raises errors.UserError; the path is never half a picture."""
-    with _draft(path) as draft:
+    with files.draft(path) as draft:
         output.picture(image).save(draft, "png")
-
-
-@contextlib.contextmanager
-def _draft(path):
-    """A path to write to; what is there at the end takes the place of `path`."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 # ------------------------------------------------------------------------------------------------------------------- page
@@ -290,12 +276,12 @@ _FIGURE = """<figure>
 _IMAGE = '<a href="{link}"><img src="{link}" alt="{kind}" loading="lazy"></a>'
 
 
-def save_index(out, files, title):
+def save_index(out, translated, title):
     """Writes `out`/index.html: each input beside its translation, by relative links. Raises errors.UserError.
 
     Args:
       out: the folder.
-      files: the Files that were translated.
+      translated: the Files.
       title: plain text.
     """
 
@@ -304,8 +290,8 @@ def save_index(out, files, title):
         pair = "\n".join(_IMAGE.format(kind=kind, link=link[kind]) for kind in link)
         return _FIGURE.format(name=html.escape(os.path.relpath(file.target, out)), pair=pair)
 
-    text = _PAGE.format(title=html.escape(title), figures="\n".join(map(figure, files)))
-    with _draft(pathlib.Path(out) / "index.html") as draft:
+    text = _PAGE.format(title=html.escape(title), figures="\n".join(map(figure, translated)))
+    with files.draft(pathlib.Path(out) / "index.html") as draft:
         draft.write_text(text, "utf-8", errors="replace")  # names of files need not be text
 
 

@@ -1,13 +1,14 @@
 """The numbers of a run: metrics.jsonl, TensorBoard events and a progress bar."""
 
 import json
-import os
 import pathlib
 
 import jax
 import numpy as np
 import tensorboardX
 import tqdm
+
+from imagegen_jax import files
 
 
 class MetricWriter:
@@ -51,7 +52,7 @@ class MetricWriter:
 
 
 def _keep_until(path, step):
-    """Drops the lines of later steps, and a line that a kill cut short, by writing a new file in the old one's place."""
+    """Drops the lines of later steps, and a line that a kill cut short."""
     if not path.exists():
         return
     kept = []
@@ -61,9 +62,8 @@ def _keep_until(path, step):
                 kept.append(line)
         except json.JSONDecodeError:
             pass
-    draft = path.with_suffix(".draft")
-    draft.write_text("".join(kept))
-    os.replace(draft, path)
+    with files.draft(path) as draft:
+        draft.write_text("".join(kept))
 
 
 class Progress:

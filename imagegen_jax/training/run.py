@@ -12,6 +12,7 @@ from ml_collections import config_dict
 from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
@@ -67,15 +68,9 @@ def from_json(text):
 
 
 def save_config(workdir, config, specs):
-    """Makes the folder and writes config.json."""
-    workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        draft = workdir / f"{_CONFIG}.draft"
+    """Makes the folder and writes config.json. Raises errors.UserError."""
+    with files.draft(pathlib.Path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as draft:
         draft.write_text(to_json(config, specs) + "\n")
-        draft.replace(workdir / _CONFIG)
-    except OSError as error:
-        raise errors.UserError(f"cannot write to the workdir {workdir}: {error.strerror or error}") from error
 
 
 def load_config(workdir):
