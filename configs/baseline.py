@@ -10,16 +10,12 @@ Each is another value of --config.baseline.name; --config.data.source names the 
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
     variants = {"": _histogram, "smoke": _smoke, "histogram": _histogram, "random": _random, "templates": _templates}
-    if variant not in variants:
-        listed = ", ".join(filter(None, variants))
-        raise errors.UserError(f"configs/baseline.py has no variant '{variant}': choose one of {listed}")
-    return variants[variant]()
+    return defaults.choose(__file__, variant, variants)
 
 
 def _histogram():

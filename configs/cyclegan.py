@@ -7,16 +7,11 @@ folder       the same on --config.data.source=folder:PATH, with sub-folders trai
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _bundled, "smoke": _smoke, "horse2zebra": _horse2zebra, "folder": _folder}
-    if variant not in variants:
-        listed = ", ".join(filter(None, variants))
-        raise errors.UserError(f"configs/cyclegan.py has no variant '{variant}': choose one of {listed}")
-    return variants[variant]()
+    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "horse2zebra": _horse2zebra, "folder": _folder})
 
 
 def _bundled():

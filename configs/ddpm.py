@@ -7,15 +7,11 @@ cifar10   the paper's setting, 35.7 M parameters
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10}
-    if variant not in variants:
-        raise errors.UserError(f"configs/ddpm.py has no variant '{variant}': choose one of {', '.join(filter(None, variants))}")
-    return variants[variant]()
+    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
 
 
 def _bundled():

@@ -7,6 +7,7 @@ A duration is a string: '2000 steps', '40 epochs', or a bare number of steps. '0
 """
 
 import json
+import pathlib
 import re
 
 from ml_collections import config_dict
@@ -285,6 +286,23 @@ def code_prior():
     c.prior = prior = config_dict.ConfigDict()
     prior.conditional = False  # on labels
     return c
+
+
+def choose(recipe, variant, variants):
+    """The config of a variant of a recipe, whose get_config(variant) this is.
+
+    Args:
+      recipe: the recipe's __file__.
+      variant: what the person wrote behind the path.
+      variants: {name: () -> ConfigDict}; '' is what the path alone means.
+
+    Raises:
+      errors.UserError: there is no such variant.
+    """
+    if variant not in variants:
+        path = "/".join(pathlib.Path(recipe).parts[-2:])
+        raise errors.UserError(f"{path} has no variant '{variant}': choose one of {', '.join(filter(None, variants))}")
+    return variants[variant]()
 
 
 _FAMILIES = {
