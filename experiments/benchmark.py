@@ -82,8 +82,7 @@ def main():
         raise errors.UserError("give either --config=FILE, a recipe, or --features=inception (see --help)")
     if config is not None:
         config_lib.check(config)
-    if _REPEATS.value < 1:
-        raise errors.UserError(f"--repeats is {_REPEATS.value}: it must be at least 1")
+    command_line.check_at_least(repeats=1)
     if _OUT.value is not None:
         check_out(_OUT.value)
     # A step that an earlier run left in the compilation cache would seem to compile in no time.

@@ -103,9 +103,7 @@ def main():
 
 
 def _check_flags():
-    for name, flag, least in (("num", _NUM, 2), ("batch_size", _BATCH_SIZE, 1), ("seed", _SEED, 0)):
-        if flag.value is not None and flag.value < least:
-            raise errors.UserError(f"--{name} is {flag.value}: it must be at least {least}")
+    command_line.check_at_least(num=2, batch_size=1, seed=0)
     if bool(_WORKDIR.value) == bool(_SAMPLES.value):
         raise errors.UserError("give either --workdir, a run whose images are scored, or --samples, images that exist")
     if _SAMPLES.value and not _REFERENCE.value:

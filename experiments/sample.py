@@ -43,9 +43,7 @@ _LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at mos
 
 def main():
     """Checks what was asked for before anything is drawn or written."""
-    for name, flag, least in (("num", _NUM, 1), ("batch_size", _BATCH_SIZE, 1), ("seed", _SEED, 0)):
-        if flag.value is not None and flag.value < least:
-            raise errors.UserError(f"--{name} is {flag.value}: it must be at least {least}")
+    command_line.check_at_least(num=1, batch_size=1, seed=0)
     fields = dict(sampler=_SAMPLER.value, steps=_STEPS.value, temperature=_temperature())
     asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
     loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)

@@ -69,6 +69,14 @@ def _run(choose):
     app.run(guarded, flags_parser=_parse)
 
 
+def check_at_least(**least):
+    """Raises errors.UserError for the first of these flags, such as num=1, that is given and less."""
+    for name, bound in least.items():
+        value = flags.FLAGS[name].value
+        if value is not None and value < bound:
+            raise errors.UserError(f"--{name} is {value}: it must be at least {bound}")
+
+
 def cache_folder():
     """Where what can be computed again is kept between processes."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "imagegen_jax"
