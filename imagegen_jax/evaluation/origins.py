@@ -27,16 +27,29 @@ class Origin:
       num: how many images there are.
       shape: (height, width, channels).
       batches: first -> iterator over (images (n, h, w, c) uint8, labels (n,) int32) from image `first` on.
+      read: (n,) int -> (images (n, h, w, c) uint8, labels (n,) int32) of these numbers; None where images are only made in
+        order.
     """
 
     protocol: dict[str, Any]
     num: int
     shape: tuple[int, int, int]
     batches: Callable[[int], Iterator]
+    read: Callable | None = None
+
+    @classmethod
+    def readable(cls, protocol, num, shape, read):
+        """The Origin of images that can be read in any order, `num` of them by `read`."""
+
+        def batches(first):
+            for start in range(first, num, _BATCH):
+                yield read(np.arange(start, min(start + _BATCH, num)))
+
+        return cls(protocol, num, tuple(shape), batches, read)
 
     def image(self, index):
-        """Image `index`, (h, w, c) uint8."""
-        return next(self.batches(index))[0][0]
+        """Image `index`, (h, w, c) uint8, of those that can be read."""
+        return self.read(np.array([index]))[0][0]
 
     def images(self, num):
         """Yields (n, h, w, c) uint8 arrays: the first `num` images."""
@@ -70,18 +83,13 @@ def of_data(data, split, shape=None):
         found = reader(index.tolist())
         return found["image"], found["label"]
 
-    return Origin(protocol, len(source), shape, _shuffled(read, len(source)))
+    return Origin.readable(protocol, len(source), shape, _shuffled(read, len(source)))
 
 
 def _shuffled(read, num):
-    """Origin.batches in an order that is always the same, in which the first so many are a fair draw, not the first class."""
+    """Origin.read in an order that is always the same, in which the first so many are a fair draw, not the first class."""
     order = np.random.default_rng(0).permutation(num)
-
-    def batches(first):
-        for start in range(first, num, _BATCH):
-            yield read(order[start : start + _BATCH])
-
-    return batches
+    return lambda index: read(order[index])
 
 
 def named(spec, split="test", shape=None):
@@ -134,8 +142,8 @@ def statistics(spec):
 def _of_npz(path):
     images, labels = _read_npz(path)
     protocol = {"source": path.name, "fingerprint": sources.digest(images.shape, images), "shape": list(images.shape[1:])}
-    batches = _shuffled(lambda index: (images[index], labels[index]), len(images))
-    return Origin(protocol, len(images), images.shape[1:], batches)
+    read = _shuffled(lambda index: (images[index], labels[index]), len(images))
+    return Origin.readable(protocol, len(images), images.shape[1:], read)
 
 
 def _read_npz(path):
@@ -159,9 +167,8 @@ def _read_npz(path):
 def random_pixels(shape, num, seed=0):
     """Images whose pixels are uniform and independent; image i depends on the seed and on i alone."""
 
-    def batches(first):
-        for start in range(first, num, _BATCH):
-            rngs = [np.random.default_rng((seed, i)) for i in range(start, min(start + _BATCH, num))]
-            yield np.stack([rng.integers(0, 256, shape, np.uint8) for rng in rngs]), np.full(len(rngs), -1, np.int32)
+    def read(index):
+        rngs = [np.random.default_rng((seed, i)) for i in index]
+        return np.stack([rng.integers(0, 256, shape, np.uint8) for rng in rngs]), np.full(len(rngs), -1, np.int32)
 
-    return Origin({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, tuple(shape), batches)
+    return Origin.readable({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, shape, read)

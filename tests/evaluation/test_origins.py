@@ -5,6 +5,7 @@ from PIL import Image
 import pytest
 
 from imagegen_jax import errors
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import origins
 
 
@@ -41,6 +42,21 @@ def test_the_splits_of_a_source_have_protocols_of_their_own():
     images, labels = read(test, 1950)
     assert images.shape == (50, 28, 28, 1) and set(labels) <= set(range(10))
     assert origins.named("fashion_mnist_10k", shape=(14, 14, 3)).shape == (14, 14, 3)
+
+
+def test_one_image_is_one_read(monkeypatch):
+    origin = origins.named("fashion_mnist_10k")
+    images, labels = read(origin, 1900)
+    asked = []
+    monkeypatch.setattr(sources.TfdsSource, "__getitems__", _counted(sources.TfdsSource.__getitems__, asked))
+    np.testing.assert_array_equal(origin.image(1950), images[50])
+    for found, expected in zip(origin.read(np.array([1999, 1901])), (images, labels)):
+        np.testing.assert_array_equal(found, expected[[99, 1]])
+    assert asked == [1, 2]
+
+
+def _counted(getitems, asked):
+    return lambda self, indices: asked.append(len(indices)) or getitems(self, indices)
 
 
 def test_random_pixels_are_numbered():
