@@ -99,8 +99,8 @@ class Extractor:
 
     def _one(self, batch):
         n = len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[:1], self._batch_size - n, 0)])
-        found, logits = self._apply(self._variables, sharding.put_rows(self._mesh, self.features.prepare(filled)))
+        prepared = sharding.put_filled(self._mesh, self.features.prepare(batch), self._batch_size)
+        found, logits = self._apply(self._variables, prepared)
         logits = np.zeros((n, 0), np.float32) if logits is None else np.asarray(logits)[:n]
         return np.asarray(found)[:n], logits
 

@@ -88,8 +88,8 @@ class Translations:
         for batch in batches:
             for start in range(0, len(batch), self._batch_size):
                 piece = batch[start : start + self._batch_size]
-                filled = np.concatenate([piece, np.repeat(piece[:1], self._batch_size - len(piece), 0)])
-                yield np.asarray(self._translate(state, sharding.put_rows(self._mesh, filled)))[: len(piece)]
+                translated = self._translate(state, sharding.put_filled(self._mesh, piece, self._batch_size))
+                yield np.asarray(translated)[: len(piece)]
 
 
 class Panels:

@@ -92,6 +92,11 @@ def put_rows(mesh, rows):
     return jax.make_array_from_callback(rows.shape, batched(mesh), lambda at: rows[at])
 
 
+def put_filled(mesh, rows, n):
+    """The same of 1 to n rows, filled up with the first of them, so that what is compiled for n rows serves fewer."""
+    return put_rows(mesh, np.concatenate([rows, np.repeat(rows[:1], n - len(rows), 0)]))
+
+
 def put_batch(mesh, batch):
     """A process's own rows of a batch as arrays over the whole mesh: process i holds the i-th contiguous share of the rows."""
     sharding = batched(mesh)
