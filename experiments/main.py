@@ -21,8 +21,6 @@ from imagegen_jax import images
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import evaluator
-from imagegen_jax.evaluation import features
-from imagegen_jax.evaluation import origins
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
@@ -182,18 +180,23 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
 
 def _distances(config, algorithm, mesh, test_set, stop):
     """Measures how far generated images, or translations in each direction, are from test images."""
+    # Most runs do without, and SciPy and the networks of scores take their time to import.
+    from imagegen_jax.evaluation import features
+    from imagegen_jax.evaluation import origins
+    from imagegen_jax.evaluation import tracking
+
     extractor = features.Extractor(features.named(config.eval.features), mesh, config.eval.batch_size)
     num = config.eval.samples
     sections = domains.sections(config.data)
     tests = {name: origins.of_data(sections[name], "test", domain.spec.shape) for name, domain in test_set.items()}
     if algorithm.draws:
         drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
-        measure = evaluator.Distances(extractor, tests[""])
+        measure = tracking.Distances(extractor, tests[""])
         return [lambda step, state: measure(stop.each(drawer.batches(state.with_ema(), config.seed, num)))]
 
     def measured(source, target):
         translations = sampling.Translations(algorithm, mesh, source + target, config.sample.batch_size)
-        measure = evaluator.Distances(extractor, tests[target])
+        measure = tracking.Distances(extractor, tests[target])
 
         def run(step, state):
             made = translations.batches(state.with_ema(), tests[source].images(num))
