@@ -184,9 +184,7 @@ def _heldout(config, algorithm, state, mesh):
     test_set = domains.open_domains(config.data, "test", specs)
     if test_set is None:
         return None
-    num = min(len(domain.source) for domain in test_set.values())
-    size = sharding.divisible(config.eval.batch_size, mesh)
-    measure = evaluator.Evaluator(algorithm, mesh, lambda: domains.eval_batches(test_set, num, size), config.seed)
+    measure = evaluator.Evaluator(algorithm, mesh, test_set, 0, config.eval.batch_size, config.seed)
     return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in measure(state).items()})
 
 

@@ -155,23 +155,19 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
     if test_set is None:
         print("there are no test images: nothing is measured on the way", file=sys.stderr)
         return hooks
-    share = jax.process_index(), jax.process_count()
-    held_out = min(len(domain.source) for domain in test_set.values())
     if algorithm.columns:
-        panels = sampling.Panels(algorithm, mesh, min(config.sample.num, held_out), config.sample.batch_size, config.seed)
+        num = min(config.sample.num, domains.smallest(test_set))
+        panels = sampling.Panels(algorithm, mesh, num, config.sample.batch_size, config.seed)
 
         def show(step, state):
+            share = jax.process_index(), jax.process_count()
             batches = domains.eval_batches(test_set, panels.num, panels.batch_size, *share)
             shown = list(stop.each(panels.batches(state.with_ema(), batches)))
             return save(step, "panels", np.concatenate(shown), len(algorithm.columns))
 
         hooks.append(loop.Hook(steps("sample.every"), show))
 
-    num = min(config.eval.num or held_out, held_out)
-    batch_size = sharding.divisible(config.eval.batch_size, mesh)
-    evaluate = evaluator.Evaluator(
-        algorithm, mesh, lambda: domains.eval_batches(test_set, num, batch_size, *share), config.seed
-    )
+    evaluate = evaluator.Evaluator(algorithm, mesh, test_set, config.eval.num, config.eval.batch_size, config.seed)
     hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
     if config.eval.samples and (algorithm.draws or algorithm.columns):
         hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop)]

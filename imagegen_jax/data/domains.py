@@ -88,6 +88,11 @@ def records(domains):
     return max(len(domain.source) for domain in domains.values())
 
 
+def smallest(domains):
+    """Images in the smaller domain, if there are two: so many come together in `eval_batches`."""
+    return min(len(domain.source) for domain in domains.values())
+
+
 def fingerprint(domains):
     """Short text that changes with the images."""
     return " ".join(domain.source.fingerprint for domain in domains.values())

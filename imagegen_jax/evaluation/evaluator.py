@@ -3,6 +3,7 @@
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax.data import domains
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
@@ -10,17 +11,21 @@ from imagegen_jax.training import sharding
 class Evaluator:
     """Measures states on the same images with the same noise each time, so that two measurements can be compared."""
 
-    def __init__(self, algorithm, mesh, batches, seed):
+    def __init__(self, algorithm, mesh, test_set, num, batch_size, seed):
         """Prepares the measurement; it is compiled at the first call.
 
         Args:
           algorithm: the Algorithm.
-          mesh: the devices, whose number divides the batches.
-          batches: () -> iterator over (batch, mask), this process's share of the test images.
+          mesh: the devices.
+          test_set: {name: domains.Domain}.
+          num: how many images of each domain, at most domains.smallest of them; 0 for so many.
+          batch_size: images measured at once, rounded up to a multiple of the number of devices.
           seed: of the stream 'eval'.
         """
         self._mesh = mesh
-        self._batches = batches
+        self._test_set = test_set
+        self._num = min(num or domains.smallest(test_set), domains.smallest(test_set))
+        self._batch_size = sharding.divisible(batch_size, mesh)
         self._rng = sharding.key(mesh, seed, "eval")
 
         def sums(state, batch, mask, rng):
@@ -33,7 +38,8 @@ class Evaluator:
     def __call__(self, state):
         """{'eval/<metric>': mean over the images} as floats; state.params are measured."""
         totals = {}
-        for batch, mask in self._batches():
+        share = jax.process_index(), jax.process_count()
+        for batch, mask in domains.eval_batches(self._test_set, self._num, self._batch_size, *share):
             batch, mask = sharding.put_batch(self._mesh, (batch, mask))
             sums = jax.device_get(self._sums(state, batch, mask, self._rng))
             totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
