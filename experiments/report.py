@@ -13,6 +13,8 @@ import jax
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax.evaluation import leaderboard
+from imagegen_jax.evaluation import markup
 from imagegen_jax.evaluation import report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that the page is about.")
@@ -28,9 +30,9 @@ def main():
         raise errors.UserError("give either --workdir, a run to report on, or --compare, several to compare")
     default = "leaderboard.html" if _WORKDIR.value is None else pathlib.Path(_WORKDIR.value) / "report.html"
     out = _OUT.value or default
-    report.check(out)
-    page = report.of_run(_WORKDIR.value) if _COMPARE.value is None else report.of_runs(report.find(_COMPARE.value))
-    report.save(out, page)
+    markup.check(out)
+    page = report.of_run(_WORKDIR.value) if _COMPARE.value is None else leaderboard.of_runs(leaderboard.find(_COMPARE.value))
+    markup.save(out, page)
     print(out)
 
 

@@ -1,7 +1,6 @@
 """Scores: which numbers are made of collected features, and how they are shown."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from imagegen_jax import errors
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import measures
 
 _ENOUGH = 2048  # fewer samples are too few for the Fréchet distance of Inception's 2048 features
 _SUBSET = 1000  # of the kernel distance
@@ -168,22 +168,22 @@ def warnings(generated, reference):
 
 # -------------------------------------------------------------------------------------------------------------- the table
 
-_ROWS = {
-    "Fréchet distance": ("fid",),
-    "  of unlimited samples": ("fid", "infinity"),
-    "kernel distance x 1000": ("kid",),
-    "Inception Score": ("is",),
-    "precision": ("prdc", "precision"),
-    "recall": ("prdc", "recall"),
-    "density": ("prdc", "density"),
-    "coverage": ("prdc", "coverage"),
-    "share of classes": ("classes", "coverage"),
-    "entropy of classes": ("classes", "relative_entropy"),
-    "pairwise distance": ("diversity", "pairwise_distance"),
-    "pairwise SSIM": ("diversity", "pairwise_ssim"),
-    "duplicates": ("diversity", "duplicates"),
-    "nearer to training": ("memorisation", "nearer"),
-}
+_ROWS = (
+    "fid",
+    "fid.infinity",
+    "kid",
+    "is",
+    "prdc.precision",
+    "prdc.recall",
+    "prdc.density",
+    "prdc.coverage",
+    "classes.coverage",
+    "classes.relative_entropy",
+    "diversity.pairwise_distance",
+    "diversity.pairwise_ssim",
+    "diversity.duplicates",
+    "memorisation.nearer",
+)
 
 
 def table(columns):
@@ -192,29 +192,11 @@ def table(columns):
     Args:
       columns: {heading: what `score` returns}.
     """
+    measured = [dict(measures.of(scores)) for scores in columns.values()]
     lines = [["", *columns]]
-    for heading, path in _ROWS.items():
-        found = [_at(scores, path) for scores in columns.values()]
-        if any(found):
-            scale = 1000 if "1000" in heading else 1
-            lines.append([heading, *(_cell(one, scale) for one in found)])
+    for path in _ROWS:
+        if any(path in found for found in measured):
+            cells = (measures.cell(path, found.get(path), brief=True) for found in measured)
+            lines.append([measures.named(path).name, *cells])
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-
-
-def _at(scores, path):
-    """The part of the scores at a path, as {'value': ...}; None where there is none."""
-    found = functools.reduce(lambda part, key: part.get(key, {}) if isinstance(part, dict) else {}, path, scores)
-    if isinstance(found, float):
-        return {"value": found}
-    return found or None
-
-
-def _cell(entry, scale):
-    if entry is None:
-        return ""
-    text = f"{scale * entry['value']:.4g}"
-    if "interval" in entry:
-        low, high = (f"{scale * bound:.3g}" for bound in entry["interval"])
-        return f"{text} [{low}, {high}]"
-    return f"{text} ± {scale * entry['deviation']:.2g}" if "deviation" in entry else text

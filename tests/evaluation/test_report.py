@@ -17,6 +17,9 @@ from configs import cyclegan
 from configs import ddpm
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax.evaluation import history
+from imagegen_jax.evaluation import leaderboard
+from imagegen_jax.evaluation import markup
 from imagegen_jax.evaluation import report
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -134,7 +137,7 @@ def test_the_page_of_a_run(tmp_path):
 
 
 def test_parameters_are_those_of_the_networks(tmp_path):
-    found = report.read(make_run(tmp_path / "run", bare=True, config=small_diffusion()))
+    found = history.read(make_run(tmp_path / "run", bare=True, config=small_diffusion()))
     config, specs = run.load_config(tmp_path / "run")
     algorithm = run.build_algorithm(config, specs)
     shapes = run.abstract_state(algorithm, sharding.make_mesh(8), (), 0).params
@@ -153,14 +156,14 @@ def test_a_run_of_another_version(tmp_path):
     del saved["config"]["baseline"]
     saved["config"]["algorithm"] = "alchemy"
     (folder / "config.json").write_text(json.dumps(saved))
-    assert "alchemy" in report.of_run(folder) and report.read(folder).parameters is None
+    assert "alchemy" in report.of_run(folder) and history.read(folder).parameters is None
 
 
 def test_metrics_of_a_killed_run(tmp_path):
     folder = make_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 21, "loss": NaN, "note": "text", "flag": true}\n[1]\n{"loss": 1}\n\xff\n{"step": 25, "lo')
-    found = report.read(folder)
+    found = history.read(folder)
     assert found.skipped == 4 and found.step == 20 and "note" not in found.metrics and "flag" not in found.metrics
     np.testing.assert_array_equal(found.metrics["loss"][0], [5, 10, 15, 20])
     assert "4 unreadable lines" in report.of_run(folder)
@@ -184,7 +187,7 @@ def test_what_others_wrote_is_escaped(tmp_path):
     folder = make_run(tmp_path / "a<b>&", {"a": one})
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 30, evil: 1.0}) + "\n")
-    for page in (report.of_run(folder), report.of_runs([folder])):
+    for page in (report.of_run(folder), leaderboard.of_runs([folder])):
         assert "<script" not in page and "&lt;script&gt;" in page and "a<b>" not in page
         assert "alert(1)</" not in page
 
@@ -217,7 +220,7 @@ def test_the_leaderboard_sorts_within_a_protocol(tmp_path, monkeypatch):
     make_run(pathlib.Path("runs/worse"), {"a": score(9.0), "b": score(1.0, num=50), "c": score(2.0, sha256="other")})
     make_run(pathlib.Path("runs/better"), {"a": score(4.0), "late": [score(3.0, step=40)]})
     make_run(pathlib.Path("runs/unscored"))
-    page = report.of_runs(report.find(["runs/*"]))
+    page = leaderboard.of_runs(leaderboard.find(["runs/*"]))
     assert_self_contained(page)
     assert tables(page) == [
         ["training images", "runs/better", "runs/better", "runs/worse", "random pixels"],
@@ -247,16 +250,16 @@ def test_damaged_scores_are_named(tmp_path, damage):
 def test_what_cannot_be_compared(tmp_path, capsys):
     make_run(tmp_path / "run")
     (tmp_path / "notes.txt").touch()
-    assert report.find([f"{tmp_path}/*", str(tmp_path / "run")]) == [tmp_path / "run"]
+    assert leaderboard.find([f"{tmp_path}/*", str(tmp_path / "run")]) == [tmp_path / "run"]
     assert "skipped" in capsys.readouterr().err
     with pytest.raises(errors.UserError, match="there is no folder .*nothing"):
-        report.find([str(tmp_path / "nothing")])
+        leaderboard.find([str(tmp_path / "nothing")])
     with pytest.raises(errors.UserError, match="no run among them"):
-        report.find([str(tmp_path / "notes.txt")])
+        leaderboard.find([str(tmp_path / "notes.txt")])
     with pytest.raises(errors.UserError, match="no run among them"):
-        report.find([])  # of --compare alone
+        leaderboard.find([])  # of --compare alone
     with pytest.raises(errors.UserError, match="experiments.evaluate --workdir="):
-        report.of_runs([tmp_path / "run"])
+        leaderboard.of_runs([tmp_path / "run"])
     with pytest.raises(errors.UserError, match="not the folder of a run"):
         report.of_run(tmp_path)
 
@@ -264,11 +267,11 @@ def test_what_cannot_be_compared(tmp_path, capsys):
 def test_where_to(tmp_path):
     for out in ("page.txt", str(tmp_path), "page"):
         with pytest.raises(errors.UserError, match="ending in .html"):
-            report.check(out)
+            markup.check(out)
     (tmp_path / "file").touch()
     with pytest.raises(errors.UserError, match="cannot write it"):
-        report.save(tmp_path / "file" / "page.html", "")
-    report.save(tmp_path / "new" / "page.html", "é")
+        markup.save(tmp_path / "file" / "page.html", "")
+    markup.save(tmp_path / "new" / "page.html", "é")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
@@ -299,8 +302,8 @@ def test_in_a_browser(tmp_path, width):
         drawn: [...document.querySelectorAll('svg path[clip-path]')].filter(p => p.getBBox().width > 0).length,
         tables: [...document.querySelectorAll('td')].length}) + '@end'))</script></body>"""
     probed = re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</body>", probe)
-    report.save(tmp_path / "page.html", page)
-    report.save(tmp_path / "probed.html", probed)
+    markup.save(tmp_path / "page.html", page)
+    markup.save(tmp_path / "probed.html", probed)
 
     def dump(name, *arguments):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/chrome"]
