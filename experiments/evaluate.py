@@ -37,6 +37,7 @@ from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import measures
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import plots
 from imagegen_jax.evaluation import scoring
@@ -315,7 +316,7 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
     else:
         begin = time.monotonic()
         pieces = _pieces(extractor, subject.origin, subject.num)
-        collected = collection.collect(extractor, subject.origin.batches, subject.num, pieces, _name(subject))
+        collected = collection.collect(extractor, subject.origin.batches, subject.num, pieces, measures.label(subject.label))
         scores = scoring.score(collected, reference, metrics)
         if subject.heldout:
             scores[_HELDOUT] = subject.heldout()
@@ -344,10 +345,6 @@ def _save_neighbours(path, collected, reference, seen):
     _, nearest = manifold.neighbours(collected.features[:shown], reference.training.features, _NEAREST)
     rows = [[image, *map(seen.image, row)] for image, row in zip(collected.images, nearest)]
     output.save_grid(path, np.stack(list(itertools.chain(*rows))), 1 + _NEAREST)
-
-
-def _name(subject):
-    return " ".join(f"{key} {value}" for key, value in subject.label.items())
 
 
 def _shown(report):

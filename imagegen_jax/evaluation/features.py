@@ -19,7 +19,6 @@ from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
-import safetensors
 
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -160,12 +159,10 @@ def _of_run(workdir):
 def _fashion():
     """The exported run of configs/classifier.py (experiments/export.py)."""
     with importlib.resources.as_file(importlib.resources.files("imagegen_jax.evaluation") / _FASHION) as path:
-        with safetensors.safe_open(path, "numpy") as file:
-            config, specs = run.from_json(file.metadata()["run"])
-            names = file.keys()
-            flat = {tuple(name.split("/")): file.get_tensor(name) for name in names}
+        config, specs = run.from_json(weights.metadata(path)["run"])
+        params = traverse_util.unflatten_dict(weights.load(path), sep="/")["classifier"]
         protocol = {"features": "fashion", "sha256": weights.sha256(path)}
-    return _classifier(run.build_algorithm(config, specs), traverse_util.unflatten_dict(flat)["classifier"], protocol)
+    return _classifier(run.build_algorithm(config, specs), params, protocol)
 
 
 def _classifier(algorithm, params, protocol):

@@ -1,6 +1,7 @@
 """Pictures of scores."""
 
 from imagegen_jax import files
+from imagegen_jax.evaluation import measures
 
 
 def sweep(path, reports):
@@ -19,7 +20,7 @@ def sweep(path, reports):
     axis = numeric[-1] if numeric else None
     lines = {}
     for report in reports:
-        name = ", ".join(f"{key} {report['label'].get(key)}" for key in keys if key != axis)
+        name = measures.label({key: report["label"].get(key) for key in keys if key != axis})
         lines.setdefault(name, []).append(report)
     page = figure.Figure(figsize=(5, 3.2), layout="constrained")
     axes = page.subplots()

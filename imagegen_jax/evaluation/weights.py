@@ -18,6 +18,7 @@ from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
+import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from imagegen_jax import errors
@@ -113,6 +114,12 @@ def load(path):
     except Exception as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
         raise errors.UserError(f"cannot read weights from '{path}' ({reason})") from error
+
+
+def metadata(path):
+    """{name: text} that a .safetensors file holds beside its tensors."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
 
 
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # with which torch.save began before its files were zip

@@ -70,6 +70,21 @@ def labels(index, classes, label=None):
     return (index % classes).astype(np.int32) if classes else None
 
 
+def compiled_translation(algorithm, direction, out_sharding=None):
+    """(state, (n, h, w, c) uint8 of one domain) -> (n, h, w, c') uint8 of the other, compiled at the first call.
+
+    Args:
+      algorithm: cyclegan.CycleGan.
+      direction: 'ab' or 'ba'.
+      out_sharding: of the result; None for that of the arguments.
+    """
+
+    def translate(state, image):
+        return images.to_uint8(algorithm.translate(state, direction, images.to_float(image)))
+
+    return jax.jit(translate, out_shardings=out_sharding, compiler_options=compiler.options())
+
+
 class Translations:
     """The images of one domain as those of the other; compiled once."""
 
@@ -77,11 +92,7 @@ class Translations:
         """`batch_size` images are translated at once, rounded up to a multiple of the number of devices."""
         self._mesh = mesh
         self._batch_size = sharding.divisible(batch_size, mesh)
-        self._translate = jax.jit(
-            lambda state, image: images.to_uint8(algorithm.translate(state, direction, images.to_float(image))),
-            out_shardings=sharding.replicated(mesh),
-            compiler_options=compiler.options(),
-        )
+        self._translate = compiled_translation(algorithm, direction, sharding.replicated(mesh))
 
     def batches(self, state, batches):
         """Yields the translations by state.params of (n, h, w, c) uint8 arrays, in pieces of their own size."""

@@ -22,10 +22,9 @@ from PIL import Image
 
 from imagegen_jax import errors
 from imagegen_jax import files
-from imagegen_jax import images
 from imagegen_jax.data import sources
 from imagegen_jax.generation import output
-from imagegen_jax.training import compiler
+from imagegen_jax.generation import sampling
 
 # ------------------------------------------------------------------------------------------------------------------ tiles
 
@@ -119,11 +118,7 @@ class Translator:
             raise errors.UserError(f"--overlap is {overlap}: it must be between 0 and {tile // 2}, half of --tile")
         # There is one image at a time, which devices would only repeat.
         state = jax.tree.map(lambda x: x.addressable_data(0), state.replace(opt_state={}, ema_params={}, extra={}))
-        fn = jax.jit(
-            lambda state, image: images.to_uint8(algorithm.translate(state, direction, images.to_float(image))),
-            compiler_options=compiler.options(),
-        )
-        self._fn = functools.partial(fn, state)
+        self._fn = functools.partial(sampling.compiled_translation(algorithm, direction), state)
 
     def __call__(self, image):
         """(h, w, channels) uint8 to (h, w, c') uint8."""
