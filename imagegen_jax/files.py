@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all."""
 
 import contextlib
+import os
 import pathlib
 
 from imagegen_jax import errors
@@ -24,7 +25,7 @@ def draft(path, complaint=None):
       errors.UserError: the file cannot be written, '<complaint>: <reason>'. Any OSError in the block counts as that.
     """
     path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.draft")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.draft")  # two processes that write one file each write a whole one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

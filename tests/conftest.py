@@ -1,12 +1,16 @@
-"""Settings of the whole suite: eight CPU devices, and caches of its own that the processes it starts share."""
+"""Settings of the whole suite: eight CPU devices, and caches of its own that all its processes share."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 
-_CACHE = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+# The workers of pytest-xdist inherit the folder from the process that starts them, which outlives them.
+_CACHE = os.environ.get("IMAGEGEN_JAX_TESTS_CACHE")
+if _CACHE is None:
+    _CACHE = os.environ["IMAGEGEN_JAX_TESTS_CACHE"] = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 # The tests wait for the compiler more than for what it compiles.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,8 +27,10 @@ from imagegen_jax.data import sources  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches():
-    """Prepares the bundled data once for all processes that a test starts."""
-    sources.open_source(config_lib.common().data, "train")
+    """Prepares the bundled data once for all processes: the first worker does it while the others wait."""
+    with open(os.path.join(_CACHE, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sources.open_source(config_lib.common().data, "train")
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import pathlib
-import shutil
 import zipfile
 
 import numpy as np
@@ -87,8 +87,11 @@ def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, wha
 
 
 def discard(folder):
-    """Removes what `collect` kept, when the scores are written."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Removes what `collect` kept, when the scores are written, but not what another process is writing there."""
+    for piece in pathlib.Path(folder).glob("*.npz"):
+        piece.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        pathlib.Path(folder).rmdir()
 
 
 def save(path, collection):
