@@ -6,16 +6,11 @@ fashion  all of Fashion-MNIST
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _bundled, "smoke": _smoke, "fashion": _fashion}
-    if variant not in variants:
-        listed = ", ".join(filter(None, variants))
-        raise errors.UserError(f"configs/cvae.py has no variant '{variant}': choose one of {listed}")
-    return variants[variant]()
+    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _bundled():

@@ -7,16 +7,11 @@ fashion  all of Fashion-MNIST
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _bundled, "smoke": _smoke, "single": _single, "fashion": _fashion}
-    if variant not in variants:
-        listed = ", ".join(filter(None, variants))
-        raise errors.UserError(f"configs/hvae.py has no variant '{variant}': choose one of {listed}")
-    return variants[variant]()
+    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "single": _single, "fashion": _fashion})
 
 
 def _bundled():
@@ -25,6 +20,7 @@ def _bundled():
     c.duration = "15 epochs"
     c.network.widths = (16, 48, 64)
     c.network.latents = (0, 4, 8, 32)
+    c.vae.warmup = "3 epochs"
     c.optimizer.lr = 2e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"

@@ -8,16 +8,13 @@ mnist    pythae's network and loss on binarised images: --config.data.source=mni
 """
 
 from imagegen_jax import config as defaults
-from imagegen_jax import errors
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _bundled, "smoke": _smoke, "dense": _dense, "fashion": _fashion, "mnist": _mnist}
-    if variant not in variants:
-        listed = ", ".join(filter(None, variants))
-        raise errors.UserError(f"configs/vae.py has no variant '{variant}': choose one of {listed}")
-    return variants[variant]()
+    return defaults.choose(
+        __file__, variant, {"": _bundled, "smoke": _smoke, "dense": _dense, "fashion": _fashion, "mnist": _mnist}
+    )
 
 
 def _bundled():
