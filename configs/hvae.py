@@ -16,22 +16,11 @@ def get_config(variant=""):
 
 def _bundled():
     c = defaults.hvae()
-    c.batch_size = 64
+    defaults.for_minutes(c, num=64)
     c.duration = "15 epochs"
     c.network.widths = (16, 48, 64)
     c.network.latents = (0, 4, 8, 32)
     c.vae.warmup = "3 epochs"
-    c.optimizer.lr = 2e-3
-    c.optimizer.schedule = "cosine"
-    c.optimizer.warmup = "100 steps"
-    c.ema.decay = 0.999
-    c.checkpoint.every = "5 epochs"
-    c.sample.every = "5 epochs"
-    c.sample.num = 64
-    c.sample.batch_size = 64
-    c.eval.every = "5 epochs"
-    c.eval.num = 0
-    c.eval.batch_size = 100
     return c
 
 
@@ -44,19 +33,10 @@ def _single():
 
 def _smoke():
     c = _bundled()
-    c.batch_size = 8
-    c.duration = "20 steps"
+    defaults.for_seconds(c)
     c.network.widths = (4, 8, 8)
     c.network.latents = (0, 1, 2, 4)
     c.network.groups = 4
-    c.sample.num = 20
-    c.sample.batch_size = 10
-    c.log.every = "5 steps"
-    c.checkpoint.every = "10 steps"
-    c.sample.every = "10 steps"
-    c.eval.every = "10 steps"
-    c.eval.num = 64
-    c.eval.batch_size = 32
     return c
 
 

@@ -18,40 +18,21 @@ def get_config(variant=""):
 
 def _bundled():
     c = defaults.code_prior()
-    c.batch_size = 32
+    defaults.for_minutes(c, num=64)
     c.duration = "8 epochs"
     c.optimizer.name = "adamw"
     c.optimizer.lr = 1e-3
     c.optimizer.b2 = 0.95
     c.optimizer.weight_decay = 0.1
-    c.optimizer.schedule = "cosine"
-    c.optimizer.warmup = "100 steps"
-    c.ema.decay = 0.999
-    c.checkpoint.every = "2 epochs"
-    c.sample.every = "2 epochs"
-    c.sample.num = 64
-    c.sample.batch_size = 64
-    c.eval.every = "2 epochs"
-    c.eval.num = 0
-    c.eval.batch_size = 100
     return c
 
 
 def _smoke():
     c = _bundled()
-    c.batch_size = 8
-    c.duration = "20 steps"
+    defaults.for_seconds(c)
     c.network.width = 16
     c.network.layers = 1
     c.network.heads = 2
-    c.sample.num = 16
-    c.sample.batch_size = 8
-    c.log.every = "5 steps"
-    c.checkpoint.every = "10 steps"
-    c.sample.every = "10 steps"
-    c.eval.every = "10 steps"
-    c.eval.num = 64
-    c.eval.batch_size = 32
     return c
 
 

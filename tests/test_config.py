@@ -9,6 +9,12 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 
 RECIPES = {
+    "autoencoder": ("", "smoke", "fashion"),
+    "cvae": ("", "smoke", "fashion"),
+    "hvae": ("", "smoke", "single", "fashion"),
+    "vae": ("", "smoke", "dense", "fashion", "mnist"),
+    "vqvae": ("", "smoke", "fashion"),
+    "vqvae_prior": ("", "smoke", "fashion"),
     "classifier": ("", "smoke", "fashion", "folder"),
     "baseline": ("", "smoke", "histogram", "random", "templates"),
     "cyclegan": ("", "smoke", "horse2zebra", "folder"),
