@@ -9,7 +9,7 @@ import numpy as np
 
 from imagegen_jax.evaluation import markup
 
-_NO_CURVE = ("compile_seconds", "step_flops", "seconds", "images_seen")
+_NO_CURVE = ("compile_seconds", "step_flops", "seconds", "images_seen", "kl_dimension/")  # prefixes
 _ORDER = ("loss", "eval/loss", "eval/fid", "eval/kid", "eval/", "grad_norm", "images_per_second")  # prefixes; then the others
 _POINTS = 500  # of a curve; neighbours beyond are averaged
 _INK = "#010203"  # stands for the colour of text, which is light on dark for some readers and the reverse for others
@@ -17,7 +17,7 @@ _INK = "#010203"  # stands for the colour of text, which is light on dark for so
 
 def section(one):
     """The part of a page with the curves of a history.Run; '' where it has none."""
-    names = [name for name in one.metrics if name not in _NO_CURVE]
+    names = [name for name in one.metrics if not name.startswith(_NO_CURVE)]
     rank = {name: next((i for i, prefix in enumerate(_ORDER) if name.startswith(prefix)), len(_ORDER)) for name in names}
     curves = [_curve(name, *one.metrics[name]) for name in sorted(names, key=lambda name: (rank[name], name))]
     note = f"{one.skipped} unreadable lines of metrics.jsonl were skipped." if one.skipped else ""

@@ -1,6 +1,7 @@
-"""What a run's folder tells of it: config.json, and where they exist metrics.jsonl, samples/<step>.png and eval/<name>.json.
+"""What a run's folder tells of it: config.json, and where they exist metrics.jsonl, pictures and eval/<name>.json.
 
-A run may still be training or have been killed: whatever is missing is left out, and a line of metrics cut short is skipped.
+Pictures are samples/<step>.png and panels/<step>.png. A run may still be training or have been killed: whatever is missing is
+left out, and a line of metrics cut short is skipped.
 """
 
 import dataclasses
@@ -46,10 +47,11 @@ class Run:
       config: the ConfigDict.
       specs: {domain: images.Spec}.
       parameters: how many, over all networks; None where this version cannot build the algorithm any more.
-      columns: of its grids, where those show what becomes of test images; else empty.
+      columns: what the panels show of a test image, from left to right; empty where there are no panels.
       metrics: {name: (steps, values)}, each an (n,) float64 array, all finite.
       skipped: lines of metrics.jsonl that could not be read.
-      grids: [(step, path)], ascending.
+      grids: [(step, path)] of generated images, ascending.
+      panels: [(step, path)] of test images and what becomes of them, ascending.
       scores: Scores, those of the latest step first.
     """
 
@@ -61,6 +63,7 @@ class Run:
     metrics: dict[str, tuple[np.ndarray, np.ndarray]]
     skipped: int
     grids: list[tuple[int, pathlib.Path]]
+    panels: list[tuple[int, pathlib.Path]]
     scores: list[Score]
 
     def last(self, name, step=math.inf):
@@ -71,7 +74,7 @@ class Run:
     @property
     def step(self):
         """The last step that is heard of."""
-        steps = [int(steps[-1]) for steps, _ in self.metrics.values()] + [step for step, _ in self.grids]
+        steps = [int(steps[-1]) for steps, _ in self.metrics.values()] + [step for step, _ in self.grids + self.panels]
         return max(steps, default=0)
 
     @property
@@ -95,10 +98,15 @@ def read(folder):
     except (errors.UserError, AttributeError, KeyError, TypeError, ValueError):  # a run of another version
         parameters, columns = None, ()
     metrics, skipped = _metrics(folder / "metrics.jsonl")
-    grids = sorted((int(path.stem), path) for path in folder.glob("samples/*.png") if path.stem.isdecimal())
     scores = [score for path in sorted(folder.glob("eval/*.json")) for score in _scores(path)]
     scores.sort(key=lambda score: (score.step, str(score.content.get("date"))), reverse=True)
-    return Run(folder, config, specs, parameters, columns, metrics, skipped, grids, scores)
+    grids, panels = (_pictures(folder / name) for name in ("samples", "panels"))
+    return Run(folder, config, specs, parameters, columns, metrics, skipped, grids, panels, scores)
+
+
+def _pictures(folder):
+    """[(step, path)], ascending."""
+    return sorted((int(path.stem), path) for path in folder.glob("*.png") if path.stem.isdecimal())
 
 
 def _metrics(path):

@@ -106,7 +106,8 @@ def _board(members):
 
 def _about(one, score):
     """The cells of a leaderboard that say which run, and what it took."""
-    picture = markup.image(one.grids[-1][1], f"images of {one.folder}, step {one.grids[-1][0]}", 256) if one.grids else ""
+    pictures = one.grids or one.panels
+    picture = markup.image(pictures[-1][1], f"images of {one.folder}, step {pictures[-1][0]}", 256) if pictures else ""
     seconds = one.last("seconds", score.step)
     return [
         one.folder,

@@ -23,7 +23,8 @@ def of_run(folder):
         f"{name}: {one.config.algorithm}, step {one.step}",
         markup.tag("h1", name),
         _facts(one),
-        _grids(one),
+        _pictures("Generated images", "grid of generated images", one.grids),
+        _pictures("Test images and what becomes of them", f"grid of {', '.join(one.columns)}", one.panels, one.columns),
         curves.section(one),
         _scored(one),
         _config(one.config),
@@ -61,19 +62,25 @@ def _machine(facts):
     return f"{count} {device}, {cores} CPU cores, {system}, JAX {version}"
 
 
-_SHOWN = 8  # grids over time
+_SHOWN = 8  # pictures over time
 
 
-def _grids(one):
-    """The last grid large, and before it the first, the one before the last, and some in between."""
-    if not one.grids:
+def _pictures(title, what, pictures, columns=()):
+    """The last picture large, and before it the first, the one before the last, and some in between.
+
+    Args:
+      title: of the section.
+      what: is to be seen.
+      pictures: [(step, path)], ascending; of none, there is no section.
+      columns: what each column of a picture shows; none where they do not differ.
+    """
+    if not pictures:
         return ""
-    *earlier, (step, path) = one.grids
+    *earlier, (step, path) = pictures
     chosen = sorted({round(i) for i in np.linspace(0, len(earlier) - 1, _SHOWN)}) if earlier else []
-    what = f"grid of {', '.join(one.columns)}" if one.columns else "grid of generated images"
     last = markup.image(path, f"{what}, step {step}")
-    if one.columns:
-        heads = markup.tag("div", *(markup.tag("span", column) for column in one.columns), class_="heads")
+    if columns:
+        heads = markup.tag("div", *(markup.tag("span", column) for column in columns), class_="heads")
         shown = markup.tag("div", heads, last, class_="panels")
         last = markup.tag("div", shown, class_="scroll", tabindex="0", role="region", aria_label="grid")
     figures = [
@@ -81,7 +88,7 @@ def _grids(one):
         for step, path in (earlier[i] for i in chosen)
     ]
     return markup.section(
-        "Test images and what becomes of them" if one.columns else "Generated images",
+        title,
         markup.tag("figure", last, markup.tag("figcaption", f"step {step:,}, the latest"), class_="last"),
         figures and markup.tag("h3", "Before"),
         figures and markup.tag("div", *figures, class_="grids"),

@@ -195,10 +195,12 @@ def test_what_others_wrote_is_escaped(tmp_path):
 def test_translations_have_the_names_of_their_columns(tmp_path):
     folder = make_run(tmp_path / "run")
     run.save_config(folder, cyclegan.get_config("smoke"), {name: images.Spec((28, 28, 1)) for name in "ab"})
+    (folder / "samples").rename(folder / "panels")
     page = report.of_run(folder)
     for column in ("a", "G_ab(a)", "G_ba(G_ab(a))", "G_ba(a)", "b"):
         assert f"<span>{column}</span>" in page
     assert "a 28x28x1, b 28x28x1" in page and "Test images and what becomes of them" in page
+    assert "Generated images" not in page
 
 
 def test_long_curves_are_thinned(tmp_path):
