@@ -28,6 +28,7 @@ import tqdm
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.generation import codes
@@ -76,18 +77,18 @@ def translate():
     """Checks what was asked for before anything is translated or written."""
     # The person vouches for the files; Pillow's limit of pixels protects those who open a stranger's.
     Image.MAX_IMAGE_PIXELS = None
-    files = translation.plan(_INPUT.value, _OUT.value)
+    planned = translation.plan(_INPUT.value, _OUT.value)
     _check_translates(_WORKDIR.value)
     _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     overlap = min(64, _TILE.value // 4) if _OVERLAP.value is None else _OVERLAP.value
     translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)
-    files = reader.check(files)
+    planned = reader.check(planned)
     output.check(_OUT.value)
 
     done = []
     try:
-        with tqdm.tqdm(files, f"step {step}", unit="image") as bar:
+        with tqdm.tqdm(planned, f"step {step}", unit="image") as bar:
             for file in bar:
                 image = reader.read(file.source)
                 if image is not None:
@@ -98,7 +99,7 @@ def translate():
             title = f"{pathlib.Path(_WORKDIR.value).name}, step {step}: {' to '.join(_DIRECTION.value)}"
             translation.save_index(_OUT.value, done, title)
     if not done:
-        raise errors.UserError(f"none of the {len(files)} images can be read, such as: {reader.skipped[0]}")
+        raise errors.UserError(f"none of the {len(planned)} images can be read, such as: {reader.skipped[0]}")
     for error in reader.skipped:
         print(f"skipped: {error}", file=sys.stderr)
     if reader.skipped:
@@ -169,7 +170,7 @@ def traverse():
     given = _images(config, spec, algorithm)
     if len(given.image) > 1:
         raise errors.UserError(f"--input={_INPUT.value}: give one image; these are {len(given.image)}")
-    wanted = _listed(_DIMENSIONS, int) if _DIMENSIONS.value else []
+    wanted = command_line.numbers("dimensions", int) or []
     surveyed = domains.open_domains(config.data, "test", {"": spec}) or domains.open_domains(config.data, "train", {"": spec})
     coder, _ = _load(config, spec)
     for dimension in wanted:
@@ -198,7 +199,7 @@ def attribute():
     for flag in (_FROM, _TO):
         if not 0 <= flag.value < spec.classes:
             raise errors.UserError(f"--{flag.name}={flag.value}: there is no such class, they go from 0 to {spec.classes - 1}")
-    strengths = _listed(_STRENGTH, float)
+    strengths = command_line.numbers("strength")
     given = _images(config, spec, algorithm)
     labelled = domains.open_domains(config.data, "train", {"": spec})
     coder, _ = _load(config, spec)
@@ -212,9 +213,7 @@ def attribute():
 
 def _checked_run():
     """(config, images.Spec, algorithm) of a run whose images have codes; its checkpoint need not be read to know."""
-    for flag, least in ((_NUM, 2), (_BATCH_SIZE, 1)):
-        if flag.value is not None and flag.value < least:
-            raise errors.UserError(f"--{flag.name} is {flag.value}: it must be at least {least}")
+    command_line.check_at_least(num=2, batch_size=1)
     if not 0 < _RANGE.value < math.inf:
         raise errors.UserError(f"--range is {_RANGE.value}: it must be more than 0, and finite")
     saved = run.load_config(_WORKDIR.value)
@@ -236,17 +235,6 @@ def _images(config, spec, algorithm):
     return given._replace(label=inputs.labels(given.label, _LABEL.value, algorithm.classes))
 
 
-def _listed(flag, kind):
-    """The numbers of a flag that is a list."""
-    try:
-        found = [kind(part) for part in flag.value]
-    except ValueError:
-        found = []
-    if not found or not all(map(math.isfinite, found)):
-        raise errors.UserError(f"--{flag.name}={','.join(flag.value)}: write numbers, separated by commas")
-    return found
-
-
 def _load(config, spec):
     """(codes.Coder of the trained run, step of its checkpoint)."""
     _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
@@ -259,9 +247,8 @@ def _save_errors(path, step, rows):
     listed = [
         {"input": name, "squared_error": error, "psnr": ratio if math.isfinite(ratio) else None} for name, error, ratio in rows
     ]
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps({"workdir": _WORKDIR.value, "step": step, "images": listed}, indent=1) + "\n")
-    draft.replace(path)
+    with files.draft(path) as draft:
+        draft.write_text(json.dumps({"workdir": _WORKDIR.value, "step": step, "images": listed}, indent=1) + "\n")
 
 
 def _save(cells):

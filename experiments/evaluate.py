@@ -32,6 +32,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.data import sources
+from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import evaluator
@@ -41,6 +42,7 @@ from imagegen_jax.evaluation import measures
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import plots
 from imagegen_jax.evaluation import scoring
+from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
@@ -70,6 +72,14 @@ _EMA = flags.DEFINE_bool("ema", True, "Score the moving average of the parameter
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 _SAMPLER = flags.DEFINE_string("sampler", None, "ddpm or ddim, instead of what the recipe says.")
 _STEPS = flags.DEFINE_integer("steps", None, "Network evaluations an image, instead of what the recipe says.")
+_TEMPERATURE = flags.DEFINE_list("temperature", None, "As experiments.sample takes it.")
+_LABEL = flags.DEFINE_integer("label", None, "The class that is drawn; by default all in turn.")
+_LATENTS = flags.DEFINE_enum("latents", None, latents.KINDS, "What codes are drawn from, as experiments.sample takes it.")
+_COMPONENTS = flags.DEFINE_integer("components", None, "Gaussians of --latents=gmm.")
+_LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at most.")
+_IMPORTANCE_SAMPLES = flags.DEFINE_integer(
+    "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."
+)
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
 _DIRECTION = flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
@@ -91,7 +101,7 @@ def main():
     first = next(subjects)
     reference, about, seen = _reference(extractor, first)
     asked = _METRICS.value and [name for name in _METRICS.value if name != _HELDOUT]
-    metrics = scoring.chosen(asked, first.num, reference, extractor.has_logits(first.origin.shape))
+    metrics = scoring.chosen(asked, first.num, reference, extractor.has_logits(first.origin.shape), first.labelled)
 
     anchors = _anchors(extractor, first, reference, metrics) if _ANCHORS.value else {}
     every = itertools.chain([first], subjects)
@@ -104,7 +114,7 @@ def main():
 
 
 def _check_flags():
-    command_line.check_at_least(num=2, batch_size=1, seed=0)
+    command_line.check_at_least(num=2, batch_size=1, seed=0, importance_samples=1)
     if bool(_WORKDIR.value) == bool(_SAMPLES.value):
         raise errors.UserError("give either --workdir, a run whose images are scored, or --samples, images that exist")
     if _SAMPLES.value and not _REFERENCE.value:
@@ -129,6 +139,7 @@ class _Subject(NamedTuple):
       section: the `data` section of the images that the run should make; None where there is no run.
       folder: where its scores go; None for nowhere of its own.
       heldout: () -> {metric: mean over the test images}; None where there is no run or no test split.
+      labelled: whether it is known which class each image should be of.
     """
 
     origin: origins.Origin
@@ -136,6 +147,7 @@ class _Subject(NamedTuple):
     section: Any = None
     folder: pathlib.Path | None = None
     heldout: Callable | None = None
+    labelled: bool = False
 
     @property
     def num(self):
@@ -150,13 +162,16 @@ def _runs():
     """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
     folder = pathlib.Path(_WORKDIR.value)
     requests = _requests()
+    asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
     mesh = sharding.make_mesh(jax.device_count())
     if _CHECKPOINT.value == "all":
         steps = checkpoint.available_steps(folder / run.CHECKPOINTS)
     else:
         steps = [_CHECKPOINT.value and int(_CHECKPOINT.value)]
     for wanted in steps or [None]:  # where there is none, to load the latest is the error that says so
-        config, algorithm, state, step = run.load(folder, wanted, _EMA.value)
+        loaded = run.load(folder, wanted, _EMA.value)
+        config, algorithm, state, step = loaded
+        _, specs = run.load_config(folder)
         about = {
             "run": folder.name,
             "algorithm": config.algorithm,
@@ -164,35 +179,46 @@ def _runs():
             "ema": _EMA.value,
             "parameters": sources.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
         }
-        heldout = _heldout(config, algorithm, state, mesh)
+        heldout = _heldout(config, algorithm, state, mesh, specs)
         if algorithm.domains == ("a", "b"):
             section, origin = _translated(config, algorithm, state, mesh, about)
             yield _Subject(origin, {"step": step}, section, folder / "eval", heldout)
             continue
         for request in requests:
-            algorithm.check_request(base.SampleRequest(index=None, **request))
-        drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size)
+            options = latents.resolve(asked, algorithm, specs, **request)
+        labels = [request["label"] for request in requests if "label" in request]
+        draw, fitted = latents.drawing(options, folder, loaded, _EMA.value, specs, mesh, labels)
+        drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
         for request in requests:
-            origin = _drawn(config, algorithm, state, drawer, about, request)
-            yield _Subject(origin, {"step": step} | request, config.data, folder / "eval", heldout)
+            origin = _drawn(config, algorithm, state, specs[""].shape, drawer, about | fitted, request)
+            labelled = algorithm.classes > 0 or "label" in request
+            kind = {} if _LATENTS.value is None else {"latents": options.kind}
+            yield _Subject(origin, {"step": step} | kind | request, config.data, folder / "eval", heldout, labelled)
 
 
-def _heldout(config, algorithm, state, mesh):
-    """() -> the means of eval_step over all test images, computed once; None where there are none."""
+def _heldout(config, algorithm, state, mesh, specs):
+    """() -> the means of what is measured of all test images, computed once; None where there are none."""
+    tighter = _IMPORTANCE_SAMPLES.value is not None and bounds.importance_weighted(algorithm, _IMPORTANCE_SAMPLES.value)
     if _METRICS.value and _HELDOUT not in _METRICS.value:
         return None
-    _, specs = run.load_config(_WORKDIR.value)
     test_set = domains.open_domains(config.data, "test", specs)
     if test_set is None:
         return None
-    measure = evaluator.Evaluator(algorithm, mesh, test_set, 0, config.eval.batch_size, config.seed)
-    return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in measure(state).items()})
+
+    def measure(state, batch, rng):
+        return algorithm.eval_step(state, batch, rng) | (tighter(state, batch, rng) if tighter else {})
+
+    means = evaluator.Evaluator(measure, mesh, test_set, 0, config.eval.batch_size, config.seed)
+    return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(state).items()})
 
 
 def _requests():
-    """The fields of base.SampleRequest of each combination of --sweep, with --sampler and --steps."""
+    """The fields of base.SampleRequest of each combination of --sweep, with those that flags give."""
     fields = [field.name for field in dataclasses.fields(base.SampleRequest) if field.name != "index"]
-    fixed = {name: flag.value for name, flag in (("sampler", _SAMPLER), ("steps", _STEPS)) if flag.value is not None}
+    given = dict(
+        sampler=_SAMPLER.value, steps=_STEPS.value, label=_LABEL.value, temperature=command_line.numbers("temperature")
+    )
+    fixed = {name: value for name, value in given.items() if value is not None}
     choices = {}
     for word in _SWEEP.value:
         key, colon, value = word.rpartition(":")
@@ -200,19 +226,31 @@ def _requests():
             choices[key] = []
         if not choices or next(reversed(choices)) not in fields:
             raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: write such as steps:10,20; keys are {', '.join(fields)}")
-        choices[next(reversed(choices))].append(int(value) if value.isdigit() else value)
+        choices[next(reversed(choices))].append(_parsed(next(reversed(choices)), value))
     return [fixed | dict(zip(choices, values)) for values in itertools.product(*choices.values())]
 
 
-def _drawn(config, algorithm, state, drawer, about, request):
+def _parsed(field, value):
+    """A word of --sweep as the field of base.SampleRequest has it."""
+    if field != "temperature":
+        return int(value) if value.isdigit() else value
+    try:
+        return (float(value),)
+    except ValueError as error:
+        raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: '{value}' is no temperature") from error
+
+
+def _drawn(config, algorithm, state, shape, drawer, about, request):
     def batches(first):
         for batch in drawer.batches(state, _SEED.value, _NUM.value, first, **request):
-            yield batch, np.full(len(batch), -1, np.int32)
+            wanted = sampling.labels(np.arange(first, first + len(batch)), algorithm.classes, request.get("label"))
+            yield batch, np.full(len(batch), -1, np.int32) if wanted is None else wanted
+            first += len(batch)
 
     sampler = config.sampler.to_dict() if "sampler" in config else {}
     overridden = {"name" if name == "sampler" else name: value for name, value in request.items()}
     protocol = about | {"seed": _SEED.value, "sampler": sampler | overridden}
-    return origins.Origin(protocol, _NUM.value, algorithm.image_shape, batches)
+    return origins.Origin(protocol, _NUM.value, shape, batches)
 
 
 def _translated(config, algorithm, state, mesh, about):

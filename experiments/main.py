@@ -167,9 +167,9 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
 
         hooks.append(loop.Hook(steps("sample.every"), show))
 
-    evaluate = evaluator.Evaluator(algorithm, mesh, test_set, config.eval.num, config.eval.batch_size, config.seed)
+    evaluate = evaluator.Evaluator(algorithm.eval_step, mesh, test_set, config.eval.num, config.eval.batch_size, config.seed)
     hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
-    if config.eval.samples and (algorithm.draws or algorithm.columns):
+    if config.eval.samples and (algorithm.draws or len(algorithm.domains) == 2):
         hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop)]
     return hooks
 

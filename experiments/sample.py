@@ -3,15 +3,12 @@
 python -m experiments.sample --workdir=runs/ddpm --num=64 --seed=0 --out=grid.png
 """
 
-import math
-
 from absl import flags
 import jax
 import numpy as np
 import tqdm
 
 from imagegen_jax import command_line
-from imagegen_jax import errors
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
@@ -44,7 +41,7 @@ _LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at mos
 def main():
     """Checks what was asked for before anything is drawn or written."""
     command_line.check_at_least(num=1, batch_size=1, seed=0)
-    fields = dict(sampler=_SAMPLER.value, steps=_STEPS.value, temperature=_temperature())
+    fields = dict(sampler=_SAMPLER.value, steps=_STEPS.value, temperature=command_line.numbers("temperature"))
     asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
     loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     config, algorithm, state, step = loaded
@@ -65,17 +62,6 @@ def main():
 
     output.save(_OUT.value, drawn(), sampling.labels(np.arange(_NUM.value), algorithm.classes, _LABEL.value))
     bar.close()
-
-
-def _temperature():
-    """The numbers of --temperature, or None."""
-    try:
-        numbers = _TEMPERATURE.value and tuple(map(float, _TEMPERATURE.value))
-    except ValueError:
-        numbers = (math.nan,)
-    if numbers and not all(map(math.isfinite, numbers)):
-        raise errors.UserError(f"--temperature={','.join(_TEMPERATURE.value)}: give numbers, such as 0.7 or 1,0.5")
-    return numbers
 
 
 if __name__ == "__main__":

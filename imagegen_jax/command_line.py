@@ -1,6 +1,7 @@
 """What all doors share: parsing of flags, errors of one line, and the JAX settings of a process."""
 
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -75,6 +76,18 @@ def check_at_least(**least):
         value = flags.FLAGS[name].value
         if value is not None and value < bound:
             raise errors.UserError(f"--{name} is {value}: it must be at least {bound}")
+
+
+def numbers(name, kind=float):
+    """The tuple of finite numbers in a flag that is a list; None where it was not given. Raises errors.UserError."""
+    words = flags.FLAGS[name].value
+    try:
+        found = words and tuple(map(kind, words))
+    except ValueError:
+        found = (math.nan,)
+    if words and not all(map(math.isfinite, found)):
+        raise errors.UserError(f"--{name}={','.join(words)}: write numbers, separated by commas")
+    return found or None
 
 
 def cache_folder():

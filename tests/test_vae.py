@@ -209,6 +209,8 @@ def test_free_bits_cost_nothing(family):
     assert max(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), priced, free))) > 0.1
     channels = sum(shape[-1] for shape in algorithm.network.latent_shapes)
     assert of_free["loss"] == pytest.approx(of_without["loss"] + 1e3 * channels, rel=1e-5)
+    if family == "hvae":
+        assert sum(metrics[f"kl_level_{i}"] for i in range(3)) == pytest.approx(metrics["kl"], rel=1e-5)
     for name in ("kl", "distortion", "bits_per_dim"):
         assert of_free[name] == pytest.approx(metrics[name]) and of_without[name] == pytest.approx(metrics[name])
 
@@ -233,7 +235,7 @@ def test_beta_rises_to_its_value():
     assert seen == pytest.approx([0.2, 0.4, 0.8, 0.8, 0.8])
 
 
-@pytest.mark.parametrize("family", ["vae", "hvae", "autoencoder"])
+@pytest.mark.parametrize("family", ["vae", "autoencoder"])
 def test_gradients_do_not_depend_on_the_pieces(family):
     state, batch = random_state(build(family)), random_batch(6)
     weights = {} if family == "autoencoder" else dict(beta=1.0, free_bits=0.0, warmup=1)
@@ -271,16 +273,12 @@ def test_metrics_of_an_image_are_parts_of_one_bound(family):
     if levels:
         assert np.min(levels) > 0.01
         np.testing.assert_allclose(sum(levels), metrics["kl"], rtol=1e-5)
-        _, of_training = gradient_of(family)(state, batch, beta=1.0, free_bits=0.0, warmup=1)
-        assert sum(of_training[f"kl_level_{i}"] for i in range(3)) == pytest.approx(of_training["kl"], rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------- what depends on what, and what does not
 
 
-@pytest.mark.parametrize(
-    ("family", "likelihood"), [("vae", "gaussian"), ("vae", "bernoulli"), ("hvae", "logistic")], ids=lambda name: name
-)
+@pytest.mark.parametrize(("family", "likelihood"), [("vae", "gaussian"), ("hvae", "logistic")])
 def test_an_image_is_measured_by_itself(family, likelihood):
     """Whatever the order and the size of its batch: by its index, also where pixels or noise are drawn."""
     algorithm = build(family, likelihood__name=likelihood)
@@ -344,11 +342,10 @@ def test_temperature(family):
     np.testing.assert_allclose(cold, means, atol=1e-5)
 
 
-@pytest.mark.parametrize("conditional", [False, True])
 @LEVELS
-def test_codes_make_the_reconstruction(family, conditional):
+def test_codes_make_the_reconstruction(family):
     """Codes of all levels in one row; what they decode to is what the way through the image comes to."""
-    algorithm = build(family, classes=3, vae__conditional=conditional)
+    algorithm = build(family, classes=3, vae__conditional=True)
     state, batch = random_state(algorithm), random_batch(4, classes=3)
     codes = compiled(algorithm, "encode")(state, batch)
     assert codes.shape == (4, sum(math.prod(shape) for shape in algorithm.network.latent_shapes))
@@ -407,16 +404,19 @@ def test_first_ladder_infers_nothing():
     np.testing.assert_allclose(metrics["kl"], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["vae", "hvae"])
+@LEVELS
 def test_odd_sides_and_absent_levels(family):
-    changes = {"network__latents": (2, 0, 0)} if family == "hvae" else {}
+    changes = dict(network__latents=(2, 0, 0)) if family == "hvae" else dict(network__name="conv")
     algorithm = build(family, shape=(7, 5, 3), **changes)
     state, batch = random_state(algorithm), random_batch(2, shape=(7, 5, 3))
-    if family == "hvae":
-        assert algorithm.network.latent_shapes == ((7, 5, 2),)
-    codes = compiled(algorithm, "encode")(state, batch)
-    assert compiled(algorithm, "decode")(state, codes).shape == (2, 7, 5, 3)
-    assert np.isfinite(compiled(algorithm, "eval_step")(state, batch, KEY)["loss"]).all()
+    assert algorithm.network.latent_shapes == (((7, 5, 2),) if family == "hvae" else ((3,),))
+
+    @jax.jit
+    def both(state, batch):
+        return algorithm.eval_step(state, batch, KEY)["loss"], algorithm.panel(state, batch, KEY)
+
+    loss, panel = both(state, batch)
+    assert np.isfinite(loss).all() and np.isfinite(panel).all() and panel.shape == (2, 2, 7, 5, 3)
 
 
 # ------------------------------------------------------------------------------------------------------ batch normalisation
@@ -425,7 +425,7 @@ def test_odd_sides_and_absent_levels(family):
 @pytest.mark.parametrize("family", ["vae", "autoencoder"])
 def test_batch_statistics_move_in_training_and_are_used_afterwards(family):
     algorithm = build(family, shape=(28, 28, 1), network__name="pythae", batch_size=4)
-    algorithm = dataclasses.replace(algorithm, optimizer=optax.sgd(1e-3))
+    algorithm = dataclasses.replace(algorithm, optimizer=optax.sgd(1e-6))
     batch = random_batch(4, shape=(28, 28, 1))
     first = compiled(algorithm, "init")(KEY)
     state, metrics = compiled(algorithm, "train_step")(first, batch, KEY)

@@ -23,10 +23,8 @@ def importance_weighted(algorithm, samples):
       (state, batch, rng) -> {'log_likelihood_iw<samples>' (n,) nats, 'bits_per_dim_iw<samples>' (n,)}, of evaluator.Evaluator.
 
     Raises:
-      errors.UserError: there is no such bound, or no sample.
+      errors.UserError: there is no such bound.
     """
-    if samples < 1:
-        raise errors.UserError(f"--importance_samples={samples}: it must be at least 1")
     if not algorithm.has_bound:
         raise errors.UserError(f"--importance_samples={samples}: only runs of variational autoencoders have this bound")
 

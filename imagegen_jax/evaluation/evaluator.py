@@ -1,4 +1,4 @@
-"""The means of an algorithm's eval_step over test images."""
+"""The means over test images of what is measured of each."""
 
 import jax
 from jax import numpy as jnp
@@ -11,11 +11,11 @@ from imagegen_jax.training import sharding
 class Evaluator:
     """Measures states on the same images with the same noise each time, so that two measurements can be compared."""
 
-    def __init__(self, algorithm, mesh, test_set, num, batch_size, seed):
+    def __init__(self, measure, mesh, test_set, num, batch_size, seed):
         """Prepares the measurement; it is compiled at the first call.
 
         Args:
-          algorithm: the Algorithm.
+          measure: (state, batch, rng) -> metrics (n,) of each image, such as an algorithm's eval_step.
           mesh: the devices.
           test_set: {name: domains.Domain}.
           num: how many images of each domain, at most domains.smallest of them; 0 for so many.
@@ -29,7 +29,7 @@ class Evaluator:
         self._rng = sharding.key(mesh, seed, "eval")
 
         def sums(state, batch, mask, rng):
-            metrics = algorithm.eval_step(state, batch, rng)
+            metrics = measure(state, batch, rng)
             # A padded row may well be infinite or nan.
             return {name: jnp.sum(jnp.where(mask > 0, value, 0.0)) for name, value in metrics.items()} | {"": mask.sum()}
 

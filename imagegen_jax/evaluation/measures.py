@@ -39,6 +39,7 @@ MEASURES = {
     "classes.of_reference.coverage": Measure("… share of classes, reference"),
     "classes.of_reference.entropy": Measure("… entropy, nats, reference"),
     "classes.of_reference.relative_entropy": Measure("… entropy, relative, reference"),
+    "labels": Measure("as labelled", "↑"),
     "diversity.pairwise_distance": Measure("pairwise distance"),
     "diversity.pairwise_ssim": Measure("pairwise SSIM"),
     "diversity.duplicates": Measure("duplicates", "↓"),

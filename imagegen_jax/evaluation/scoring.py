@@ -80,6 +80,12 @@ def _one_class(generated, reference, ours, theirs):
     return score
 
 
+def _labels(generated, reference):
+    """How often the classifier sees the class that an image was drawn as, or that the data says it is of."""
+    hits = (generated.logits.argmax(1) == generated.labels).astype(np.float64)
+    return {"value": float(hits.mean()), "interval": distances.bootstrap(hits)} if (generated.labels >= 0).all() else {}
+
+
 def _memorisation(generated, reference):
     found = manifold.memorisation(generated.features, reference.training.features, reference.images.features)
     return found.scores() | {"interval": distances.bootstrap(found.nearer)}
@@ -99,13 +105,14 @@ METRICS = {
     "is": _inception_score,
     "prdc": _prdc,
     "classes": _classes,
+    "labels": _labels,
     "diversity": _diversity,
     "memorisation": _memorisation,
 }
-_LEAST = {"fid": 4, "kid": _SUBSET, "is": 10, "prdc": 6, "classes": 1, "diversity": 2, "memorisation": 1}
+_LEAST = {"fid": 4, "kid": _SUBSET, "is": 10, "prdc": 6, "classes": 1, "labels": 1, "diversity": 2, "memorisation": 1}
 
 
-def chosen(metrics, num, reference, logits):
+def chosen(metrics, num, reference, logits, labelled):
     """The metrics to compute, before anything is drawn.
 
     Args:
@@ -113,11 +120,13 @@ def chosen(metrics, num, reference, logits):
       num: how many images will be scored.
       reference: the Reference.
       logits: whether the features come with logits.
+      labelled: whether it is known which class each image should be of.
 
     Raises:
       errors.UserError: one of them does not exist or cannot be had.
     """
-    objections = {name: _objection(name, num, reference, logits) for name in (METRICS if metrics is None else metrics)}
+    names = METRICS if metrics is None else metrics
+    objections = {name: _objection(name, num, reference, logits, labelled) for name in names}
     if metrics is None:
         return [name for name, objection in objections.items() if not objection]
     for name, objection in objections.items():
@@ -126,14 +135,16 @@ def chosen(metrics, num, reference, logits):
     return list(metrics)
 
 
-def _objection(name, num, reference, logits):
+def _objection(name, num, reference, logits, labelled):
     """Why a metric cannot be had; None where it can."""
     if name not in METRICS:
         return f"choose of {', '.join(METRICS)}"
     if reference.images is None and name not in ("fid", "is", "diversity"):
         return "the reference is statistics without images, which give fid alone"
-    if (name == "is" and not logits) or (name == "classes" and not reference.class_names):
+    if (name == "is" and not logits) or (name in ("classes", "labels") and not reference.class_names):
         return "it needs the logits of a classifier: choose other --features, or leave it out"
+    if name == "labels" and not labelled:
+        return "these images were not drawn as one class or another: leave it out"
     if name == "memorisation" and reference.training is None:
         return "it needs training and test images, and the reference has not both: leave it out"
     smallest = num if reference.images is None else min(num, len(reference.images))
@@ -179,6 +190,7 @@ _ROWS = (
     "prdc.coverage",
     "classes.coverage",
     "classes.relative_entropy",
+    "labels",
     "diversity.pairwise_distance",
     "diversity.pairwise_ssim",
     "diversity.duplicates",

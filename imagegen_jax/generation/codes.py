@@ -71,9 +71,8 @@ class Coder:
         made = []
         for start in range(0, len(rows[0]), self.batch_size):
             pieces = [array[start : start + self.batch_size] for array in rows]
-            count = len(pieces[0])
-            filled = [np.concatenate([piece, np.repeat(piece[:1], self.batch_size - count, 0)]) for piece in pieces]
-            made.append(np.asarray(fn(self._state, *(sharding.put_rows(self._mesh, piece) for piece in filled)))[:count])
+            filled = [sharding.put_filled(self._mesh, piece, self.batch_size) for piece in pieces]
+            made.append(np.asarray(fn(self._state, *filled))[: len(pieces[0])])
         return np.concatenate(made)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import tqdm
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
@@ -217,10 +218,7 @@ def encode(algorithm, state, domain, mesh, batch_size, seed):
     with tqdm.tqdm(total=len(rows), desc="encoding", unit="image") as bar:
         for start in range(0, len(rows), size):
             piece = rows[start : start + size]
-            filled = np.concatenate(
-                [piece, np.repeat(piece[:1], size - len(piece))]
-            )  # so that nothing is compiled for the rest
-            batch = domain.reader(filled.tolist())
+            batch = domain.reader(np.resize(piece, size).tolist())  # filled up, so that nothing is compiled for the rest
             codes.append(np.asarray(encode_fn(state, sharding.put_batch(mesh, batch), key), np.float32)[: len(piece)])
             labels.append(batch["label"][: len(piece)])
             bar.update(len(piece))
@@ -355,16 +353,9 @@ def _leaves(codes, labels, leaves, jitter):
 
 def save(path, mixture, about):
     """Writes a Mixture and what is known of it to one .npz file, there as a whole or not at all. Raises errors.UserError."""
-    path = pathlib.Path(path)
-    draft = path.with_name(f".{path.name}.draft")
     arrays = {name: value for name, value in vars(mixture).items() if value is not None}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **arrays)
-        draft.replace(path)
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with files.draft(path) as draft, draft.open("wb") as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
 def load(path, dimensions):

@@ -64,9 +64,7 @@ def save(out, batches, labels=None):
 
 
 def save_animation(path, frames):
-    """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second. The path is never half a picture."""
-    path = pathlib.Path(path)
+    """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second, as a whole or not at all."""
     first, *others = map(picture, frames)
-    draft = path.with_name(f".{path.name}.draft")
-    first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)
-    draft.replace(path)
+    with files.draft(path) as draft:
+        first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)

@@ -57,11 +57,24 @@ def test_copies_and_a_missing_class_are_seen(reference):
     assert found["classes"]["classes"]["c"]["share"] == 0.0 and "fid" not in found["classes"]["classes"]["c"]
 
 
+def test_labels_are_compared_with_decisions(reference):
+    images = reference.training
+    right = dataclasses.replace(images, labels=images.logits.argmax(1).astype(np.int32))
+    half = dataclasses.replace(right, labels=np.where(np.arange(len(images)) % 2, right.labels, (right.labels + 1) % 3))
+    assert scoring.score(right, reference, ["labels"])["labels"]["value"] == 1.0
+    found = scoring.score(half, reference, ["labels"])["labels"]
+    assert found["value"] == 0.5 and found["interval"][0] < 0.5 < found["interval"][1]
+    unknown = dataclasses.replace(right, labels=np.full(len(images), -1, np.int32))
+    assert scoring.score(unknown, reference, ["labels"])["labels"] == {}
+
+
 def test_by_default_what_can_be_had(reference):
-    assert scoring.chosen(None, 1000, reference, True) == list(scoring.METRICS)
-    assert scoring.chosen(None, 999, reference, True) == [name for name in scoring.METRICS if name != "kid"]
+    assert scoring.chosen(None, 1000, reference, True, True) == list(scoring.METRICS)
+    assert scoring.chosen(None, 999, reference, True, False) == [
+        name for name in scoring.METRICS if name not in ("kid", "labels")
+    ]
     statistics = scoring.Reference(dataclasses.replace(reference.moments, count=None))
-    assert scoring.chosen(None, 1000, statistics, False) == ["fid", "diversity"]
+    assert scoring.chosen(None, 1000, statistics, False, False) == ["fid", "diversity"]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +84,12 @@ def test_by_default_what_can_be_had(reference):
         ("kid", 999, "999 images are too few, it needs 1000"),
         ("is", 9, "too few"),
         ("memorisation", 1000, "training and test images"),
+        ("labels", 1000, "not drawn as one class or another"),
     ],
 )
 def test_what_cannot_be_had_is_refused(reference, name, num, words):
     with pytest.raises(errors.UserError, match=words):
-        scoring.chosen([name], num, dataclasses.replace(reference, training=None), True)
+        scoring.chosen([name], num, dataclasses.replace(reference, training=None), True, False)
 
 
 def test_statistics_of_other_features_are_refused():
