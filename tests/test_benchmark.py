@@ -14,6 +14,8 @@ from experiments.twins import cyclegan as cyclegan_twin
 from experiments.twins import inception as inception_twin
 from experiments.twins import timing
 from experiments.twins import unet as unet_twin
+from experiments.twins import vae as vae_twin
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import machine
@@ -194,6 +196,95 @@ def test_cyclegan_twin_computes_the_same(network):
     np.testing.assert_allclose(made, wanted, atol=1e-4)
 
 
+@pytest.fixture
+def vae_config():
+    """pythae's VAE."""
+    config = config_lib.vae()
+    config.batch_size = 8
+    config.network.name = "pythae"
+    config.network.latent = 16
+    config.likelihood.name = "bernoulli"
+    config.optimizer.lr = 1e-4
+    config.sample.batch_size = 8
+    return config
+
+
+def copy_vae(params, model):
+    """Flax parameters of a VAE of pythae's networks into its twin."""
+    import torch
+
+    def convolution(source):
+        return source["kernel"].transpose(3, 2, 0, 1), source["bias"]
+
+    encoder, decoder = params["encoder"], params["decoder"]
+    pairs = []
+    for i in range(4):
+        pairs += [(convolution(encoder[f"Conv_{i}"]), model.encoder.layers[3 * i])]
+        pairs += [((encoder[f"BatchNorm_{i}"]["scale"], encoder[f"BatchNorm_{i}"]["bias"]), model.encoder.layers[3 * i + 1])]
+    kernel, bias = (np.split(params["posterior"][name], 2, -1) for name in ("kernel", "bias"))
+    pairs += [((kernel[0].T, bias[0]), model.encoder.embedding)]
+    pairs += [((2 * kernel[1].T, 2 * bias[1]), model.encoder.log_var)]  # of the log deviation and of the log variance
+    dense = decoder["Dense_0"]
+    channels_first = (dense["kernel"].reshape(-1, 4, 4, 1024).transpose(3, 1, 2, 0), dense["bias"].reshape(4, 4, 1024))
+    pairs += [((channels_first[0].reshape(16384, -1), channels_first[1].transpose(2, 0, 1).reshape(-1)), model.decoder[0])]
+    for i, place in enumerate((2, 5, 8)):
+        pairs += [(convolution(decoder[f"TransposedConv_{i}"]), model.decoder[place])]
+    for i, place in enumerate((3, 6)):
+        pairs += [((decoder[f"BatchNorm_{i}"]["scale"], decoder[f"BatchNorm_{i}"]["bias"]), model.decoder[place])]
+    with torch.no_grad():
+        for (weight, bias), layer in pairs:
+            layer.weight.copy_(torch.tensor(np.array(weight)))
+            layer.bias.copy_(torch.tensor(np.array(bias)))
+    assert 2 * len(pairs) == len(list(model.parameters()))
+
+
+def test_vae_twin_trains_the_same(vae_config, monkeypatch):
+    """Its first step has our losses, and the second our distortion, but for rounding that Adam magnifies.
+
+    The KL goes its own way from there: Adam moves a log variance as far as ours moves a log deviation.
+    """
+    torch = pytest.importorskip("torch")
+    from experiments.twins import vae_model
+
+    algorithm = run.build_algorithm(vae_config, specs(vae_config))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    model = vae_model.Training(vae_config, algorithm, torch.device("cpu"))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == sum(p.numel() for p in model.network.parameters())
+    copy_vae(jax.device_get(state.params["vae"]["network"]), model.network)
+
+    key = jax.random.key(4)
+    noise = jax.random.normal(jax.random.fold_in(jax.random.split(key)[1], 0), (8, 16))
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.tensor(np.array(noise)))
+    image = 255 * np.random.default_rng(3).integers(0, 2, (8, 28, 28, 1), np.uint8)  # which no draw of black or white changes
+    pixels = torch.tensor(image).permute(0, 3, 1, 2).float() / 255
+    step = jax.jit(algorithm.train_step)
+    seen = []
+    for tolerance, names in ((1e-4, ("loss", "distortion", "kl")), (5e-3, ("distortion",))):
+        state, metrics = step(state, {"image": image, "label": np.zeros(8, np.int32)}, key)
+        losses = {name: loss.item() for name, loss in model.optimize_parameters(pixels).items()}
+        for name in names:
+            assert losses[name] == pytest.approx(float(metrics[name]), rel=tolerance)
+        seen.append(losses["distortion"])
+    assert abs(seen[1] / seen[0] - 1) > 0.02  # what an update left out would be
+
+    class Training:
+        """Steps in no time, which the benchmark's own would take long to compile."""
+
+        def __init__(self):
+            self.state = state
+
+        def __call__(self):
+            pass
+
+        def parameters(self):
+            return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    monkeypatch.undo()
+    times = vae_twin.compare(vae_config, algorithm, one_device(), Training(), {"image": image}, 1)
+    assert times["name"] == "torch" and times["parameters"] == Training().parameters() and times["forward_images"] == 8
+    assert times["step_ms"].keys() == times["forward_ms"].keys() == {"ours", "theirs", "ratio"}
+
+
 @pytest.mark.parametrize("identity", [0.5, 0.0])
 def test_cyclegan_twin_trains_the_same(cyclegan_config, identity):
     """Its first step has our losses, and so has the second.
@@ -253,6 +344,8 @@ def test_image_pool_of_the_twin_shows_old_images():
         ("cyclegan_config", "network.remat", True, "remat must be False"),
         ("cyclegan_config", "discriminator.name", "pixel", "discriminator.name must be 'patch'"),
         ("cyclegan_config", "cyclegan.loss", "hinge", "loss must be 'least_squares'"),
+        ("vae_config", "network.name", "conv", "network.name must be 'pythae'"),
+        ("vae_config", "likelihood.name", "logistic", "likelihood.name must be 'bernoulli'"),
     ],
 )
 def test_what_has_no_twin_is_refused(request, monkeypatch, recipe, key, value, words):
@@ -260,7 +353,8 @@ def test_what_has_no_twin_is_refused(request, monkeypatch, recipe, key, value, w
     config = request.getfixturevalue(recipe)
     config.update_from_flattened_dict({key: value})
     algorithm = run.build_algorithm(config, specs(config))
-    twin = cyclegan_twin if config.algorithm == "cyclegan" else unet_twin
+    against = "diffusers" if config.algorithm == "diffusion" else "torch"
+    twin = benchmark.twin_of(config, against)
     with pytest.raises(errors.UserError, match=words):
         twin.check(config, algorithm, one_device())
 
@@ -269,6 +363,8 @@ def test_the_other_family_is_refused(tiny_config, cyclegan_config):
     for against, config, instead in (("diffusers", cyclegan_config, "torch"), ("torch", tiny_config, "diffusers")):
         with pytest.raises(errors.UserError, match=f"^--against={against} .*{config.algorithm}.* --against={instead}$"):
             benchmark.measure(config, 1, against)
+    with pytest.raises(errors.UserError, match="no peer has"):
+        benchmark.twin_of(config_lib.baseline(), "torch")
     with pytest.raises(errors.UserError, match="^--against=diffusers .* features: .* --against=torch$"):
         benchmark.measure_features(1, "diffusers")
 

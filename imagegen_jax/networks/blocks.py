@@ -1,5 +1,7 @@
 """Building blocks that several networks share. Activations are NHWC."""
 
+import math
+
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
@@ -10,6 +12,8 @@ from imagegen_jax import errors
 # branch, so that each branch starts as the identity.
 fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+# Of a transposed convolution of stride 2, each of whose values is a sum over a quarter of the (k, k, out, in) kernel.
+_fan_in = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
 
 
 class GroupNorm(nn.Module):
@@ -62,7 +66,7 @@ class TransposedConv(nn.Module):
 
     features: int
     kernel: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    kernel_init: nn.initializers.Initializer = _fan_in
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -102,6 +106,30 @@ def _transposed_conv_bwd(saved, slope):
 
 
 transposed_conv.defvjp(_transposed_conv_fwd, _transposed_conv_bwd)
+
+
+def conv_of_small_maps(x, kernel, strides, padding, **kwargs):
+    """jax.lax.conv_general_dilated for nn.Conv; as a product of matrices where the map made is smaller than the kernel.
+
+    XLA swaps the operands of a convolution whose kernel has more places than what it slides over, and so of such a one's
+    gradient by the input. For what comes out XLA:CPU has but plain loops, which take 50 times as long.
+
+    Args:
+      x: (n, h, w, a).
+      kernel: (k, l, a, b).
+      strides: of both sides.
+      padding: (before, after) of both sides.
+      **kwargs: of jax.lax.conv_general_dilated, for nn.Conv's own layout and without dilation.
+    """
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (
+        [slice(i, side - size + i + 1, stride) for i in range(size)]
+        for side, size, stride in zip(padded.shape[1:3], kernel.shape[:2], strides)
+    )
+    patches = [padded[:, row, column] for row in rows for column in columns]
+    if math.prod(patches[0].shape[1:3]) >= math.prod(kernel.shape[:2]):
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+    return jnp.concatenate(patches, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def sinusoidal_embedding(t, features, max_period=1e4):

@@ -145,7 +145,8 @@ class PythaeEncoder(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         for width in (128, 256, 512, 1024):
-            x = nn.Conv(width, (4, 4), 2, padding=1, dtype=self.dtype)(x)
+            conv = nn.Conv(width, (4, 4), 2, padding=1, dtype=self.dtype, conv_general_dilated=blocks.conv_of_small_maps)
+            x = conv(x)
             x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x))
         return x.reshape(len(x), -1)
 
