@@ -20,7 +20,7 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.vae()
     defaults.for_minutes(c, num=64)
-    c.duration = "25 epochs"
+    c.duration = "16 epochs"
     c.network.latent = 32
     return c
 

@@ -232,7 +232,7 @@ def vae():
     vae.warmup = "0 steps"  # the weight rises linearly from 0
     vae.free_bits = 0.0  # nats of each latent channel that cost nothing
     vae.conditional = False  # on labels, which encoder and decoder are told
-    vae.conditional_prior = False  # and the prior too
+    vae.conditional_prior = False  # and the prior too; a ladder's always is
     return c
 
 
@@ -243,7 +243,7 @@ def hvae():
     network.name = "ladder"
     del network.latent
     network.widths = (32, 64, 128)  # channels at full resolution, half, a quarter, ...
-    network.latents = (2, 4, 8, 32)  # latent channels at each, then of the vector at the top; 0 for none
+    network.latents = (2, 4, 8, 32)  # latent channels of each block there, then of the vector at the top; 0 for none
     return c
 
 

@@ -50,7 +50,8 @@ class SampleRequest:
       label: (n,) int32, the class of each (conditional families, which must be told).
       sampler: name of a sampler (diffusion).
       steps: network evaluations (diffusion).
-      temperature: factor on the prior's standard deviation, of all latent levels or one for each, top first (VAE).
+      temperature: factor on the prior's standard deviation, of all latent levels or one for each, top first (VAE); divisor of
+        the logits (code prior).
     """
 
     index: jax.Array
@@ -146,7 +147,8 @@ class Algorithm(abc.ABC):
     def log_weights(self, state: TrainState, batch: Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
         """(n,) float32 log p(x, z) - log q(z | x) in nats, with z the posterior's sample of this number.
 
-        Their exponentials average p(x) over samples. They depend on rng, the images' indices and `sample` alone.
+        Their exponentials average p(x) over samples, with x what the likelihood observes of the image, the same for all samples.
+        They depend on rng, the images' indices and `sample` alone.
         """
         raise NotImplementedError
 

@@ -69,8 +69,8 @@ class Ladder(nn.Module):
 
     Attributes:
       widths: channels at full resolution, half, a quarter, ...
-      latents: latent channels at each of these, then dimensions of the vector above them; 0 for none.
-      blocks: residual blocks at each resolution, on the way up and on the way down.
+      latents: latent channels of each level at these, then dimensions of the vector above them; 0 for none.
+      blocks: residual blocks at each resolution, on the way up and on the way down; on the latter each follows a level.
       groups: of GroupNorm.
       image_shape: (h, w, c) of the images.
       outputs: channels of the output.
@@ -91,7 +91,7 @@ class Ladder(nn.Module):
     def latent_shapes(self):
         """Of the levels, top first."""
         *maps, vector = self.latents
-        levels = [(*side, channels) for side, channels in zip(self._sides, maps) if channels]
+        levels = [(*side, channels) for side, channels in zip(self._sides, maps) if channels for _ in range(self.blocks)]
         return (((vector,),) if vector else ()) + tuple(reversed(levels))
 
     def infer(self, x, label, noise, train=False):
@@ -142,10 +142,10 @@ class Ladder(nn.Module):
             if level + 1 < len(self.widths):
                 h = blocks.upsample_nearest(h, *self._sides[level])
                 h = nn.Conv(self.widths[level], (3, 3), dtype=self.dtype)(h)
-            if self.latents[level]:
-                z = latent(h, features[level], self.latents[level])
-                h = h + nn.Conv(self.widths[level], (1, 1), dtype=self.dtype)(z)
             for _ in range(self.blocks):
+                if self.latents[level]:
+                    z = latent(h, features[level], self.latents[level])
+                    h = h + nn.Conv(self.widths[level], (1, 1), dtype=self.dtype)(z)
                 h = vae_nets.Residual(self.groups, self.dtype)(h)
         h = nn.swish(blocks.GroupNorm(self.groups)(h))
         return tuple(levels), nn.Conv(self.outputs, (3, 3), dtype=self.dtype)(h)
