@@ -23,7 +23,8 @@ from imagegen_jax import images
 LIKELIHOODS = ("gaussian", "logistic", "bernoulli")
 SCALES = ("fixed", "shared", "pixel")
 _WIDTH = 2 / 255  # of an 8-bit value, on the scale of [-1, 1]
-_LEAST_LOG_SCALE = -7.0  # below, a logistic is one value wide to six digits
+# Of a pixel: a logistic of the least has 97 % of its mass within one value; beyond the greatest float32 would end in log(0).
+_LOG_SCALES = (-7.0, 7.0)
 
 
 class Gaussian(NamedTuple):
@@ -123,7 +124,7 @@ class Likelihood:
     def _location_and_scale(self, params, output):
         if self._by_pixel:
             mean, change = jnp.split(output, 2, -1)
-            return mean, jnp.maximum(math.log(self.sigma) + change, _LEAST_LOG_SCALE)
+            return mean, jnp.clip(math.log(self.sigma) + change, *_LOG_SCALES)
         return output, params.get("log_scale", math.log(self.sigma))
 
 

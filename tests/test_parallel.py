@@ -1,4 +1,4 @@
-"""The same training on one device, on eight, under FSDP and on two processes; the same images from any batch size."""
+"""The same training on one device, on eight, under FSDP, on two processes, after a stop; and images from any batch size."""
 
 import dataclasses
 import importlib
@@ -26,6 +26,7 @@ from imagegen_jax.training import sharding
 
 SHAPE = (8, 8, 1)
 STEPS = 4
+CLASSES = 3
 
 
 def mesh_of(devices):
@@ -35,11 +36,12 @@ def mesh_of(devices):
 def build(recipe, shape, lr, eps):
     """The smoke variant of a recipe, with few channels, for images of this shape."""
     config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
-    config.network.channels = 8
+    if "channels" in config.network:
+        config.network.channels = 8
     config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
     config.optimizer.lr = lr
     names = algorithms.ALGORITHMS[config.algorithm].domains
-    return run.build_algorithm(config, {name: images.Spec(shape) for name in names})
+    return run.build_algorithm(config, {name: images.Spec(shape, CLASSES) for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,12 @@ def algorithm():
     return build("ddpm", SHAPE, lr=2e-3, eps=1e-4)
 
 
-def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE):
-    """(losses, state) after a few steps on so many devices."""
+def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None):
+    """(losses, state) after a few steps on so many devices.
+
+    With the folder `stop_in` they are taken twice more: half of them, then the state is saved there and restored, and then the
+    other half, which must end in the same bits.
+    """
     mesh = mesh_of(devices)
     state_shape = run.abstract_state(algorithm, mesh, rules, min_size)
     rngs = tuple(sharding.key(mesh, 0, name) for name in ("train", "augment"))
@@ -56,7 +62,7 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE):
 
     def rows():
         image = drawn.integers(0, 256, (8, *shape), np.uint8)
-        return {"image": image, "label": np.zeros(8, np.int32), "index": np.arange(8, dtype=np.int32)}
+        return {"image": image, "label": drawn.integers(0, CLASSES, 8, np.int32), "index": np.arange(8, dtype=np.int32)}
 
     domain = domains.Domain(None, None, images.Spec(shape))
     parts = [{name: rows() for name in algorithm.domains} for _ in range(STEPS)]
@@ -66,10 +72,24 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE):
     shardings = jax.tree.map(lambda x: x.sharding, state_shape)
     state = loop.initialise(algorithm, sharding.key(mesh, 7, "init"), shardings)
     losses = []
-    for batch in batches:
-        state, metrics = step(state, batch, rngs)
-        losses.append(float(metrics["loss"]))
-    return losses, state
+
+    def go_on(state, batches):
+        for batch in batches:
+            state, metrics = step(state, batch, rngs)
+            losses.append(float(metrics["loss"]))
+        return state
+
+    if stop_in is None:
+        return losses, go_on(state, batches)
+    first = jax.device_get(state)
+    state = go_on(state, batches)
+    half = go_on(jax.device_put(first, shardings), batches[: STEPS // 2])
+    with checkpoint.Checkpointer(stop_in) as checkpointer:
+        checkpointer.save(half, checkpoint.Position(STEPS // 2, 0.0, 1, ""))
+    restored, _ = checkpoint.Checkpointer(stop_in, read_only=True).restore(None, state_shape)
+    chex.assert_trees_all_equal(jax.device_get(go_on(restored, batches[STEPS // 2 :])), jax.device_get(state))
+    assert losses[STEPS:] == losses[:STEPS]
+    return losses[:STEPS], state
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +107,26 @@ def test_eight_devices_train_as_one_does(algorithm, on_one, rules):
     chex.assert_trees_all_close(jax.device_get(state.ema_params), on_one[1].ema_params, atol=1e-5)
 
 
-def test_cyclegan_trains_on_eight_devices_as_on_one():
-    """Its pool, which takes the images of a batch in order, included.
+@pytest.mark.parametrize("recipe", ["autoencoder", "cvae", "hvae", "vqvae"])
+def test_a_family_trains_on_eight_devices_as_on_one_and_goes_on_as_if_it_had_not_stopped(tmp_path, recipe):
+    algorithm = build(recipe, SHAPE, lr=2e-3, eps=1e-2)
+    one, state_of_one = train(algorithm, 1)
+    eight, state = train(algorithm, 8, stop_in=tmp_path)
+    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5)
+    for name in ("params", "ema_params", "extra"):
+        ours, theirs = (jax.device_get(getattr(s, name)) for s in (state, state_of_one))
+        chex.assert_trees_all_close(ours, theirs, atol=1e-5)
+
+
+def test_cyclegan_trains_on_eight_devices_as_on_one(tmp_path):
+    """Its pool, which takes the images of a batch in order, included; and so it goes on after a stop.
 
     An absolute difference has a step in its slope, which rounding takes on one side or the other: hence the large eps.
     """
     shape = (16, 16, 1)
     algorithm = build("cyclegan", shape, lr=1e-3, eps=1.0)
     one, state_of_one = train(algorithm, 1, shape=shape)
-    eight, state = train(algorithm, 8, shape=shape)
+    eight, state = train(algorithm, 8, shape=shape, stop_in=tmp_path)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
     for name in ("params", "ema_params", "extra"):
         ours, theirs = (jax.device_get(getattr(s, name)) for s in (state, state_of_one))
