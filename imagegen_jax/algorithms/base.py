@@ -147,7 +147,7 @@ class Algorithm(abc.ABC):
     def log_weights(self, state: TrainState, batch: Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
         """(n,) float32 log p(x, z) - log q(z | x) in nats, with z the posterior's sample of this number.
 
-        Their exponentials average p(x) over samples, with x what the likelihood observes of the image, the same for all samples.
+        Their exponentials average p(x) over samples; x is what the likelihood observes of the image, the same for all samples.
         They depend on rng, the images' indices and `sample` alone.
         """
         raise NotImplementedError
