@@ -16,7 +16,7 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.autoencoder()
     defaults.for_minutes(c, num=64)
-    c.duration = "16 epochs"
+    c.duration = "12 epochs"
     c.network.latent = 16
     return c
 

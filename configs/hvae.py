@@ -17,11 +17,11 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.hvae()
     defaults.for_minutes(c, num=64)
-    c.duration = "12 epochs"
+    c.duration = "10 epochs"
     c.network.widths = (16, 32, 64)
     c.network.blocks = 2
     c.network.latents = (0, 4, 8, 32)
-    c.vae.warmup = "3 epochs"
+    c.vae.warmup = "2 epochs"
     return c
 
 

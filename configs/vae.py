@@ -20,8 +20,9 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.vae()
     defaults.for_minutes(c, num=64)
-    c.duration = "16 epochs"
+    c.duration = "12 epochs"
     c.network.latent = 32
+    c.likelihood.scale = "shared"
     return c
 
 

@@ -16,7 +16,7 @@ def get_config(variant=""):
 def _bundled():
     c = defaults.vqvae()
     defaults.for_minutes(c, num=32)
-    c.duration = "20 epochs"
+    c.duration = "14 epochs"
     c.optimizer.lr = 1e-3
     return c
 
