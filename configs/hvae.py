@@ -18,26 +18,27 @@ def _bundled():
     c = defaults.hvae()
     defaults.for_minutes(c, num=64)
     c.duration = "10 epochs"
-    c.network.widths = (16, 32, 64)
+    c.network.patch_size = 2
+    c.network.widths = (32, 64)
     c.network.blocks = 2
-    c.network.latents = (0, 4, 8, 32)
+    c.network.latents = (4, 8, 32)
     c.vae.warmup = "2 epochs"
     return c
 
 
 def _single():
     c = _bundled()
-    c.network.latents = (0, 0, 0, 32)
-    c.network.widths = (16, 32, 68)
+    c.network.latents = (0, 0, 32)
+    c.network.widths = (32, 68)
     return c
 
 
 def _smoke():
     c = _bundled()
     defaults.for_seconds(c)
-    c.network.widths = (4, 8, 8)
+    c.network.widths = (4, 8)
     c.network.blocks = 1
-    c.network.latents = (0, 1, 2, 4)
+    c.network.latents = (1, 2, 4)
     c.network.groups = 4
     return c
 

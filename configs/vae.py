@@ -21,8 +21,7 @@ def _bundled():
     c = defaults.vae()
     defaults.for_minutes(c, num=64)
     c.duration = "12 epochs"
-    c.network.latent = 32
-    c.likelihood.scale = "shared"
+    c.network.latent = 16
     return c
 
 

@@ -242,7 +242,8 @@ def hvae():
     network = c.network
     network.name = "ladder"
     del network.latent
-    network.widths = (32, 64, 128)  # channels at full resolution, half, a quarter, ...
+    network.patch_size = 1  # pixels a side that the network takes as one
+    network.widths = (32, 64, 128)  # channels at the resolution of patches, half of it, a quarter, ...
     network.latents = (2, 4, 8, 32)  # latent channels of each block there, then of the vector at the top; 0 for none
     return c
 

@@ -259,6 +259,7 @@ def _network(config, image_shape, outputs, classes):
             groups=network.groups,
             image_shape=image_shape,
             outputs=outputs,
+            patch_size=network.patch_size,
             classes=classes,
             dtype=jnp.dtype(network.dtype),
         )

@@ -68,12 +68,13 @@ class Ladder(nn.Module):
     """Latent variables at several resolutions; its methods are those of vae_nets.Vae.
 
     Attributes:
-      widths: channels at full resolution, half, a quarter, ...
+      widths: channels at the resolution of patches, half of it, a quarter, ...
       latents: latent channels of each level at these, then dimensions of the vector above them; 0 for none.
       blocks: residual blocks at each resolution, on the way up and on the way down; on the latter each follows a level.
       groups: of GroupNorm.
       image_shape: (h, w, c) of the images.
       outputs: channels of the output.
+      patch_size: pixels a side that are taken as one.
       classes: labels that both ways are told; 0 for none.
       dtype: of the computation; distributions are float32.
     """
@@ -84,6 +85,7 @@ class Ladder(nn.Module):
     groups: int
     image_shape: tuple[int, int, int]
     outputs: int
+    patch_size: int = 1
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -122,9 +124,10 @@ class Ladder(nn.Module):
         told = jax.nn.one_hot(label, self.classes, dtype=self.dtype) if self.classes else jnp.zeros((n, 0), self.dtype)
         features = [None] * len(self.latents)
         if x is not None:
+            x = blocks.space_to_depth(x.astype(self.dtype), self.patch_size)
             spread = jnp.broadcast_to(told[:, None, None], (*x.shape[:3], self.classes))
             up = Up(self.widths, self.blocks, self.groups, self.dtype, name="up")
-            features = up(jnp.concatenate([x.astype(self.dtype), spread], -1))
+            features = up(jnp.concatenate([x, spread], -1))
         levels = []
 
         def latent(h, features, channels):
@@ -148,8 +151,10 @@ class Ladder(nn.Module):
                     h = h + nn.Conv(self.widths[level], (1, 1), dtype=self.dtype)(z)
                 h = vae_nets.Residual(self.groups, self.dtype)(h)
         h = nn.swish(blocks.GroupNorm(self.groups)(h))
-        return tuple(levels), nn.Conv(self.outputs, (3, 3), dtype=self.dtype)(h)
+        output = nn.Conv(self.outputs * self.patch_size**2, (3, 3), dtype=self.dtype)(h)
+        return tuple(levels), blocks.depth_to_space(output, self.patch_size)
 
     @property
     def _sides(self):
-        return [tuple(-(-side // 2**level) for side in self.image_shape[:2]) for level in range(len(self.widths))]
+        height, width = (side // self.patch_size for side in self.image_shape[:2])
+        return [(-(-height // 2**level), -(-width // 2**level)) for level in range(len(self.widths))]
