@@ -108,7 +108,7 @@ def main():
     reports = [_report(extractor, subject, reference, about, seen, metrics, anchors) for subject in every]
     if _OUT.value:
         _write(pathlib.Path(_OUT.value), reports if len(reports) > 1 else reports[0])
-    if len(reports) > 1:
+    if len(reports) > 1 and "fid" in metrics:
         path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"sweep-{sources.digest(_SWEEP.value)}.json")
         plots.sweep(path.with_suffix(".png"), reports)
 
