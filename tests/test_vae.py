@@ -192,7 +192,8 @@ def gradient_of(family, accumulate=1):
         after, metrics = dataclasses.replace(algorithm, **weights).train_step(state, batch, KEY)
         return jax.tree.map(jnp.subtract, state.params[name], after.params[name]), metrics
 
-    return jax.jit(step, static_argnames="warmup")
+    compiled_step = jax.jit(step, static_argnames="warmup")
+    return lambda *args, **weights: jax.device_get(compiled_step(*args, **weights))
 
 
 @LEVELS
