@@ -45,8 +45,5 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
-    c.batch_size = 128
-    c.duration = "50 epochs"
-    c.log.every = "100 steps"
+    defaults.for_all_of_fashion(c, epochs=50)
     return c

@@ -33,10 +33,7 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
-    c.batch_size = 128
-    c.duration = "30 epochs"
+    defaults.for_all_of_fashion(c, epochs=30)
     c.network.widths = (64, 128)
     c.vqvae.codes = 256
-    c.log.every = "100 steps"
     return c

@@ -38,14 +38,11 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
-    c.batch_size = 128
-    c.duration = "30 epochs"
+    defaults.for_all_of_fashion(c, epochs=30)
     c.network.width = 256
     c.network.layers = 6
     c.network.heads = 8
     c.prior.conditional = True
     c.sample.num = 80
     c.sample.batch_size = 80
-    c.log.every = "100 steps"
     return c

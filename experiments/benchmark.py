@@ -10,6 +10,7 @@ GPU, where JAX takes most of the memory at its start, the twin needs XLA_PYTHON_
 """
 
 import datetime
+import functools
 import json
 import pathlib
 import resource
@@ -33,7 +34,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import machine
 from imagegen_jax.data import domains
-from imagegen_jax.evaluation import resizing
+from imagegen_jax.evaluation import features
 from imagegen_jax.generation import sampling
 from imagegen_jax.networks import inception
 from imagegen_jax.training import compiler
@@ -337,17 +338,15 @@ class Extraction:
         rng = np.random.default_rng(0)
         num, *shape = _EXTRACTED
         self.images = rng.integers(0, 256, (sharding.divisible(num, mesh), *shape), np.uint8)
-        network = inception.InceptionV3()
-
-        def extract(variables, images):
-            return network.apply(variables, (resizing.legacy_tensorflow(images, 299) - 128) / 128)
+        extract = functools.partial(features.extract_inception, "legacy_tensorflow")
 
         def random(leaf):
             if leaf.ndim == 1:  # of a batch normalisation
                 return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
             return rng.standard_normal(leaf.shape, np.float32) * np.sqrt(2 / np.prod(leaf.shape[:-1]), dtype=np.float32)
 
-        specs = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32))
+        image = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
+        specs = jax.eval_shape(inception.InceptionV3().init, jax.random.key(0), image)
         whole = sharding.replicated(mesh)
         self._arguments = jax.device_put(jax.tree.map(random, specs), whole), sharding.put_rows(mesh, self.images)
         begin = time.perf_counter()

@@ -324,6 +324,14 @@ def for_seconds(c):
     c.eval.batch_size = 32
 
 
+def for_all_of_fashion(c, epochs):
+    """What turns such a recipe to all of Fashion-MNIST, for so many epochs."""
+    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
+    c.batch_size = 128
+    c.duration = f"{epochs} epochs"
+    c.log.every = "100 steps"
+
+
 def choose(recipe, variant, variants):
     """The config of a variant of a recipe, whose get_config(variant) this is.
 

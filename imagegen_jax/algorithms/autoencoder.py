@@ -53,13 +53,8 @@ class Autoencoder(base.Algorithm):
 
     def init(self, rng):
         variables = self.network.init(rng, jnp.zeros((1, *self.image_shape)))
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"autoencoder": variables["params"]},
-            opt_state={"autoencoder": self.optimizer.init(variables["params"])},
-            ema_params={"autoencoder": variables["params"]},
-            extra={"batch_stats": variables.get("batch_stats", {})},
-        )
+        extra = {"batch_stats": variables.get("batch_stats", {})}
+        return base.first_state("autoencoder", variables["params"], self.optimizer, extra)
 
     def train_step(self, state, batch, rng):
         stats = state.extra["batch_stats"]

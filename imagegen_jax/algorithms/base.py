@@ -196,6 +196,17 @@ def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate:
     return jax.tree.map(lambda x: x / accumulate, total)
 
 
+def first_state(name: str, params, optimizer: optax.GradientTransformation, extra=None) -> TrainState:
+    """The state before the first step of a method with one network, called `name`, and one optimiser of all its parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params={name: params},
+        opt_state={name: optimizer.init(params)},
+        ema_params={name: params},
+        extra=extra or {},
+    )
+
+
 def update(state: TrainState, name: str, grads, optimizer: optax.GradientTransformation, ema_decay=None) -> TrainState:
     """One optimiser update of the network called `name`, and of its moving average where `ema_decay` is given.
 

@@ -58,12 +58,7 @@ class Classifier(base.Algorithm):
 
     def init(self, rng):
         params = self.network.init(rng, jnp.zeros((1, *self.image_shape)))["params"]
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"classifier": params},
-            opt_state={"classifier": self.optimizer.init(params)},
-            ema_params={"classifier": params},
-        )
+        return base.first_state("classifier", params, self.optimizer)
 
     def train_step(self, state, batch, rng):
         def loss(params, examples, rng):

@@ -76,13 +76,7 @@ class CodePrior(base.Algorithm):
         network_rng, vqvae_rng = jax.random.split(rng)
         blank = jnp.zeros((1, self.network.length), jnp.int32)
         params = self.network.init(network_rng, blank, self.network.empty_cache(1))["params"]
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"transformer": params},
-            opt_state={"transformer": self.optimizer.init(params)},
-            ema_params={"transformer": params},
-            extra={"vqvae": _frozen(self.vqvae.init(vqvae_rng))},
-        )
+        return base.first_state("transformer", params, self.optimizer, extra={"vqvae": _frozen(self.vqvae.init(vqvae_rng))})
 
     def adopt(self, state, founded_on):
         return state.replace(extra={"vqvae": _frozen(founded_on)})

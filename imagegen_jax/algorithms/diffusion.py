@@ -75,12 +75,7 @@ class Diffusion(base.Algorithm):
 
     def init(self, rng):
         params = self.network.init(rng, jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32))["params"]
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"unet": params},
-            opt_state={"unet": self.optimizer.init(params)},
-            ema_params={"unet": params},
-        )
+        return base.first_state("unet", params, self.optimizer)
 
     def train_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])

@@ -94,13 +94,7 @@ class Vae(base.Algorithm):
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
         variables = self.network.init(rng, blank, jnp.zeros(1, jnp.int32), noise, method="infer")
         params = {"network": variables["params"], "likelihood": self.likelihood.init()}
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"vae": params},
-            opt_state={"vae": self.optimizer.init(params)},
-            ema_params={"vae": params},
-            extra={"batch_stats": variables.get("batch_stats", {})},
-        )
+        return base.first_state("vae", params, self.optimizer, extra={"batch_stats": variables.get("batch_stats", {})})
 
     def train_step(self, state, batch, rng):
         observe_rng, noise_rng = jax.random.split(rng)

@@ -130,13 +130,7 @@ class VqVae(base.Algorithm):
         params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
         # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.
         vectors = jax.random.normal(jax.random.fold_in(rng, 1), (self.codes, self.network.dimensions))
-        return base.TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={"vqvae": params},
-            opt_state={"vqvae": self.optimizer.init(params)},
-            ema_params={"vqvae": params},
-            extra={"codebook": Codebook(vectors, jnp.zeros(self.codes))},
-        )
+        return base.first_state("vqvae", params, self.optimizer, extra={"codebook": Codebook(vectors, jnp.zeros(self.codes))})
 
     def train_step(self, state, batch, rng):
         params, codebook = state.params["vqvae"], state.extra["codebook"]

@@ -179,11 +179,13 @@ def _classifier(algorithm, params, protocol):
 def _inception(path, resize):
     variables = weights.inception(path)
 
-    def apply(variables, batch):
-        return inception.InceptionV3().apply(variables, (_resized(batch, resize, 299) - 128) / 128)
-
     protocol = {"features": "inception", "sha256": weights.sha256(path), "resize": resize}
-    return Features(protocol, None, (), _on_host(resize, 299), apply, variables)
+    return Features(protocol, None, (), _on_host(resize, 299), functools.partial(extract_inception, resize), variables)
+
+
+def extract_inception(resize, variables, batch):
+    """The network as the score has it: prepared images -> (features (n, 2048), logits (n, 1008)), float32, under jit."""
+    return inception.InceptionV3().apply(variables, (_resized(batch, resize, 299) - 128) / 128)
 
 
 def _vgg(path, resize):

@@ -44,18 +44,29 @@ class Coder:
         self._takes_labels = algorithm.classes > 0
         compiled = dict(out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
-        def encode(state, image, label):
-            return algorithm.encode(state, {"image": image, "label": label, "index": jnp.zeros_like(label)})
+        def encode(state, key, image, label, index):
+            return algorithm.encode(state, {"image": image, "label": label, "index": index}, key)
 
         self._encode = jax.jit(encode, **compiled)
-        self._decode = jax.jit(lambda *given: images.to_uint8(algorithm.decode(*given)), **compiled)
+        self._decode = jax.jit(lambda state, _, *given: images.to_uint8(algorithm.decode(state, *given)), **compiled)
         image = jax.ShapeDtypeStruct((self.batch_size, *image_shape), jnp.uint8)
         label = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
-        self.dimensions = jax.eval_shape(encode, state, image, label).shape[-1]
+        self.dimensions = jax.eval_shape(encode, state, None, image, label, label).shape[-1]
 
-    def encode(self, image, label):
-        """The most likely codes, (n, d) float32, of (n, h, w, c) uint8 with (n,) int32 labels, which some families look at."""
-        return self._in_batches(self._encode, image, label)
+    def encode(self, image, label, index=None, key=None):
+        """Codes of images: the most likely, or random ones of their posteriors.
+
+        Args:
+          image: (n, h, w, c) uint8.
+          label: (n,) int32, which some families look at.
+          index: (n,) int32, the images' numbers, on which random codes depend.
+          key: of random codes; None for the most likely.
+
+        Returns:
+          (n, d) float32.
+        """
+        index = np.zeros_like(label) if index is None else index
+        return self._in_batches(self._encode, key, image, label, index)
 
     def decode(self, codes, label):
         """The images, (..., h, w, c) uint8, of (..., d) codes with labels that can be broadcast to (...)."""
@@ -63,31 +74,38 @@ class Coder:
         rows = [codes.reshape(-1, codes.shape[-1])]
         if self._takes_labels:
             rows.append(np.broadcast_to(label, shape).reshape(-1))
-        made = self._in_batches(self._decode, *rows)
+        made = self._in_batches(self._decode, None, *rows)
         return made.reshape(*shape, *made.shape[1:])
 
-    def _in_batches(self, fn, *rows):
-        """`fn` of the state and of rows; the last batch is filled up, so that nothing is compiled for it, and cut."""
+    def _in_batches(self, fn, key, *rows):
+        """`fn` of the state, the key and rows; the last batch is filled up, so that nothing is compiled for it, and cut."""
         made = []
         for start in range(0, len(rows[0]), self.batch_size):
             pieces = [array[start : start + self.batch_size] for array in rows]
             filled = [sharding.put_filled(self._mesh, piece, self.batch_size) for piece in pieces]
-            made.append(np.asarray(fn(self._state, *filled))[: len(pieces[0])])
+            made.append(np.asarray(fn(self._state, key, *filled))[: len(pieces[0])])
         return np.concatenate(made)
 
 
-def of_domain(coder, domain, num):
-    """Codes of at most so many images of a domains.Domain, drawn from all of it and always the same.
+def of_domain(coder, domain, num, seed=0, key=None):
+    """Codes of at most so many images of a domains.Domain, a fair draw where it has more, behind a progress bar.
+
+    Args:
+      coder: a Coder.
+      domain: the images.
+      num: how many at most.
+      seed: of the draw.
+      key: see Coder.encode.
 
     Returns:
-      (codes (n, d) float32, labels (n,) int32)
+      (codes (n, d) float32, labels (n,) int32), in the order of the images.
     """
-    numbers = np.sort(np.random.default_rng(0).permutation(len(domain.source))[:num])
+    numbers = np.sort(np.random.default_rng(seed).permutation(len(domain.source))[:num])
     found, labels = [], []
     with tqdm.tqdm(total=len(numbers), desc="encoding", unit="image", disable=jax.process_index() != 0) as bar:
         for start in range(0, len(numbers), coder.batch_size):
             batch = domain.reader([int(i) for i in numbers[start : start + coder.batch_size]])
-            found.append(coder.encode(batch["image"], batch["label"]))
+            found.append(coder.encode(batch["image"], batch["label"], batch["index"], key))
             labels.append(batch["label"])
             bar.update(len(batch["label"]))
     return np.concatenate(found), np.concatenate(labels)

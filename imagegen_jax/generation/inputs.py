@@ -1,5 +1,6 @@
 """Images that a person names: files, or numbers of images of the run's own data."""
 
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -45,7 +46,7 @@ def read(given, out, data, spec):
     match = re.fullmatch(r"(train|test):(.*)", given)
     if match:
         return _from_data(given, match[1], numbers(given, match[2]), data, spec)
-    files = _find(given)
+    files = [path for path, _ in find(given)]
     for file in files:
         if file.resolve().is_relative_to(pathlib.Path(out).resolve()):
             raise errors.UserError(f"--out={out}: the input {file} is there and could be overwritten; give another path")
@@ -105,18 +106,32 @@ def _from_data(given, split, wanted, data, spec):
     return Inputs([f"{split}:{number}" for number in wanted], batch["image"], batch["label"])
 
 
-def _find(given):
-    """Paths of image files."""
+def find(given, out=None):
+    """Files of images.
+
+    Args:
+      given: `--input`, as `read` takes it.
+      out: a folder of results; those of an earlier time that lie in a folder of images are none of them.
+
+    Returns:
+      [(path, its name relative to the folder that was given)], those of a folder sorted.
+
+    Raises:
+      errors.UserError: there are none.
+    """
     found = []
-    for name in [given] if pathlib.Path(given).exists() else given.split(","):
+    for name in [given] if os.path.exists(given) else given.split(","):
         path = pathlib.Path(name)
-        if name and path.is_dir():
+        if os.path.isfile(name):
+            found.append((path, pathlib.Path(path.name)))
+        elif os.path.isdir(name):
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in sources.SUFFIXES and file.is_file())
+            results = None if out is None else pathlib.Path(out).resolve()
+            if results and results.is_relative_to(path.resolve()):
+                inside = [file for file in inside if not file.resolve().is_relative_to(results)]
             if not inside:
                 raise errors.UserError(f"--input={given}: no {', '.join(sources.SUFFIXES)} files in {path}")
-            found += inside
-        elif name and path.is_file():
-            found.append(path)
+            found += [(file, file.relative_to(path)) for file in inside]
         else:
             raise errors.UserError(f"--input={given}: there is no file or folder '{name}'")
     return found

@@ -13,7 +13,6 @@ they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import sys
@@ -25,14 +24,14 @@ import flax.struct
 import jax
 from jax import numpy as jnp
 import numpy as np
-import tqdm
 
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
-from imagegen_jax.training import compiler
+from imagegen_jax.data import sources
+from imagegen_jax.generation import codes as codes_lib
 from imagegen_jax.training import sharding
 
 KINDS = ("prior", "aggregate", "gmm", "tree")
@@ -160,7 +159,7 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
     key = asked | {"step": step, "ema": use_ema, "parameters": _digest(state.params, state.extra)}
     name = "-".join(map(str, [step, *["raw"] * (not use_ema), *asked.values()]))
     path = pathlib.Path(workdir) / "latents" / f"{name}.npz"
-    dimensions = _dimensions(algorithm, state, specs[""].shape)
+    dimensions = codes_lib.Coder(algorithm, state, specs[""].shape, mesh, config.eval.batch_size).dimensions
     mixture, about = load(path, dimensions) if path.exists() else (None, {})
     if any(about.get(name) != value for name, value in key.items()):
         if jax.process_count() > 1:
@@ -180,20 +179,10 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
 
 def _digest(*trees):
     """Twelve hexadecimal digits that change with any array."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(trees):
-        digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()[:12]
+    return sources.digest(*map(np.asarray, jax.tree.leaves(trees)))
 
 
 # ------------------------------------------------------------------------------------------------------------ codes of the data
-
-
-def _dimensions(algorithm, state, image_shape):
-    """d, the size of a code."""
-    row = jax.ShapeDtypeStruct((1,), jnp.int32)
-    batch = {"image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8), "label": row, "index": row}
-    return jax.eval_shape(algorithm.encode, state, batch, jax.random.key(0)).shape[-1]
 
 
 def encode(algorithm, state, domain, mesh, batch_size, seed):
@@ -210,19 +199,8 @@ def encode(algorithm, state, domain, mesh, batch_size, seed):
     Returns:
       ((n, d) float32 codes, (n,) int32 labels), in the order of the images.
     """
-    key = sharding.key(mesh, seed, "latents")
-    size = sharding.divisible(batch_size, mesh)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(domain.source))[:_MOST_CODES])
-    encode_fn = jax.jit(algorithm.encode, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
-    codes, labels = [], []
-    with tqdm.tqdm(total=len(rows), desc="encoding", unit="image") as bar:
-        for start in range(0, len(rows), size):
-            piece = rows[start : start + size]
-            batch = domain.reader(np.resize(piece, size).tolist())  # filled up, so that nothing is compiled for the rest
-            codes.append(np.asarray(encode_fn(state, sharding.put_batch(mesh, batch), key), np.float32)[: len(piece)])
-            labels.append(batch["label"][: len(piece)])
-            bar.update(len(piece))
-    return np.concatenate(codes), np.concatenate(labels)
+    coder = codes_lib.Coder(algorithm, state, domain.reader.shape, mesh, batch_size)
+    return codes_lib.of_domain(coder, domain, _MOST_CODES, seed, sharding.key(mesh, seed, "latents"))
 
 
 # ------------------------------------------------------------------------------------------------------------------ the mixture

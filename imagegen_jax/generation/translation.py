@@ -23,6 +23,7 @@ from PIL import Image
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.data import sources
+from imagegen_jax.generation import inputs as input_files
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 
@@ -153,7 +154,7 @@ def plan(inputs: str, out: str) -> list[File]:
         raise errors.UserError(f"--out={out}: give a folder, with / at its end")
     if os.path.isdir(inputs) and pathlib.Path(out).resolve() == pathlib.Path(inputs).resolve():
         raise errors.UserError(f"--out={out}: that is the input folder, and would be overwritten; give another folder")
-    files = [File(source, pathlib.Path(out) / name.with_suffix(".png")) for source, name in _find(inputs, out)]
+    files = [File(source, pathlib.Path(out) / name.with_suffix(".png")) for source, name in input_files.find(inputs, out)]
     taken = {}
     for file in files:
         other = taken.setdefault(file.target, file.source)
@@ -164,26 +165,6 @@ def plan(inputs: str, out: str) -> list[File]:
         if file.target.resolve() in originals:
             raise errors.UserError(f"--out={out}: the input {file.target} would be overwritten; give another folder")
     return files
-
-
-def _find(inputs, out):
-    """[(path of an image, its name relative to the folder that was given)], without earlier results in a folder inside it."""
-    found = []
-    for name in [inputs] if os.path.exists(inputs) else inputs.split(","):
-        path = pathlib.Path(name)
-        if os.path.isfile(name):
-            found.append((path, pathlib.Path(path.name)))
-        elif os.path.isdir(name):
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in sources.SUFFIXES and file.is_file())
-            results = pathlib.Path(out).resolve()
-            if results.is_relative_to(path.resolve()):
-                inside = [file for file in inside if not file.resolve().is_relative_to(results)]
-            if not inside:
-                raise errors.UserError(f"--input={inputs}: no {', '.join(sources.SUFFIXES)} files in {path}")
-            found += [(file, file.relative_to(path)) for file in inside]
-        else:
-            raise errors.UserError(f"--input={inputs}: there is no file or folder '{name}'")
-    return found
 
 
 class Reader:
