@@ -170,12 +170,12 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
     evaluate = evaluator.Evaluator(algorithm.eval_step, mesh, test_set, config.eval.num, config.eval.batch_size, config.seed)
     hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
     if config.eval.samples and (algorithm.draws or len(algorithm.domains) == 2):
-        hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop)]
+        hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop, steps)]
     return hooks
 
 
-def _distances(config, algorithm, mesh, test_set, stop):
-    """Measures how far generated images, or translations in each direction, are from test images."""
+def _distances(config, algorithm, mesh, test_set, stop, steps):
+    """Measures how far generated images, or translations in each direction, are from test images, and how varied."""
     # Most runs do without, and SciPy and the networks of scores take their time to import.
     from imagegen_jax.evaluation import features
     from imagegen_jax.evaluation import origins
@@ -188,9 +188,16 @@ def _distances(config, algorithm, mesh, test_set, stop):
     if algorithm.draws:
         drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
         measure = tracking.Distances(extractor, tests[""])
-        return [lambda step, state: measure(stop.each(drawer.batches(state.with_ema(), config.seed, num)))]
+        watch = tracking.Watch(steps("duration") // 10, algorithm.advice)
 
-    def measured(source, target):
+        def drawn(step, state):
+            measured = measure(stop.each(drawer.batches(state.with_ema(), config.seed, num)))
+            watch(step, measured)
+            return measured
+
+        return [drawn]
+
+    def translated(source, target):
         translations = sampling.Translations(algorithm, mesh, source + target, config.sample.batch_size)
         measure = tracking.Distances(extractor, tests[target])
 
@@ -200,7 +207,7 @@ def _distances(config, algorithm, mesh, test_set, stop):
 
         return run
 
-    return [measured(source, target) for source, target in cyclegan.DIRECTIONS]
+    return [translated(source, target) for source, target in cyclegan.DIRECTIONS]
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def common():
     evaluation.every = "500 steps"  # held-out metrics of the moving average on the test split
     evaluation.num = 1024  # test images; 0 for all
     evaluation.batch_size = 64
-    evaluation.samples = 0  # images drawn, or translated, at each of these for eval/fid and eval/kid; 0 for none
+    evaluation.samples = 0  # images drawn, or translated, at each of these for eval/fid, kid, duplicates; 0 for none
     evaluation.features = "fashion"  # for those: fashion, run:WORKDIR, inception:FILE, vgg:FILE or pixels
     return c
 

@@ -88,6 +88,7 @@ class Algorithm(abc.ABC):
       has_bound: whether likelihoods have a bound (`log_weights`).
       foundation: the family whose trained run this one stands on (`adopt`); '' for none.
       columns: what `panel` shows of an image, from left to right; empty where a family has no panel.
+      advice: what to try where its samples collapse to few; '' for nothing in particular.
     """
 
     domains: ClassVar[tuple[str, ...]] = ("",)
@@ -98,6 +99,7 @@ class Algorithm(abc.ABC):
     has_bound: ClassVar[bool] = False
     foundation: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ()
+    advice: ClassVar[str] = ""
 
     @classmethod
     @abc.abstractmethod
