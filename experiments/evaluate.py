@@ -4,7 +4,8 @@ python -m experiments.evaluate --workdir=runs/ddpm --num=2000
 python -m experiments.evaluate --samples=drawn/ --reference=fashion_mnist_10k --out=scores.json
 
 A score is one JSON object: the scores, the same scores of anchors (training images, random pixels), and the protocol, which
-names the features, the reference and the images. A run's go to eval/ in its folder.
+names the features, the reference and the images. A run's go to eval/ in its folder, with a picture of some of its images beside
+the training images nearest to them, <score>.neighbours.png.
 """
 
 from collections.abc import Callable
@@ -87,7 +88,7 @@ _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path endi
 
 _FEATURE_BATCH = 100
 _SHOWN = 16  # images whose nearest training images are shown
-_NEAREST = 5  # so many of them
+_NEAREST = 5  # so many of them, by pixels and by features
 _FEW = 20_000  # training images that are looked through without being asked to
 
 
@@ -378,11 +379,20 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
 
 
 def _save_neighbours(path, collected, reference, seen):
-    """A picture: a few of the images, a row each, and right of each the training images that are nearest to it."""
-    shown = min(_SHOWN, len(collected.images))
-    _, nearest = manifold.neighbours(collected.features[:shown], reference.training.features, _NEAREST)
-    rows = [[image, *map(seen.image, row)] for image, row in zip(collected.images, nearest)]
-    output.save_grid(path, np.stack(list(itertools.chain(*rows))), 1 + _NEAREST)
+    """A picture: a few images, a row each; right of each the training images nearest to it, by pixels and then by features.
+
+    Pixels find a copy that the features' network does not know as such, and features one that is shifted or shaded.
+    """
+    shown, k = collected[:_SHOWN], min(_NEAREST, seen.num)
+    pixels = (batch.reshape(len(batch), -1) for batch, _ in seen.batches(0))
+    _, by_pixels = manifold.neighbours_of_batches(shown.images.reshape(len(shown), -1), pixels, k)
+    _, by_features = manifold.neighbours(shown.features, reference.training.features, k)
+    gap = np.full(seen.shape, 255, np.uint8)
+    rows = [
+        [image, gap, *map(seen.image, near), gap, *map(seen.image, like)]
+        for image, near, like in zip(shown.images, by_pixels, by_features)
+    ]
+    output.save_grid(path, np.stack(list(itertools.chain(*rows))), len(rows[0]))
 
 
 def _shown(report):

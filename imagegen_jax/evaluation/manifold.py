@@ -64,6 +64,33 @@ def neighbours(queries, points=None, k=1):
     return found
 
 
+def neighbours_of_batches(queries, batches, k):
+    """What `neighbours` finds among points of which one batch at a time is in memory.
+
+    Args:
+      queries: (n, d).
+      batches: iterable over (m, d) points.
+      k: how many, at most the points of all batches.
+
+    Returns:
+      (distances, indices), each (n, k), nearest first; indices count through all batches.
+
+    Raises:
+      errors.UserError: where there are fewer than k.
+    """
+    apart, index = np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)
+    seen = 0
+    for points in batches:
+        found = neighbours(queries, points, min(k, len(points)))
+        apart, index = np.hstack([apart, found[0]]), np.hstack([index, found[1] + seen])
+        order = np.argsort(apart, 1, kind="stable")[:, :k]
+        apart, index = (np.take_along_axis(both, order, 1) for both in (apart, index))
+        seen += len(points)
+    if seen < k:
+        raise errors.UserError(f"{seen} samples are too few for {k} neighbours: give more")
+    return apart, index
+
+
 def prdc_rows(real, fake, k=3, density_k=5):
     """What each sample adds to precision, recall, density and coverage; `distances.bootstrap` takes these numbers.
 

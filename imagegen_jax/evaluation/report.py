@@ -1,7 +1,8 @@
 """The page of a run: one HTML file, with everything in it and nothing to fetch or execute.
 
 It shows what `history.read` finds in the run's folder. A picture eval/<name>.neighbours.png is shown with the scores of the
-same name: a grid (images.grid) in which each row is a generated image and then its nearest training images, nearest first.
+same name: a grid (images.grid) in which each row is a generated image and then its nearest training
+images, by pixels and by features, nearest first.
 """
 
 import numpy as np
@@ -129,7 +130,9 @@ def _score(score):
     shown = neighbours.exists() and markup.tag(
         "figure",
         markup.image(neighbours, "rows of a generated image and its nearest training images"),
-        markup.tag("figcaption", "Each row: a generated image, then the training images nearest to it, nearest first."),
+        markup.tag(
+            "figcaption", "Each row: a generated image, then the training images nearest to it, by pixels and features."
+        ),
         class_="last",
     )
     return markup.joined(

@@ -6,7 +6,13 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 import pytest
+
+from imagegen_jax import config as config_lib
+from imagegen_jax.evaluation import features
+from imagegen_jax.evaluation import origins
+from imagegen_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -56,6 +62,24 @@ def test_distances_are_logged_while_training(trained):
     logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     measured = [line for line in logged if "eval/fid" in line]
     assert [line["step"] for line in measured] == [4, 8] and all(line["eval/fid"] > 0 < line["eval/kid"] for line in measured)
+    assert all(0 <= line[f"eval/{name}"] <= 1 for line in measured for name in ("duplicates", "classes_covered"))
+
+
+def assert_nearest(picture):
+    """The picture's rows: an image, its five nearest training images by pixels, and by features; each block after white."""
+    cells = (
+        np.pad(np.asarray(Image.open(picture)), ((0, 1), (0, 1))).reshape(16, 29, 13, 29).swapaxes(1, 2)[..., :28, :28, None]
+    )
+    assert (cells[:, [1, 7]] == 255).all()
+    data = config_lib.common().data
+    training = np.concatenate([batch for batch, _ in origins.of_data(data, "train").batches(0)])
+    extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 200)
+    spaces = (lambda x: x.reshape(len(x), -1).astype(np.float64), slice(2, 7)), (lambda x: extractor(x)[0], slice(8, 13))
+    for space, block in spaces:
+        points = space(training)
+        for row in cells:
+            expected = np.sort(np.linalg.norm(points - space(row[:1]), axis=1))[:5]
+            np.testing.assert_allclose(np.linalg.norm(space(row[block]) - space(row[:1]), axis=1), expected, rtol=1e-4)
 
 
 def test_a_run_is_scored(trained, tmp_path):
@@ -71,7 +95,8 @@ def test_a_run_is_scored(trained, tmp_path):
     assert report in [scores_of(path) for path in files]
     assert set(report["scores"]) == {"fid", "is", "prdc", "classes", "diversity", "memorisation", "heldout"}
     assert set(again["scores"]) == {"fid", "is"} and 0 < report["scores"]["heldout"]["loss"] < 8  # bits/dim
-    assert len(list((trained / "eval").glob("*.neighbours.png"))) == 1
+    (picture,) = (trained / "eval").glob("*.neighbours.png")
+    assert_nearest(picture)
     # The batch size changes no image, and so no score.
     np.testing.assert_allclose(again["scores"]["fid"]["value"], report["scores"]["fid"]["value"], rtol=1e-6)
     anchors = {name: scores["fid"]["value"] for name, scores in report["anchors"].items()}

@@ -235,6 +235,21 @@ def test_neighbours_against_all_differences():
     assert all(set(row) == set(range(40)) - {i} for i, row in enumerate(index))
 
 
+def test_neighbours_of_batches_are_those_of_all_points():
+    rng = np.random.default_rng(0)
+    points = rng.integers(256, size=(23, 30), dtype=np.uint8)
+    queries = points[[20, 3]].copy()
+    queries[:, 0] ^= 1
+    for k in (1, 5, 23):
+        found = manifold.neighbours_of_batches(queries, np.array_split(points, 6), k)
+        for ours, whole in zip(found, manifold.neighbours(queries, points, k)):
+            np.testing.assert_allclose(ours, whole, rtol=1e-12)
+        np.testing.assert_array_equal(found[1][:, 0], [20, 3])
+        np.testing.assert_array_equal(found[0][:, 0], 1)
+    with pytest.raises(errors.UserError, match="23 samples are too few for 24 neighbours"):
+        manifold.neighbours_of_batches(queries, [points], 24)
+
+
 def test_blocks_do_not_change_what_neighbours_say(monkeypatch):
     x, y = draw(0, 200, 5), draw(1, 150, 5, shift=0.3)
     whole = manifold.prdc_rows(x, y), manifold.neighbours(x, k=4), distances.kernel_influence(x, y)
