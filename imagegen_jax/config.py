@@ -15,11 +15,14 @@ from ml_collections import config_dict
 from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import losses
+from imagegen_jax.adversarial import augmentation
+from imagegen_jax.adversarial import penalties
 from imagegen_jax.diffusion import parametrisations
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
 from imagegen_jax.networks import cyclegan_nets
+from imagegen_jax.networks import gan_blocks
 from imagegen_jax.networks import vae_nets
 
 
@@ -289,6 +292,62 @@ def code_prior():
     return c
 
 
+def gan():
+    """The keys of algorithms/gan.py."""
+    c = common()
+    c.algorithm = "gan"
+    c.optimizer.b1 = 0.5
+    c.optimizer.clip_norm = 0.0
+    c.ema.decay = 0.999
+
+    c.network = network = config_dict.ConfigDict()
+    network.name = "dcgan"  # of both networks: dcgan or resnet
+    network.latent = 100  # dimensions of the noise
+    network.widths = (512, 256, 128, 64)  # channels of the generator's levels, the coarsest first; each doubles the sides
+    network.upsampling = "transposed"  # transposed or resize (dcgan)
+    network.attention = 0  # side of the maps that have self-attention in both networks; 0 for none
+    network.dtype = "float32"  # or bfloat16, of the computation of both
+
+    c.discriminator = discriminator = config_dict.ConfigDict()
+    discriminator.widths = (64, 128, 256)  # channels of its levels, the finest first; each halves the sides
+    discriminator.plain = 2  # residual blocks after those (resnet)
+    discriminator.norm = "none"  # none, batch (dcgan) or spectral
+    discriminator.stddev = 0  # images of a group that is told how much its images differ; 0 for none
+    discriminator.lr_ratio = 1.0  # its learning rate, as a multiple of optimizer.lr
+
+    c.gan = gan = config_dict.ConfigDict()
+    gan.loss = "non_saturating"  # a key of losses.ADVERSARIAL
+    gan.label_smoothing = 0.0  # the target of real images is less than 1 by this
+    gan.d_steps = 1  # updates of the discriminator a step; each takes its share of batch_size
+    gan.penalty = "none"  # or a key of adversarial.penalties.PENALTIES
+    gan.penalty_weight = 10.0
+    gan.penalty_every = 1  # updates of the discriminator from one penalty to the next, which then counts so many times
+    gan.conditional = False  # on labels, which both networks are told
+    gan.conditioning = "projection"  # projection (and class-conditional normalisation), or concat (dcgan)
+    gan.auxiliary = 0.0  # weight of labels that the discriminator guesses
+
+    c.augment = augment = config_dict.ConfigDict()
+    augment.policy = ()  # of adversarial.augmentation.TRANSFORMATIONS, what both kinds of images go through
+    augment.adaptive = False  # with a probability that rises from 0 where the discriminator is too sure; otherwise always
+    augment.target = 0.6  # mean sign of its logits on training images that is aimed at
+    augment.span = 500_000  # images over which the probability can rise from 0 to 1
+    return c
+
+
+def vaegan(c=None):
+    """The keys of algorithms/vaegan.py, in addition to those of a GAN's config, which is changed; by default gan()."""
+    c = c or gan()
+    c.algorithm = "vaegan"
+
+    c.encoder = encoder = config_dict.ConfigDict()
+    encoder.widths = (64, 128)  # channels of its levels, the finest first; each halves the sides
+
+    c.vaegan = vaegan = config_dict.ConfigDict()
+    vaegan.gamma = 1.0  # what reconstruction weighs to the decoder, beside deceiving the discriminator
+    vaegan.beta = 1.0  # weight of the KL divergence
+    return c
+
+
 def for_minutes(c, num):
     """How the autoencoders' recipes train on the bundled images: with a look at the run, and a checkpoint, every 5 epochs.
 
@@ -356,7 +415,9 @@ _FAMILIES = {
     "code_prior": (code_prior,),
     "cyclegan": (cyclegan,),
     "diffusion": (diffusion,),
+    "gan": (gan,),
     "vae": (vae, hvae),
+    "vaegan": (vaegan,),
     "vqvae": (vqvae,),
 }
 _CHOICES = {
@@ -373,13 +434,19 @@ _CHOICES = {
     "network.upsampling": cyclegan_nets.UPSAMPLINGS,
     "discriminator.name": ("patch", "pixel"),
     "cyclegan.loss": tuple(losses.ADVERSARIAL),
+    "discriminator.norm": ("none", "batch", "spectral"),
+    "gan.loss": tuple(losses.ADVERSARIAL),
+    "gan.penalty": ("none", *penalties.PENALTIES),
+    "gan.conditioning": gan_blocks.CONDITIONINGS,
     "baseline.name": ("random", "histogram", "templates"),
 }
 # Those of a key that means something else in each family.
 _NETWORKS = {
     "autoencoder": vae_nets.NAMES,
     "cyclegan": ("resnet", "unet"),
+    "gan": ("dcgan", "resnet"),
     "vae": (*vae_nets.NAMES, "ladder"),
+    "vaegan": ("dcgan", "resnet"),
 }
 _AT_LEAST = {
     "seed": 0,
@@ -422,6 +489,18 @@ _AT_LEAST = {
     "vqvae.commitment": 0,
     "vqvae.decay": 0,
     "vqvae.restart": 0,
+    "network.attention": 0,
+    "discriminator.plain": 0,
+    "discriminator.stddev": 0,
+    "discriminator.lr_ratio": 0,
+    "gan.label_smoothing": 0,
+    "gan.d_steps": 1,
+    "gan.penalty_weight": 0,
+    "gan.penalty_every": 1,
+    "gan.auxiliary": 0,
+    "augment.span": 1,
+    "vaegan.gamma": 0,
+    "vaegan.beta": 0,
     "baseline.templates": 1,
 }
 _DURATIONS = (
@@ -476,8 +555,12 @@ def check(config):
         raise errors.UserError(
             f"config.optimizer.accumulate is {accumulate}: it must divide config.batch_size ({config.batch_size})"
         )
-    if accumulate > 1 and config.algorithm == "cyclegan":
-        raise errors.UserError("config.optimizer.accumulate must be 1: a CycleGAN's step is not made of pieces")
+    if accumulate > 1 and "discriminator" in config:
+        raise errors.UserError("config.optimizer.accumulate must be 1: a step of two players is not made of pieces")
+    for name in flat.get("augment.policy", ()):
+        if name not in augmentation.TRANSFORMATIONS:
+            listed = ", ".join(augmentation.TRANSFORMATIONS)
+            raise errors.UserError(f"config.augment.policy has {name!r}: choose of {listed}")
     if "sampler" in config and config.sampler.steps > config.diffusion.length:
         raise errors.UserError(
             f"config.sampler.steps is {config.sampler.steps}: it can be at most config.diffusion.length "

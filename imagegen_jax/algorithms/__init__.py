@@ -6,7 +6,9 @@ from imagegen_jax.algorithms import classifier
 from imagegen_jax.algorithms import code_prior
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.algorithms import diffusion
+from imagegen_jax.algorithms import gan
 from imagegen_jax.algorithms import vae
+from imagegen_jax.algorithms import vaegan
 from imagegen_jax.algorithms import vqvae
 
 ALGORITHMS = {
@@ -16,6 +18,8 @@ ALGORITHMS = {
     "code_prior": code_prior.CodePrior,
     "cyclegan": cyclegan.CycleGan,
     "diffusion": diffusion.Diffusion,
+    "gan": gan.Gan,
     "vae": vae.Vae,
+    "vaegan": vaegan.VaeGan,
     "vqvae": vqvae.VqVae,
 }

@@ -27,7 +27,8 @@ class TrainState:
       params: parameters by network name, float32.
       opt_state: optax states by network name.
       ema_params: moving averages of those params that are sampled from, by network name.
-      extra: whatever else the method keeps (batch statistics, image pool, codebook averages).
+      extra: whatever else the method keeps (batch statistics, image pool, codebook averages). What is under 'ema' there
+        belongs to the moving averages, and stands in for what has the same name beside it.
     """
 
     step: jax.Array
@@ -38,7 +39,7 @@ class TrainState:
 
     def with_ema(self):
         """The same state with the moving averages in place of the parameters that have one."""
-        return self.replace(params=self.params | self.ema_params)
+        return self.replace(params=self.params | self.ema_params, extra=self.extra | self.extra.get("ema", {}))
 
 
 @flax.struct.dataclass
@@ -52,6 +53,7 @@ class SampleRequest:
       steps: network evaluations (diffusion).
       temperature: factor on the prior's standard deviation, of all latent levels or one for each, top first (VAE); divisor of
         the logits (code prior).
+      truncation: the noise is normal within so many standard deviations and nowhere else (GAN).
     """
 
     index: jax.Array
@@ -59,6 +61,7 @@ class SampleRequest:
     sampler: str | None = flax.struct.field(pytree_node=False, default=None)
     steps: int | None = flax.struct.field(pytree_node=False, default=None)
     temperature: tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    truncation: float | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +70,13 @@ class Training:
 
     Attributes:
       optimizer: the optax transformation of the `optimizer` section; None where the config has none.
+      repeated: updates a step -> the same for a network that has more than one, so that its schedules take as many steps.
       ema_decay: step -> decay of the moving average; None likewise.
       steps: 'vae.warmup' -> the duration under that key, in steps.
     """
 
     optimizer: optax.GradientTransformation | None
+    repeated: Callable[[int], optax.GradientTransformation] | None
     ema_decay: Callable | None
     steps: Callable[[str], int]
 
@@ -85,6 +90,7 @@ class Algorithm(abc.ABC):
       classes: of which `sample` wants to be told one for each image; 0 where it takes no labels.
       options: the fields of SampleRequest, beside index and label, that `sample` heeds.
       has_codes: whether images have codes (`encode`, `decode`).
+      prior_dimensions: of codes that are standard normal (`decode`); 0 where there are none.
       has_bound: whether likelihoods have a bound (`log_weights`).
       foundation: the family whose trained run this one stands on (`adopt`); '' for none.
       columns: what `panel` shows of an image, from left to right; empty where a family has no panel.
@@ -96,6 +102,7 @@ class Algorithm(abc.ABC):
     classes: ClassVar[int] = 0
     options: ClassVar[tuple[str, ...]] = ()
     has_codes: ClassVar[bool] = False
+    prior_dimensions: ClassVar[int] = 0
     has_bound: ClassVar[bool] = False
     foundation: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ()
@@ -160,7 +167,7 @@ class Algorithm(abc.ABC):
 
     def check_request(self, request: SampleRequest) -> None:
         """Raises errors.UserError where this algorithm cannot draw what is requested."""
-        for name in ("sampler", "steps", "temperature"):
+        for name in ("sampler", "steps", "temperature", "truncation"):
             if getattr(request, name) is not None and name not in self.options:
                 raise errors.UserError(
                     f"--{name}={getattr(request, name)}: this family of generators has no such option; leave it out"

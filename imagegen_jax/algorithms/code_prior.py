@@ -59,7 +59,7 @@ class CodePrior(base.Algorithm):
             raise errors.UserError(
                 f"config.network.heads is {config.network.heads}: it must divide config.network.width ({config.network.width})"
             )
-        never_trained = base.Training(optax.identity(), None, lambda key: 0)
+        never_trained = base.Training(optax.identity(), None, None, lambda key: 0)
         vqvae = vqvae_lib.VqVae.from_config(config.foundation.run, spec, never_trained)
         classes = spec.classes if config.prior.conditional else 0
         network = dict(config.network, dtype=jnp.dtype(config.network.dtype))

@@ -78,8 +78,30 @@ class TransposedConv(nn.Module):
         return transposed_conv(x, kernel) + bias
 
 
+class StridedConv(nn.Module):
+    """Halves both sides: a convolution of stride 2 and padding 1, (n, 2h, 2w, c) -> (n, h, w, features).
+
+    Attributes:
+      features: channels made.
+      kernel: side of the kernel, 3 or 4.
+      kernel_init: initialiser of the (kernel, kernel, channels of the input, features) kernel.
+      dtype: of the computation.
+    """
+
+    features: int
+    kernel: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
+        return strided_conv(x, kernel) + bias
+
+
 def _strided_conv(x, kernel):
-    """(n, 2h, 2w, a) with a (k, k, a, b) kernel -> (n, h, w, b)."""
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -106,6 +128,29 @@ def _transposed_conv_bwd(saved, slope):
 
 
 transposed_conv.defvjp(_transposed_conv_fwd, _transposed_conv_bwd)
+
+
+@jax.custom_vjp
+def strided_conv(x, kernel):
+    """The convolution of stride 2 and padding 1: (n, 2h, 2w, a) with a (k, k, a, b) kernel -> (n, h, w, b).
+
+    k is 3 or 4. Its gradient by the input is `transposed_conv`, which has a fast gradient in turn, as penalties of a slope
+    need it.
+    """
+    return _strided_conv(x, kernel)
+
+
+def _strided_conv_fwd(x, kernel):
+    return _strided_conv(x, kernel), (x, kernel)
+
+
+def _strided_conv_bwd(saved, slope):
+    x, kernel = saved
+    at_kernel = jax.linear_transpose(lambda kernel: _strided_conv(x, kernel), kernel)(slope)[0]
+    return transposed_conv(slope, kernel), at_kernel
+
+
+strided_conv.defvjp(_strided_conv_fwd, _strided_conv_bwd)
 
 
 def conv_of_small_maps(x, kernel, strides, padding, **kwargs):
@@ -156,6 +201,20 @@ def upsample_nearest(x, height, width):
     """
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return x[:, :height, :width]
+
+
+def upsample_bilinear(x):
+    """Doubles both sides of (n, h, w, c); pixels are areas, and those at the border go on beyond it.
+
+    The same as jax.image.resize: each value is three quarters of the nearest one and a quarter of the next.
+    """
+    for axis in (1, 2):
+        edge = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(x, edge, mode="edge")
+        before, after = (jax.lax.slice_in_dim(padded, start, start + x.shape[axis], axis=axis) for start in (0, 2))
+        pairs = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pairs.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return x
 
 
 def space_to_depth(x, block):

@@ -40,11 +40,16 @@ def build_algorithm(config, specs, records=1):
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
     algorithm = algorithms.ALGORITHMS[config.algorithm]
     steps = functools.partial(config_lib.in_steps, config, records=records)
-    optimizer = decay = None
+    optimizer = repeated = decay = None
     if "optimizer" in config:  # a family that takes no gradients has neither section
-        optimizer = optimisers.make(config.optimizer, steps("duration"), steps("optimizer.warmup"), steps("optimizer.hold"))
+        lengths = [steps(key) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
+
+        def repeated(updates):
+            return optimisers.make(config.optimizer, *(updates * length for length in lengths))
+
+        optimizer = repeated(1)
         decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
-    return algorithm.from_config(config, specs.get("", specs), base.Training(optimizer, decay, steps))
+    return algorithm.from_config(config, specs.get("", specs), base.Training(optimizer, repeated, decay, steps))
 
 
 def abstract_state(algorithm, mesh, rules, min_size):

@@ -1,0 +1,23 @@
+"""VAE-GAN (Larsen et al. 2016): a GAN that can also reconstruct, by the discriminator's idea of likeness.
+
+''       the bundled Fashion-MNIST images on a laptop's CPU, in minutes
+smoke    the same in seconds, to see that everything works
+fashion  all of Fashion-MNIST
+
+Each has the networks and the discriminator's game of the variant of configs/gan.py with that name.
+"""
+
+from configs import gan
+from imagegen_jax import config as defaults
+
+
+def get_config(variant=""):
+    """The config of a variant."""
+    encoding = {name: lambda name=name: _encoding(gan.get_config(name)) for name in ("", "smoke", "fashion")}
+    return defaults.choose(__file__, variant, encoding)
+
+
+def _encoding(c):
+    c = defaults.vaegan(c)
+    c.encoder.widths = c.discriminator.widths
+    return c

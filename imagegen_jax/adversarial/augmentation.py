@@ -1,0 +1,91 @@
+"""Transformations of what a discriminator sees, real and generated alike, so that it cannot learn few images by heart.
+
+With probability 1 this is DiffAugment (Zhao et al. 2020, section 3.2); with a probability that follows how sure the
+discriminator is of the training images, adaptive discriminator augmentation (Karras et al. 2020a, section 3). All can be
+differentiated by the image. A generator does not learn to draw the transformations as long as those can be undone in
+distribution (section 2.2 there): small ones always, a flip only where it is done to some images and not to others.
+"""
+
+import jax
+from jax import numpy as jnp
+
+
+def _brightness(rng, image):
+    return image + jax.random.uniform(rng, (), minval=-0.5, maxval=0.5)
+
+
+def _saturation(rng, image):
+    grey = image.mean(-1, keepdims=True)
+    return grey + (image - grey) * jax.random.uniform(rng, (), maxval=2.0)
+
+
+def _contrast(rng, image):
+    mean = image.mean()
+    return mean + (image - mean) * jax.random.uniform(rng, (), minval=0.5, maxval=1.5)
+
+
+def _translation(rng, image):
+    """Up to an eighth of the sides; what comes in is grey. Products with shifted unit matrices, which gather much faster."""
+    shifted = []
+    for side, key in zip(image.shape, jax.random.split(rng)):
+        shift = jax.random.randint(key, (), -(side // 8), side // 8 + 1)
+        shifted.append(jax.nn.one_hot(jnp.arange(side) + shift, side))
+    return jnp.einsum("ij,kl,jlc->ikc", *shifted, image)
+
+
+def _cutout(rng, image):
+    """A square of half the sides, around any pixel, becomes grey."""
+    covered = True
+    for axis, key in enumerate(jax.random.split(rng)):
+        side = image.shape[axis]
+        distance = jnp.arange(side) - jax.random.randint(key, (), 0, side)
+        inside = (distance >= -(side // 4)) & (distance < side // 4)
+        covered = covered & jnp.expand_dims(inside, 1 - axis)
+    return jnp.where(covered[..., None], 0.0, image)
+
+
+def _flip(rng, image):
+    return jnp.where(jax.random.bernoulli(rng), image[:, ::-1], image)
+
+
+TRANSFORMATIONS = {
+    "brightness": _brightness,
+    "saturation": _saturation,
+    "contrast": _contrast,
+    "translation": _translation,
+    "cutout": _cutout,
+    "flip": _flip,
+}
+
+
+def augment(rng, images, policy, probability):
+    """Transforms each image by each of some transformations, each with this probability.
+
+    Args:
+      rng: key.
+      images: (n, h, w, c) float in [-1, 1].
+      policy: keys of TRANSFORMATIONS, in their order.
+      probability: () float in [0, 1].
+
+    Returns:
+      (n, h, w, c); brightness and contrast may leave [-1, 1].
+    """
+    for name, key in zip(policy, jax.random.split(rng, max(len(policy), 1))):
+        chance_key, key = jax.random.split(key)
+        chosen = jax.random.bernoulli(chance_key, probability, (len(images), 1, 1, 1))
+        transformed = jax.vmap(TRANSFORMATIONS[name])(jax.random.split(key, len(images)), images)
+        images = jnp.where(chosen, transformed, images)
+    return images
+
+
+def adapted(probability, logits, target, span):
+    """The probability after a step: up where the discriminator is too sure of the training images, down where it is not.
+
+    Args:
+      probability: () float before it.
+      logits: (n,) of those images, as the discriminator saw them.
+      target: r_t, the mean sign of the logits that is aimed at (Karras et al. 2020, equation 1).
+      span: images over which the probability can go from 0 to 1.
+    """
+    direction = jnp.sign(jnp.sign(logits).mean() - target)
+    return jnp.clip(probability + direction * len(logits) / span, 0.0, 1.0)

@@ -1,0 +1,446 @@
+"""Generative adversarial networks (Goodfellow et al. 2014): DCGAN, WGAN-GP, SNGAN and what lies between them.
+
+A generator G makes images of noise z ~ N(0, I), a discriminator D tells them from real ones. With the terms of losses.py,
+
+    D minimises   E real(D(x)) + E fake(D(G(z))) + weight E penalty                          `d_steps` times a step
+    G minimises   E generator(D(G(z)))                                                       once a step
+
+where the penalties are those of adversarial/penalties.py. One that is due at every k-th update alone counts k-fold there
+(Karras et al. 2020b, section 4.1). Both players' last gradients of a step are taken at the same D, simultaneous gradient
+descent: so D(G(z)) is computed once for both. Each update of D sees its own share of the step's batch and other noise.
+
+With labels both networks may be told them, G by its normalisation and D by a projection (Miyato & Koyama 2018) or each beside
+its input (Mirza & Osindero 2014), and D may guess them, to the gain of both players (Odena et al. 2017, equations 2 and 3).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+from typing import ClassVar
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import optax
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax import losses
+from imagegen_jax import rng as rng_lib
+from imagegen_jax.adversarial import augmentation
+from imagegen_jax.adversarial import penalties
+from imagegen_jax.adversarial import spectral_norm
+from imagegen_jax.algorithms import base
+from imagegen_jax.networks import dcgan
+from imagegen_jax.networks import gan_blocks
+from imagegen_jax.networks import resnet_gan
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """What is added to the discriminator's loss.
+
+    Attributes:
+      of: a value of penalties.PENALTIES.
+      weight: of its mean.
+      every: updates of D from one to the next.
+    """
+
+    of: Callable
+    weight: float
+    every: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What images go through before the discriminator sees them.
+
+    Attributes:
+      policy: keys of augmentation.TRANSFORMATIONS.
+      probability: of each, and where it begins if it is adaptive.
+      target: of augmentation.adapted; None: the probability stays.
+      span: of augmentation.adapted.
+    """
+
+    policy: tuple[str, ...] = ()
+    probability: float = 1.0
+    target: float | None = None
+    span: float = math.inf
+
+
+class Judgement(NamedTuple):
+    """What comes of one look of the discriminator at real and generated images.
+
+    Attributes:
+      gradients: of its own loss.
+      on_fake: gan_blocks.Verdict on the generated images.
+      on_real: the same on the real ones.
+      pull: the slope of any loss by `on_fake` -> its slope by the generated images.
+      extra: what the state is to remember.
+      metrics: scalars.
+    """
+
+    gradients: Any
+    on_fake: gan_blocks.Verdict
+    on_real: gan_blocks.Verdict
+    pull: Callable
+    extra: dict[str, Any]
+    metrics: base.Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Gan(base.Algorithm):
+    """A GAN of images of one shape.
+
+    Attributes:
+      generator: (z (n, latent), labels, train) -> images.
+      discriminator: (images, labels, train) -> gan_blocks.Verdict.
+      image_shape: (height, width, channels).
+      latent: dimensions of the noise.
+      adversarial: which terms to play for.
+      d_steps: updates of the discriminator a step.
+      penalty: on the discriminator's slope; None for none.
+      spectral: whether the discriminator's weights are normalised by their largest singular values.
+      auxiliary: weight of the guesses of classes.
+      augmentation: what both kinds of images go through.
+      optimizer: optax transformation of the generator.
+      d_optimizer: that of the discriminator.
+      ema_decay: step -> decay of the generator's moving average.
+      classes: labels that the networks are told; 0 for none.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("truncation",)
+    advice: ClassVar[str] = (
+        "try --config.gan.penalty=r1, --config.augment.policy='(\"translation\",)', --config.discriminator.stddev=4, a lower "
+        "--config.optimizer.lr or --config.discriminator.norm=spectral, in a new workdir"
+    )
+
+    generator: nn.Module
+    discriminator: nn.Module
+    image_shape: tuple[int, int, int]
+    latent: int
+    adversarial: losses.Adversarial
+    optimizer: optax.GradientTransformation
+    d_optimizer: optax.GradientTransformation
+    ema_decay: Callable
+    d_steps: int = 1
+    penalty: Penalty | None = None
+    spectral: bool = False
+    auxiliary: float = 0.0
+    augmentation: Augmentation = Augmentation()
+    classes: int = 0
+
+    @classmethod
+    def from_config(cls, config, spec, training):
+        return cls(**parts(config, spec, training))
+
+    @property
+    def prior_dimensions(self):
+        """Of the noise."""
+        return self.latent
+
+    def init(self, rng):
+        keys = jax.random.split(rng, 3)
+        label = jnp.zeros(1, jnp.int32)
+        generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), label)
+        # As many images as any group of them may need.
+        blank = jnp.zeros((getattr(self.discriminator, "stddev", 0) or 1, *self.image_shape))
+        discriminator = self.discriminator.init(keys[1], blank, jnp.zeros(len(blank), jnp.int32))
+        params = {"generator": generator["params"], "discriminator": discriminator["params"]}
+        optimizers = {"generator": self.optimizer, "discriminator": self.d_optimizer}
+        stats = generator.get("batch_stats", {})
+        extra = {
+            "generator_stats": stats,
+            "discriminator_stats": discriminator.get("batch_stats", {}),
+            "singular_vectors": spectral_norm.start(keys[2], params["discriminator"]) if self.spectral else {},
+            "augmentation": jnp.float32(self.augmentation.probability),
+            "ema": {"generator_stats": stats},
+        }
+        return base.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state={name: optimizers[name].init(params[name]) for name in params},
+            ema_params={"generator": params["generator"]},
+            extra=extra,
+        )
+
+    def train_step(self, state, batch, rng):
+        shares = self._shares(state, batch, rng)
+        if self.d_steps > 1:
+            state, _ = jax.lax.scan(self._train_discriminator, state, jax.tree.map(lambda x: x[:-1], shares), unroll=True)
+        return self._train_all(state, jax.tree.map(lambda x: x[-1], shares))
+
+    def eval_step(self, state, batch, rng):
+        real, label = images.to_float(batch["image"]), batch["label"]
+        fake = self.decode(state, self._noise(rng_lib.per_index(rng, batch["index"])), label)
+        params, _ = spectral_norm.normalise(state.params["discriminator"], state.extra["singular_vectors"])
+        variables = {"params": params, "batch_stats": state.extra["discriminator_stats"]}
+        on_real, on_fake = (self.discriminator.apply(variables, x, label) for x in (real, fake))
+        return {
+            "loss": self.adversarial.real(on_real.logits) + self.adversarial.fake(on_fake.logits),
+            "accuracy_real": (on_real.logits > 0).astype(jnp.float32),
+            "accuracy_fake": (on_fake.logits < 0).astype(jnp.float32),
+        }
+
+    def sample(self, state, rng, request):
+        return self.decode(state, self._noise(rng_lib.per_index(rng, request.index), request.truncation), request.label)
+
+    def decode(self, state, codes, label=None):
+        variables = {"params": state.params["generator"], "batch_stats": state.extra["generator_stats"]}
+        return self.generator.apply(variables, codes, label)
+
+    def check_request(self, request):
+        super().check_request(request)
+        if request.truncation is not None and not 0 < request.truncation < math.inf:
+            raise errors.UserError(f"--truncation={request.truncation}: it must be more than 0, and finite, such as 0.7")
+
+    def _noise(self, keys, truncation=None):
+        """(n, latent) of n keys (truncated: Brock et al. 2019, section 3.1)."""
+        if truncation is None:
+            return jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
+        return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (self.latent,)))(keys)
+
+    def _shares(self, state, batch, rng):
+        """(real, label, key, number) of each of the step's updates of the discriminator, along a first axis."""
+        real, label = images.to_float(batch["image"]), batch["label"]
+        # Update k has rows k, k + d_steps, ...: each device's share of the batch stays on it.
+        real, label = (x.reshape(-1, self.d_steps, *x.shape[1:]).swapaxes(0, 1) for x in (real, label))
+        return real, label, jax.random.split(rng, self.d_steps), state.step * self.d_steps + jnp.arange(self.d_steps)
+
+    def _generate(self, params, stats, z, label):
+        """(images, batch statistics), in training."""
+        variables = {"params": params, "batch_stats": stats}
+        fake, updated = self.generator.apply(variables, z, label, train=True, mutable=["batch_stats"])
+        return fake, updated.get("batch_stats", {})
+
+    def _train_discriminator(self, state, share):
+        """(state, None) after an update of the discriminator alone."""
+        real, label, rng, number = share
+        noise_rng, rng = jax.random.split(rng)
+        z = jax.random.normal(noise_rng, (len(real), self.latent))
+        fake, _ = self._generate(state.params["generator"], state.extra["generator_stats"], z, label)
+        judgement = self._judge(state, real, fake, label, label, rng, number)
+        state = state.replace(extra=state.extra | judgement.extra)
+        return base.update(state, "discriminator", judgement.gradients, self.d_optimizer), None
+
+    def _train_all(self, state, share):
+        """(state, metrics) after an update of all networks."""
+        real, label, rng, number = share
+        noise_rng, rng = jax.random.split(rng)
+        z = jax.random.normal(noise_rng, (len(real), self.latent))
+
+        def generate(params):
+            return self._generate(params, state.extra["generator_stats"], z, label)
+
+        fake, pull, stats = jax.vjp(generate, state.params["generator"], has_aux=True)
+        judgement = self._judge(state, real, fake, label, label, rng, number)
+        loss, slope = jax.value_and_grad(self._fooled)(judgement.on_fake, label)
+        (gradients,) = pull(judgement.pull(slope))
+        return self._updated(state, judgement, {"generator": gradients}, {"generator_stats": stats}, {"loss": loss})
+
+    def _judge(self, state, real, fake, real_label, fake_label, rng, number):
+        """The Judgement of the discriminator's update of this number, at its present parameters."""
+        real_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
+        probability = state.extra["augmentation"]
+
+        def judge(weights, stats, image, label, rng):
+            shown = augmentation.augment(rng, image, self.augmentation.policy, probability)
+            variables = {"params": weights, "batch_stats": stats}
+            verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
+            return verdict, updated.get("batch_stats", {})
+
+        def normalise(params):
+            return spectral_norm.normalise(params, state.extra["singular_vectors"])
+
+        weights, pull_weights, vectors = jax.vjp(normalise, state.params["discriminator"], has_aux=True)
+        stats = state.extra["discriminator_stats"]
+        on_real, pull_real, stats = jax.vjp(
+            lambda weights: judge(weights, stats, real, real_label, real_rng), weights, has_aux=True
+        )
+        on_fake, pull_fake, stats = jax.vjp(
+            lambda weights, image: judge(weights, stats, image, fake_label, fake_rng), weights, fake, has_aux=True
+        )
+        terms = self.adversarial.real, self.adversarial.fake
+        (real_loss, real_slope), (fake_loss, fake_slope) = (
+            jax.value_and_grad(self._told_apart)(verdict, label, term)
+            for verdict, label, term in zip((on_real, on_fake), (real_label, fake_label), terms)
+        )
+        gradients = jax.tree.map(jnp.add, pull_real(real_slope)[0], pull_fake(fake_slope)[0])
+        metrics = {
+            "discriminator": real_loss + fake_loss,
+            "accuracy_real": (on_real.logits > 0).mean(),
+            "accuracy_fake": (on_fake.logits < 0).mean(),
+            "logit_real": on_real.logits.mean(),
+            "logit_fake": on_fake.logits.mean(),
+        }
+        if self.penalty:
+
+            def penalise(weights):
+                def logits(image):
+                    return judge(weights, stats, image, real_label, real_rng)[0].logits
+
+                value = self.penalty.of(logits, real, fake[: len(real)], penalty_rng).mean()
+                return self.penalty.weight * self.penalty.every * value
+
+            value, slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
+            gradients = jax.tree.map(jnp.add, gradients, slopes)
+            metrics["penalty"] = value
+        if self.augmentation.target is not None:
+            probability = augmentation.adapted(probability, on_real.logits, self.augmentation.target, self.augmentation.span)
+            metrics["augmentation"] = probability
+        extra = {"discriminator_stats": stats, "singular_vectors": vectors, "augmentation": probability}
+        (gradients,) = pull_weights(gradients)
+        metrics["grad_norm_discriminator"] = optax.tree.norm(gradients)
+        return Judgement(gradients, on_fake, on_real, lambda slope: pull_fake(slope)[1], extra, metrics)
+
+    def _told_apart(self, verdict, label, term):
+        """The discriminator's loss on images of one kind."""
+        return term(verdict.logits).mean() + self._guessed(verdict, label)
+
+    def _fooled(self, verdict, label):
+        """The generator's loss."""
+        return self.adversarial.generator(verdict.logits).mean() + self._guessed(verdict, label)
+
+    def _guessed(self, verdict, label):
+        """What wrong guesses of the class cost both players."""
+        if not self.auxiliary:
+            return 0.0
+        return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(verdict.classes, label).mean()
+
+    def _at_its_time(self, value_and_grad, weights, number):
+        """(value, gradient), zeros but at every so many updates."""
+        if self.penalty.every == 1:
+            return value_and_grad(weights)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, weights))
+        return jax.lax.cond(number % self.penalty.every == 0, value_and_grad, lambda weights: zeros, weights)
+
+    def _updated(self, state, judgement, gradients, stats, metrics):
+        """(state, metrics) after an update of the discriminator and of the networks that there are `gradients` of.
+
+        `stats` are batch statistics by their names in the state, which their averages have too.
+        """
+        metrics |= judgement.metrics | {f"grad_norm_{name}": optax.tree.norm(value) for name, value in gradients.items()}
+        metrics["param_norm"] = optax.tree.norm(state.params)
+        averages = optax.incremental_update(stats, state.extra["ema"], 1 - self.ema_decay(state.step))
+        state = state.replace(extra=state.extra | judgement.extra | stats | {"ema": averages})
+        for name, value in gradients.items():
+            state = base.update(state, name, value, self.optimizer, self.ema_decay)
+        state = base.update(state, "discriminator", judgement.gradients, self.d_optimizer)
+        ours, average = state.params["generator"], state.ema_params["generator"]
+        metrics["ema_distance"] = optax.tree.norm(optax.tree.sub(ours, average)) / optax.tree.norm(ours)
+        return state.replace(step=state.step + 1), metrics
+
+
+def parts(config, spec, training):
+    """The fields of a Gan, as keyword arguments.
+
+    Args:
+      config: as Algorithm.from_config has it.
+      spec: likewise.
+      training: likewise.
+
+    Raises:
+      errors.UserError: as there.
+    """
+    gan, network, discriminator = config.gan, config.network, config.discriminator
+    _check(config, spec)
+    d_rate = optax.scale(discriminator.lr_ratio)
+    penalty = gan.penalty != "none" and Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
+    generator, d = _networks(config, spec)
+    augment = config.augment
+    adaptive = dict(probability=0.0, target=augment.target, span=augment.span) if augment.adaptive else {}
+    return dict(
+        generator=generator,
+        discriminator=d,
+        image_shape=spec.shape,
+        latent=network.latent,
+        adversarial=losses.adversarial(gan.loss, gan.label_smoothing),
+        optimizer=training.optimizer,
+        d_optimizer=optax.chain(training.repeated(gan.d_steps), d_rate),
+        ema_decay=training.ema_decay,
+        d_steps=gan.d_steps,
+        penalty=penalty or None,
+        spectral=discriminator.norm == "spectral",
+        auxiliary=gan.auxiliary,
+        augmentation=Augmentation(tuple(augment.policy), **adaptive),
+        classes=spec.classes if gan.conditional else 0,
+    )
+
+
+def _networks(config, spec):
+    """(generator, discriminator)."""
+    network, discriminator, gan = config.network, config.discriminator, config.gan
+    classes = spec.classes if gan.conditional else 0
+    shared = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
+    ours = dict(image_shape=spec.shape, widths=tuple(network.widths))
+    theirs = dict(widths=tuple(discriminator.widths), stddev=discriminator.stddev, guessed=classes if gan.auxiliary else 0)
+    if network.name == "resnet":
+        return (
+            resnet_gan.Generator(**ours, **shared),
+            resnet_gan.Discriminator(**theirs, plain=discriminator.plain, **shared),
+        )
+    shared["conditioning"] = gan.conditioning
+    batch_norm = discriminator.norm == "batch"
+    return (
+        dcgan.Generator(**ours, upsampling=network.upsampling, **shared),
+        dcgan.Discriminator(**theirs, batch_norm=batch_norm, **shared),
+    )
+
+
+def _check(config, spec):
+    """Raises errors.UserError for the first thing that cannot be."""
+    gan, discriminator = config.gan, config.discriminator
+    resnet = config.network.name == "resnet"
+    # R1, R2 and DRAGAN bound D's slope at one kind of image alone; the difference D(G(z)) - D(x) can still fall without end.
+    unbounded = gan.loss == "wasserstein" and gan.penalty != "wgan_gp" and discriminator.norm != "spectral"
+    objections = {
+        f"config.gan.conditional needs labels, and the images of {config.data.source} have none: put them in one sub-folder a "
+        "class, or set --config.gan.conditional=False": gan.conditional and not spec.classes,
+        "config.gan.auxiliary weighs guesses of labels: set --config.gan.conditional=True": gan.auxiliary
+        and not gan.conditional,
+        f"config.gan.penalty={gan.penalty} is of the slope at single images, which normalisation by the batch does not have: "
+        "set --config.discriminator.norm=none or spectral": gan.penalty != "none" and discriminator.norm == "batch",
+        f"config.gan.penalty={gan.penalty} leaves the Wasserstein loss without a bound: set --config.gan.penalty=wgan_gp or "
+        "--config.discriminator.norm=spectral": unbounded,
+        f"config.gan.label_smoothing moves targets, and config.gan.loss={gan.loss} has none: choose one of "
+        f"{', '.join(losses.SMOOTHED)}": gan.label_smoothing and gan.loss not in losses.SMOOTHED,
+        "config.gan.conditioning=concat is of --config.network.name=dcgan": resnet and gan.conditioning == "concat",
+        "config.discriminator.norm=batch is of --config.network.name=dcgan": resnet and discriminator.norm == "batch",
+        "config.augment.adaptive needs --config.augment.policy": config.augment.adaptive and not config.augment.policy,
+    }
+    for objection, holds in objections.items():
+        if holds:
+            raise errors.UserError(objection)
+    _check_sides(config, spec)
+
+
+def _check_sides(config, spec):
+    """Raises errors.UserError where the networks make no such images, or the batch has no such shares."""
+    widths = {name: len(config[name].widths) for name in ("network", "discriminator")}
+    height, width, _ = spec.shape
+    multiple = 2 ** max(widths.values())
+    if height % multiple or width % multiple or not all(widths.values()):
+        raise errors.UserError(
+            f"these networks make no images of {height}x{width} pixels: config.network.widths doubles the sides "
+            f"{widths['network']} times and config.discriminator.widths halves them {widths['discriminator']} times; set "
+            f"--config.data.image_size to a multiple of {multiple}, or give fewer widths"
+        )
+    inner = (range(1, widths["network"]), range(1, widths["discriminator"] + 1))
+    sides = sorted(set.intersection(*({height >> level for level in levels} for levels in inner)))
+    if config.network.attention and config.network.attention not in sides:
+        raise errors.UserError(
+            f"config.network.attention is {config.network.attention}: both networks have maps with sides of "
+            f"{', '.join(map(str, sides)) or 'no common size'}"
+        )
+    share, rest = divmod(config.batch_size, config.gan.d_steps)
+    if rest:
+        raise errors.UserError(
+            f"config.gan.d_steps is {config.gan.d_steps}: it must divide config.batch_size ({config.batch_size}), of which "
+            "each update takes its share"
+        )
+    if config.discriminator.stddev and share % config.discriminator.stddev:
+        raise errors.UserError(
+            f"config.discriminator.stddev is {config.discriminator.stddev}: it must divide the {share} images of an update"
+        )

@@ -1,0 +1,128 @@
+"""DCGAN (Radford et al. 2016): a generator and a discriminator of convolutions alone.
+
+Weights start at N(0, .02), leaky rectifiers have slope .2. The generator at 64 pixels and widths (512, 256, 128, 64) is the
+classic one: dense to 4x4x512, and four transposed convolutions to 256, 128, 64 and the image's channels.
+"""
+
+import functools
+import math
+
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+
+from imagegen_jax.networks import blocks
+from imagegen_jax.networks import gan_blocks
+
+_normal = nn.initializers.normal(0.02)
+_rectified = functools.partial(nn.leaky_relu, negative_slope=0.2)
+
+
+class Generator(nn.Module):
+    """(n, d) noise and (n,) labels -> (n, h, w, c) float32 in [-1, 1]; h and w are multiples of 2^levels.
+
+    Attributes:
+      image_shape: (h, w, c).
+      widths: channels from the coarsest level up; each doubles the sides.
+      upsampling: 'transposed' (convolutions) or 'resize' (nearest neighbour, then a convolution; Odena et al. 2016, against
+        checkerboards).
+      classes: labels that it is told; 0 for none.
+      conditioning: how: 'projection' by scale and bias of normalisation, 'concat' beside the noise.
+      attention: side of the maps with self-attention; 0 for none.
+      dtype: of the computation.
+    """
+
+    image_shape: tuple[int, int, int]
+    widths: tuple[int, ...] = (512, 256, 128, 64)
+    upsampling: str = "transposed"
+    classes: int = 0
+    conditioning: str = "projection"
+    attention: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, z, label, train=False):
+        told = self.classes if self.conditioning == "projection" else 0
+        if self.classes and not told:
+            z = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
+        height, width, channels = self.image_shape
+        coarsest = (height >> len(self.widths), width >> len(self.widths), self.widths[0])
+        x = nn.Dense(math.prod(coarsest), kernel_init=_normal, dtype=self.dtype)(z).reshape(-1, *coarsest)
+        for features in (*self.widths[1:], channels):
+            x = _rectified(gan_blocks.BatchNorm(told, self.dtype)(x, label, train))
+            if x.shape[1] == self.attention:
+                x = gan_blocks.SelfAttention(self.dtype)(x)
+            x = self._doubled(x, features)
+        return jnp.tanh(x.astype(jnp.float32))
+
+    def _doubled(self, x, features):
+        if self.upsampling == "transposed":
+            return blocks.TransposedConv(features, 4, _normal, self.dtype)(x)
+        x = blocks.upsample_nearest(x, 2 * x.shape[1], 2 * x.shape[2])
+        return nn.Conv(features, (3, 3), kernel_init=_normal, dtype=self.dtype)(x)
+
+
+class Discriminator(nn.Module):
+    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.Verdict; h and w are multiples of 2^levels.
+
+    Attributes:
+      widths: channels of each level; each halves the sides.
+      batch_norm: normalise all levels but the first, as the paper does.
+      stddev: images of a group of gan_blocks.MinibatchStddev; 0 for none.
+      classes: labels that it is told; 0 for none.
+      conditioning: how: 'projection' or 'concat', as planes beside the image.
+      guessed: labels among which it guesses; 0 for none.
+      attention: side of the maps with self-attention; 0 for none.
+      dtype: of the computation; the verdict is float32.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    batch_norm: bool = False
+    stddev: int = 0
+    classes: int = 0
+    conditioning: str = "projection"
+    guessed: int = 0
+    attention: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, label, train=False):
+        projected = self.classes if self.conditioning == "projection" else 0
+        if self.classes and not projected:
+            x = gan_blocks.with_label_planes(x, label, self.classes)
+        for i, width in enumerate(self.widths):
+            x = blocks.StridedConv(width, 4, _normal, self.dtype)(x)
+            if self.batch_norm and i:
+                x = gan_blocks.BatchNorm(0, self.dtype)(x, label, train)
+            x = _rectified(x)
+            if x.shape[1] == self.attention:
+                x = gan_blocks.SelfAttention(self.dtype)(x)
+        features = x
+        if self.stddev:
+            x = gan_blocks.MinibatchStddev(self.stddev)(x, train)
+        return gan_blocks.Head(projected, self.guessed, _normal)(x.reshape(len(x), -1), x.mean((1, 2)), label, features)
+
+
+class Encoder(nn.Module):
+    """(n, h, w, c) in [-1, 1] and (n,) labels -> (n, features) float32: the discriminator's layers, normalised.
+
+    Attributes:
+      widths: channels of each level; each halves the sides.
+      features: numbers made.
+      classes: labels that it is told, as planes beside the image; 0 for none.
+      dtype: of the computation.
+    """
+
+    widths: tuple[int, ...]
+    features: int
+    classes: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, label, train=False):
+        if self.classes:
+            x = gan_blocks.with_label_planes(x, label, self.classes)
+        for width in self.widths:
+            x = blocks.StridedConv(width, 4, _normal, self.dtype)(x)
+            x = _rectified(gan_blocks.BatchNorm(0, self.dtype)(x, label, train))
+        return nn.Dense(self.features, kernel_init=_normal)(x.reshape(len(x), -1).astype(jnp.float32))
