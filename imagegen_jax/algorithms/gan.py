@@ -418,14 +418,14 @@ def _check(config, spec):
 
 def _check_sides(config, spec):
     """Raises errors.UserError where the networks make no such images, or the batch has no such shares."""
-    widths = {name: len(config[name].widths) for name in ("network", "discriminator")}
+    widths = {name: len(config[name].widths) for name in ("network", "discriminator", "encoder") if name in config}
     height, width, _ = spec.shape
     multiple = 2 ** max(widths.values())
     if height % multiple or width % multiple or not all(widths.values()):
+        levels = ", ".join(f"{count} in config.{name}.widths" for name, count in widths.items())
         raise errors.UserError(
-            f"these networks make no images of {height}x{width} pixels: config.network.widths doubles the sides "
-            f"{widths['network']} times and config.discriminator.widths halves them {widths['discriminator']} times; set "
-            f"--config.data.image_size to a multiple of {multiple}, or give fewer widths"
+            f"these networks make no images of {height}x{width} pixels: each level doubles or halves the sides, and there are "
+            f"{levels}; set --config.data.image_size to a multiple of {multiple}, or give fewer widths, but one at least"
         )
     inner = (range(1, widths["network"]), range(1, widths["discriminator"] + 1))
     sides = sorted(set.intersection(*({height >> level for level in levels} for levels in inner)))
