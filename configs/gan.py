@@ -38,7 +38,6 @@ def _smoke():
     c.network.latent = 8
     c.network.widths = (16, 8)
     c.discriminator.widths = (8, 16)
-    c.gan.penalty_every = 4
     c.eval.samples = 0
     return c
 

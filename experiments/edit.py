@@ -12,7 +12,8 @@ python -m experiments.edit interpolate --workdir=runs/vae --input=a.png,b.png --
 python -m experiments.edit traverse --workdir=runs/vae --input=test:5 --out=dimensions.png
 python -m experiments.edit attribute --workdir=runs/vae --input=test:0,5 --from=3 --to=7 --out=dressed.png
 
-All but the first are of autoencoders of any kind. Their images have the size and channels of the run's own.
+All but the first are of autoencoders of any kind, whose images have the size and channels of the run's own; interpolate is of
+GANs too, with --input=seed:1,2.
 """
 
 import json
@@ -143,8 +144,8 @@ def reconstruct():
 
 def interpolate():
     """Writes one row for each two neighbours among the inputs; as a GIF the way through all of them and back."""
-    config, spec, algorithm = _checked_run()
     seeds = inputs.seeds(_INPUT.value)
+    config, spec, algorithm = _checked_run(encodes=seeds is None)
     if seeds is None:
         given = _images(config, spec, algorithm)
         label = given.label
@@ -211,8 +212,11 @@ def attribute():
     _save(np.concatenate([given.image[:, None], coder.decode(moved, told)], 1))
 
 
-def _checked_run():
-    """(config, images.Spec, algorithm) of a run whose images have codes; its checkpoint need not be read to know."""
+def _checked_run(encodes=True):
+    """(config, images.Spec, algorithm) of a run whose images have codes; its checkpoint need not be read to know.
+
+    Where nothing is encoded, a run whose codes have a prior will do.
+    """
     command_line.check_at_least(num=2, batch_size=1)
     if not 0 < _RANGE.value < math.inf:
         raise errors.UserError(f"--range is {_RANGE.value}: it must be more than 0, and finite")
@@ -221,10 +225,11 @@ def _checked_run():
         raise errors.UserError(f"{_WORKDIR.value} is not the folder of a run: it has no config.json")
     config, specs = saved
     algorithm = run.build_algorithm(config, specs)
-    if not algorithm.has_codes:
+    if not algorithm.has_codes and (encodes or not algorithm.prior_dimensions):
         raise errors.UserError(
             f"{_WORKDIR.value} is a run of {config.algorithm}, whose images have no codes: "
             "give the folder of an autoencoder's run"
+            + (", or interpolate between random codes with --input=seed:1,2,3" if algorithm.prior_dimensions else "")
         )
     return config, specs[""], algorithm
 

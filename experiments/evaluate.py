@@ -74,6 +74,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by
 _SAMPLER = flags.DEFINE_string("sampler", None, "ddpm or ddim, instead of what the recipe says.")
 _STEPS = flags.DEFINE_integer("steps", None, "Network evaluations an image, instead of what the recipe says.")
 _TEMPERATURE = flags.DEFINE_list("temperature", None, "As experiments.sample takes it.")
+_TRUNCATION = flags.DEFINE_float("truncation", None, "As experiments.sample takes it.")
 _LABEL = flags.DEFINE_integer("label", None, "The class that is drawn; by default all in turn.")
 _LATENTS = flags.DEFINE_enum("latents", None, latents.KINDS, "What codes are drawn from, as experiments.sample takes it.")
 _COMPONENTS = flags.DEFINE_integer("components", None, "Gaussians of --latents=gmm.")
@@ -217,7 +218,11 @@ def _requests():
     """The fields of base.SampleRequest of each combination of --sweep, with those that flags give."""
     fields = [field.name for field in dataclasses.fields(base.SampleRequest) if field.name != "index"]
     given = dict(
-        sampler=_SAMPLER.value, steps=_STEPS.value, label=_LABEL.value, temperature=command_line.numbers("temperature")
+        sampler=_SAMPLER.value,
+        steps=_STEPS.value,
+        label=_LABEL.value,
+        temperature=command_line.numbers("temperature"),
+        truncation=_TRUNCATION.value,
     )
     fixed = {name: value for name, value in given.items() if value is not None}
     choices = {}
@@ -233,12 +238,12 @@ def _requests():
 
 def _parsed(field, value):
     """A word of --sweep as the field of base.SampleRequest has it."""
-    if field != "temperature":
+    if field not in ("temperature", "truncation"):
         return int(value) if value.isdigit() else value
     try:
-        return (float(value),)
+        return (float(value),) if field == "temperature" else float(value)
     except ValueError as error:
-        raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: '{value}' is no temperature") from error
+        raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: '{value}' is no {field}") from error
 
 
 def _drawn(config, algorithm, state, shape, drawer, about, request):

@@ -28,6 +28,9 @@ _LABEL = flags.DEFINE_integer("label", None, "The class that is drawn; by defaul
 _TEMPERATURE = flags.DEFINE_list(
     "temperature", None, "Factor on the standard deviation of a VAE's prior; or one for each level of latents, the top's first."
 )
+_TRUNCATION = flags.DEFINE_float(
+    "truncation", None, "Draw a GAN's noise within so many standard deviations: less variety, fewer failures."
+)
 _LATENTS = flags.DEFINE_enum(
     "latents",
     None,
@@ -41,7 +44,12 @@ _LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at mos
 def main():
     """Checks what was asked for before anything is drawn or written."""
     command_line.check_at_least(num=1, batch_size=1, seed=0)
-    fields = dict(sampler=_SAMPLER.value, steps=_STEPS.value, temperature=command_line.numbers("temperature"))
+    fields = dict(
+        sampler=_SAMPLER.value,
+        steps=_STEPS.value,
+        temperature=command_line.numbers("temperature"),
+        truncation=_TRUNCATION.value,
+    )
     asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
     loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     config, algorithm, state, step = loaded

@@ -503,6 +503,10 @@ _AT_LEAST = {
     "vaegan.beta": 0,
     "baseline.templates": 1,
 }
+_AT_MOST = {
+    "gan.label_smoothing": 0.5,
+    "augment.target": 1,
+}
 _DURATIONS = (
     "duration",
     "optimizer.warmup",
@@ -546,6 +550,12 @@ def check(config):
     for key, least in _AT_LEAST.items():
         if key in flat and flat[key] < least:
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be at least {least}")
+    for key, most in _AT_MOST.items():
+        if key in flat and flat[key] > most:
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: it can be at most {most}")
+    for key in (key for key in flat if key.endswith(".widths")):
+        if any(width < 1 for width in flat[key]):
+            raise errors.UserError(f"config.{key} is {tuple(flat[key])}: a layer is at least 1 wide")
     for key in (key for key in _DURATIONS if key in flat):
         amount, _ = parse_duration(key, flat[key])
         if not amount and key in ("duration", "log.every"):

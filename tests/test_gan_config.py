@@ -43,6 +43,8 @@ def refusal(*args, **changes):
         ("discriminator.lr_ratio", -1.0),
         ("gan.loss", "lsgan"),
         ("gan.label_smoothing", -0.1),
+        ("gan.label_smoothing", 0.6),
+        ("augment.target", 1.5),
         ("gan.d_steps", 0),
         ("gan.penalty", "gp"),
         ("gan.penalty_weight", -1.0),
@@ -61,7 +63,9 @@ def test_impossible_values_are_named(key, value):
         assert repr(value if isinstance(value, str) else value[-1]) in message and "choose" in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("vaegan.gamma", -1.0), ("vaegan.beta", -1.0), ("network.name", "conv")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("vaegan.gamma", -1.0), ("vaegan.beta", -1.0), ("network.name", "conv"), ("encoder.widths", (8, 0))]
+)
 def test_impossible_values_of_a_vaegan_are_named(key, value):
     assert refusal(vaegan, **{key: value}).startswith(f"config.{key} ")
 
@@ -96,6 +100,12 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
         sngan,
         {"gan.conditional": True, "gan.conditioning": "concat"},
         "config.gan.conditioning=concat",
+        ("--config.network.name=dcgan",),
+    ),
+    "another upsampling in residual networks": (
+        sngan,
+        {"network.upsampling": "resize"},
+        "config.network.upsampling=resize",
         ("--config.network.name=dcgan",),
     ),
     "batch norm in residual networks": (

@@ -406,6 +406,7 @@ def _check(config, spec):
         "--config.discriminator.norm=spectral": unbounded,
         f"config.gan.label_smoothing moves targets, and config.gan.loss={gan.loss} has none: choose one of "
         f"{', '.join(losses.SMOOTHED)}": gan.label_smoothing and gan.loss not in losses.SMOOTHED,
+        "config.network.upsampling=resize is of --config.network.name=dcgan": resnet and config.network.upsampling == "resize",
         "config.gan.conditioning=concat is of --config.network.name=dcgan": resnet and gan.conditioning == "concat",
         "config.discriminator.norm=batch is of --config.network.name=dcgan": resnet and discriminator.norm == "batch",
         "config.augment.adaptive needs --config.augment.policy": config.augment.adaptive and not config.augment.policy,

@@ -89,6 +89,12 @@ class Vae(base.Algorithm):
             accumulate=config.optimizer.accumulate,
         )
 
+    @property
+    def prior_dimensions(self):
+        """Of the codes, where their prior is the standard normal one."""
+        standard = isinstance(self.network, vae_nets.Vae) and not self.network.conditional_prior
+        return self.network.latent if standard else 0
+
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape))
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]

@@ -13,7 +13,6 @@ import tqdm
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import rng
-from imagegen_jax.networks import vae_nets
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
@@ -32,7 +31,7 @@ class Coder:
         """Prepares both.
 
         Args:
-          algorithm: an Algorithm that has codes.
+          algorithm: an Algorithm that has codes, or a prior of codes and no encoder.
           state: its TrainState.
           image_shape: (h, w, c).
           mesh: the devices.
@@ -49,9 +48,11 @@ class Coder:
 
         self._encode = jax.jit(encode, **compiled)
         self._decode = jax.jit(lambda state, _, *given: images.to_uint8(algorithm.decode(state, *given)), **compiled)
-        image = jax.ShapeDtypeStruct((self.batch_size, *image_shape), jnp.uint8)
-        label = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
-        self.dimensions = jax.eval_shape(encode, state, None, image, label, label).shape[-1]
+        self.dimensions = algorithm.prior_dimensions
+        if algorithm.has_codes:
+            image = jax.ShapeDtypeStruct((self.batch_size, *image_shape), jnp.uint8)
+            label = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
+            self.dimensions = jax.eval_shape(encode, state, None, image, label, label).shape[-1]
 
     def encode(self, image, label, index=None, key=None):
         """Codes of images: the most likely, or random ones of their posteriors.
@@ -113,8 +114,7 @@ def of_domain(coder, domain, num, seed=0, key=None):
 
 def check_prior(algorithm):
     """Raises errors.UserError where the codes have no prior, or not the standard normal one."""
-    network = getattr(algorithm, "network", None)
-    if not isinstance(network, vae_nets.Vae) or network.conditional_prior:
+    if not algorithm.prior_dimensions:
         raise errors.UserError(
             "--input=seed:…: the codes of this run have no standard normal prior: "
             "give images instead, such as experiments.sample draws with --out=folder/"

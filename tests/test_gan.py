@@ -1,0 +1,342 @@
+"""GANs on targets that are known, and a step of each player against the gradient of what it minimises."""
+
+import dataclasses
+import functools
+import importlib
+
+import chex
+from flax import linen as nn
+import jax
+from jax import numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imagegen_jax import distributions
+from imagegen_jax import images
+from imagegen_jax import losses
+from imagegen_jax.adversarial import spectral_norm
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import gan
+from imagegen_jax.evaluation import tracking
+from imagegen_jax.networks import gan_blocks
+from imagegen_jax.training import run
+
+SHAPE = (8, 8, 1)
+CLASSES = 3
+N = 8
+
+
+def build(recipe, **changes):
+    """The smoke variant of a recipe with one level for tiny images, without augmentation, with these keys changed."""
+    config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+    config.network.latent = 3
+    for section in {"network", "discriminator", "encoder"} & set(config):
+        config[section].widths = (4,)
+    config.batch_size = N
+    config.augment.policy = ()
+    config.update_from_flattened_dict(changes)
+    return run.build_algorithm(config, {"": images.Spec(SHAPE, CLASSES)}, 100)
+
+
+def batch(n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (n, *SHAPE), np.uint8)
+    return {"image": image, "label": rng.integers(0, CLASSES, n, np.int32), "index": np.arange(n, dtype=np.int32)}
+
+
+@functools.cache
+def first(algorithm):
+    return jax.jit(algorithm.init)(jax.random.key(0))
+
+
+# ------------------------------------------------------------------------------------------------------ targets that are known
+
+
+class Points(nn.Module):
+    """Noise to points in the plane or on a line, as images of one pixel."""
+
+    dimensions: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, z, label, train=False):
+        for _ in range(2 if self.hidden else 0):
+            z = nn.relu(nn.Dense(self.hidden)(z))
+        return nn.Dense(self.dimensions)(z)[:, None, None]
+
+
+class Judge(nn.Module):
+    """A verdict on such points."""
+
+    @nn.compact
+    def __call__(self, x, label, train=False):
+        x = features = x.reshape(len(x), -1)
+        for _ in range(2):
+            x = nn.leaky_relu(nn.Dense(64)(x), 0.2)
+        return gan_blocks.Verdict(nn.Dense(1)(x)[:, 0], None, features)
+
+
+def trained_points(algorithm, draw, steps, n):
+    """(4000, dimensions) points of the moving average after so many steps on `draw`(key, n)."""
+
+    def step(state, key):
+        key, train_key = jax.random.split(key)
+        shown = images.to_uint8(draw(key, n))[:, None, None]
+        return algorithm.train_step(state, {"image": shown, "label": jnp.zeros(n, jnp.int32)}, train_key)[0], None
+
+    @jax.jit
+    def train():
+        state, _ = jax.lax.scan(step, algorithm.init(jax.random.key(0)), jax.random.split(jax.random.key(1), steps))
+        return algorithm.sample(state.with_ema(), jax.random.key(2), base.SampleRequest(index=jnp.arange(4000)))
+
+    return np.asarray(train()).reshape(4000, -1)
+
+
+def of_points(dimensions, hidden, **changes):
+    """The game of configs/gan.py's default, penalty and moving average included, played for points."""
+    recipe = importlib.import_module("configs.gan").get_config()
+    algorithm = run.build_algorithm(recipe, {"": images.Spec((28, 28, 1))}, 8000)
+    networks = dict(generator=Points(dimensions, hidden), discriminator=Judge())
+    blank = dict(image_shape=(1, 1, dimensions), latent=dimensions, augmentation=gan.Augmentation())
+    adam = dict(optimizer=optax.adam(1e-3, 0.5), d_optimizer=optax.adam(1e-3, 0.5))
+    return dataclasses.replace(algorithm, **networks, **blank, **adam | changes)
+
+
+def test_on_a_gaussian_the_generator_finds_mean_and_deviation():
+    mean, deviation = 0.2, 0.3
+    draw = lambda key, n: mean + deviation * jax.random.normal(key, (n, 1))  # noqa: E731
+    points = trained_points(of_points(1, 0), draw, 2000, 128)
+    assert abs(points.mean() - mean) < 0.1 * deviation and abs(points.std() / deviation - 1) < 0.1
+
+
+def test_the_recipes_game_covers_a_ring_of_eight_modes_and_plain_minimax_does_not(capsys):
+    """Against a discriminator that learns much faster than the generator; and the watch over a run tells one from the other."""
+    angles = np.arange(8) * np.pi / 4
+    modes = 0.7 * np.stack([np.cos(angles), np.sin(angles)], -1)
+
+    def draw(key, n):
+        which_key, noise_key = jax.random.split(key)
+        return jnp.asarray(modes)[jax.random.randint(which_key, (n,), 0, 8)] + 0.03 * jax.random.normal(noise_key, (n, 2))
+
+    def of_mode(points):
+        apart = np.linalg.norm(points[:, None] - modes, axis=-1)
+        return apart.argmin(1)[apart.min(1) < 0.2]
+
+    fast = dict(d_steps=5, d_optimizer=optax.adam(4e-3, 0.5))
+    real = of_mode(np.asarray(draw(jax.random.key(3), 4000)))
+    watch, covered = tracking.Watch(0, "try a penalty"), {}
+    plain = dict(penalty=None, adversarial=losses.ADVERSARIAL["minimax"])
+    for name, changes in (("recipe", {}), ("plain", plain)):
+        points = trained_points(of_points(2, 64, **fast, **changes), draw, 800, 5 * 64)
+        covered[name] = tracking.classes_covered(of_mode(points), real, 8)
+        watch(1, {"eval/duplicates": 0.0, "eval/classes_covered": covered[name]})
+        assert ("try a penalty" in capsys.readouterr().err) == (covered[name] < 0.5)
+    assert covered["recipe"] == 1.0
+    assert covered["plain"] <= 0.75
+
+
+# ------------------------------------------------------------------------------------------------------------------- one step
+
+
+@functools.cache
+def compiled(algorithm):
+    return jax.jit(algorithm.train_step)
+
+
+def sgd(algorithm, **changes):
+    """The same with optimisers whose update is the negative gradient."""
+    return dataclasses.replace(algorithm, optimizer=optax.sgd(1.0), d_optimizer=optax.sgd(1.0), **changes)
+
+
+def gradients(algorithm, state, rng=0):
+    """{network: gradient} of one step, its metrics and the state after it."""
+    after, metrics = compiled(algorithm)(state, batch(), jax.random.key(rng))
+    return jax.tree.map(jnp.subtract, state.params, after.params), metrics, after
+
+
+def noises(rng, n, latent):
+    """The noise of a step of one update, by the streams of the step's key."""
+    key = jax.random.split(jax.random.key(rng), 1)[0]
+    return jax.random.normal(jax.random.split(key)[0], (n, latent))
+
+
+@pytest.mark.parametrize("recipe", ["gan", "cgan", "sngan"])
+def test_a_step_is_both_players_gradient_at_the_same_discriminator(recipe):
+    algorithm = sgd(build(recipe, **{"gan.penalty": "none", "gan.d_steps": 1}))
+    state, given = first(algorithm), batch()
+    found, metrics, _ = gradients(algorithm, state)
+    real, z = images.to_float(given["image"]), noises(0, N, 3)
+
+    def verdicts(params):
+        weights, _ = spectral_norm.normalise(params["discriminator"], state.extra["singular_vectors"])
+        variables = {"params": params["generator"], "batch_stats": state.extra["generator_stats"]}
+        fake, _ = algorithm.generator.apply(variables, z, given["label"], train=True, mutable=["batch_stats"])
+        judge = functools.partial(algorithm.discriminator.apply, {"params": weights})
+        return judge(real, given["label"]).logits, judge(fake, given["label"]).logits
+
+    def discriminator(params):
+        on_real, on_fake = verdicts(params)
+        return (algorithm.adversarial.real(on_real) + algorithm.adversarial.fake(on_fake)).mean()
+
+    def generator(params):
+        return algorithm.adversarial.generator(verdicts(params)[1]).mean()
+
+    both = jax.jit(lambda params: [jax.value_and_grad(loss)(params) for loss in (generator, discriminator)])(state.params)
+    for (value, expected), name, metric in zip(both, ("generator", "discriminator"), ("loss", "discriminator")):
+        assert float(metrics[metric]) == pytest.approx(float(value), rel=1e-5)
+        chex.assert_trees_all_close(found[name], expected[name], atol=1e-5)
+        assert float(metrics[f"grad_norm_{name}"]) == pytest.approx(float(optax.tree.norm(expected[name])), rel=1e-4)
+
+
+def test_a_lazy_penalty_counts_so_many_times_at_every_so_manyth_update_and_not_between():
+    plain, lazy = (sgd(build("gan", **{"gan.penalty_every": every, "gan.penalty_weight": 1e5})) for every in (1, 3))
+    none = dataclasses.replace(plain, penalty=None)
+    for step, times in ((0, 3), (1, 0), (2, 0), (3, 3)):
+        state = first(plain).replace(step=jnp.int32(step))
+        without, always, sometimes = (gradients(a, state)[0]["discriminator"] for a in (none, plain, lazy))
+        extra = optax.tree.scale(times, optax.tree.sub(always, without))
+        chex.assert_trees_all_close(optax.tree.sub(sometimes, without), extra, atol=1e-5, rtol=1e-4)
+        assert not times or float(optax.tree.norm(extra)) > 0.1
+
+
+def test_the_discriminators_schedule_ends_with_the_training_whatever_its_updates_a_step():
+    """And its rate is the generator's times the ratio: Adam's first step without history is the rate itself."""
+    changes = {"gan.d_steps": 2, "discriminator.lr_ratio": 4.0, "optimizer.schedule": "linear", "duration": "10"}
+    algorithm = build("gan", **changes, **{"optimizer.eps": 0.0})
+    rates = {}
+    for name, optimizer, updates in (("generator", algorithm.optimizer, 10), ("discriminator", algorithm.d_optimizer, 20)):
+        opt_state, rates[name] = optimizer.init(jnp.ones(1)), []
+        for _ in range(updates + 1):
+            update, opt_state = optimizer.update(jnp.ones(1), opt_state, jnp.ones(1))
+            rates[name].append(-float(update[0]))
+        assert rates[name][-1] == 0 and rates[name][-2] > 0
+    assert rates["discriminator"][0] == pytest.approx(4 * rates["generator"][0])
+    assert rates["discriminator"][10] == pytest.approx(4 * rates["generator"][5], rel=1e-4)
+
+
+def test_augmentation_becomes_likelier_while_the_discriminator_is_sure_of_real_images():
+    algorithm = build("gan", **{"augment.policy": ("flip",), "augment.adaptive": True, "augment.span": 4 * N})
+    state = first(algorithm)
+    assert float(state.extra["augmentation"]) == 0
+    bias = state.params["discriminator"]["Head_0"]["logit"]["bias"]
+    for logit, start, expected in ((9.0, 0.0, 0.25), (9.0, 0.9, 1.0), (-9.0, 0.5, 0.25), (-9.0, 0.0, 0.0)):
+        head = {"Head_0": {"logit": state.params["discriminator"]["Head_0"]["logit"] | {"bias": bias + logit}}}
+        params = state.params | {"discriminator": state.params["discriminator"] | head}
+        given = state.replace(params=params, extra=state.extra | {"augmentation": jnp.float32(start)})
+        _, metrics, after = gradients(algorithm, given)
+        assert float(after.extra["augmentation"]) == float(metrics["augmentation"]) == pytest.approx(expected)
+
+
+def test_moving_averages_are_drawn_with_their_own_batch_statistics():
+    algorithm = build("gan")
+    _, _, after = gradients(algorithm, first(algorithm))
+    averaged = after.with_ema()
+    chex.assert_trees_all_equal(averaged.extra["generator_stats"], after.extra["ema"]["generator_stats"])
+    chex.assert_trees_all_equal(averaged.params["generator"], after.ema_params["generator"])
+    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.extra, averaged.extra)
+    assert max(jax.tree.leaves(apart["generator_stats"])) > 0
+    assert max(jax.tree.leaves(apart["discriminator_stats"]), default=0) == 0
+
+
+@pytest.mark.parametrize("changes", [{"discriminator.norm": "batch", "gan.penalty": "none"}, {"discriminator.stddev": 4}])
+def test_what_is_measured_of_an_image_depends_on_it_alone(changes):
+    algorithm = build("gan", **changes)
+    _, _, after = gradients(algorithm, first(algorithm))
+    evaluate = jax.jit(algorithm.eval_step)
+    whole = evaluate(after, batch(), jax.random.key(1))
+    half = evaluate(after, jax.tree.map(lambda x: x[4:], batch()), jax.random.key(1))
+    chex.assert_trees_all_close(half, jax.tree.map(lambda x: x[4:], whole), rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------------- drawing
+
+
+def test_truncated_noise_keeps_within_its_bound_and_each_image_to_its_index():
+    algorithm = dataclasses.replace(build("gan"), generator=Points(3, 0))
+    state = first(algorithm)
+    flat = {"Dense_0": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
+    state = state.replace(params=state.params | {"generator": flat})
+    request = base.SampleRequest(index=jnp.arange(500), truncation=0.5)
+    drawn = np.asarray(algorithm.sample(state, jax.random.key(0), request))
+    assert 0.45 < np.abs(drawn).max() <= 0.5
+    tail = algorithm.sample(state, jax.random.key(0), request.replace(index=jnp.arange(490, 500)))
+    np.testing.assert_array_equal(tail, drawn[490:])
+    whole = np.asarray(algorithm.sample(state, jax.random.key(0), request.replace(truncation=None)))
+    assert abs(whole.std() - 1) < 0.08
+
+
+def test_the_label_decides_what_a_conditional_generator_draws():
+    algorithm = build("cgan")
+    _, _, state = gradients(algorithm, first(algorithm))
+    drawn = jax.jit(algorithm.decode)(state, jnp.ones((CLASSES, 3)), jnp.arange(CLASSES))
+    assert len({np.asarray(image).tobytes() for image in drawn}) == CLASSES
+    concat = build("cgan", **{"gan.conditioning": "concat"})
+    made = jax.jit(concat.decode)(first(concat), jnp.ones((CLASSES, 3)), jnp.arange(CLASSES))
+    assert len({np.asarray(image).tobytes() for image in made}) == CLASSES
+
+
+# --------------------------------------------------------------------------------------------------------------------- VAE-GAN
+
+
+def test_each_network_of_a_vaegan_follows_its_own_loss():
+    """Larsen et al. 2016, algorithm 1, with the losses written out anew and differentiated as a whole."""
+    changes = {"gan.penalty": "none", "gan.d_steps": 1, "vaegan.gamma": 0.3, "vaegan.beta": 2.0}
+    algorithm = sgd(build("vaegan", **changes))
+    state, given = first(algorithm), batch()
+    found, metrics, _ = gradients(algorithm, state)
+    real, label = images.to_float(given["image"]), given["label"]
+    key = jax.random.split(jax.random.key(0), 1)[0]
+    noise_key, prior_key, _ = jax.random.split(key, 3)
+    noise, z_prior = (jax.random.normal(k, (N, 3)) for k in (noise_key, prior_key))
+
+    def apply(name, *args):
+        module = getattr(algorithm, name)
+
+        def of(params):
+            variables = {"params": params, "batch_stats": state.extra[f"{name}_stats"]}
+            return module.apply(variables, *args, train=True, mutable=["batch_stats"])[0]
+
+        return of
+
+    def pieces(params):
+        mean, log_std = jnp.split(apply("encoder", real, label)(params["encoder"]), 2, -1)
+        z = jnp.concatenate([mean + jnp.exp(log_std) * noise, z_prior])
+        labels = jnp.concatenate([label, label])
+        fake = apply("generator", z, labels)(params["generator"])
+        on_fake = apply("discriminator", fake, labels)(params["discriminator"])
+        on_real = apply("discriminator", real, label)(params["discriminator"])
+        kl = 0.5 * (jnp.exp(2 * log_std) + mean**2 - 1 - 2 * log_std).sum(-1).mean()
+        likeness = 0.5 * jnp.square(on_real.features - on_fake.features[:N]).sum((1, 2, 3)).mean()
+        told_apart = (algorithm.adversarial.real(on_real.logits)).mean() + algorithm.adversarial.fake(on_fake.logits).mean()
+        return kl, likeness, told_apart, algorithm.adversarial.generator(on_fake.logits).mean()
+
+    def encoder(params):
+        kl, likeness, _, _ = pieces(params)
+        return 2.0 * kl + likeness
+
+    def generator(params):
+        _, likeness, _, fooled = pieces(params)
+        return 0.3 * likeness + fooled
+
+    def discriminator(params):
+        return pieces(params)[2]
+
+    minimised = {"encoder": encoder, "generator": generator, "discriminator": discriminator}
+    expected = jax.jit(lambda params: {name: jax.grad(loss)(params)[name] for name, loss in minimised.items()})(state.params)
+    chex.assert_trees_all_close({name: found[name] for name in minimised}, expected, atol=2e-5, rtol=1e-4)
+    assert float(metrics["kl"]) == pytest.approx(float(jax.jit(pieces)(state.params)[0]), rel=1e-5)
+
+
+def test_codes_of_a_vaegan_are_its_posteriors():
+    algorithm = build("vaegan")
+    _, _, state = gradients(algorithm, first(algorithm))
+    likely = algorithm.encode(state, batch())
+    drawn = jax.jit(jax.vmap(lambda key: algorithm.encode(state, batch(), key)))(jax.random.split(jax.random.key(1), 64))
+    posterior, _ = algorithm._infer(
+        state.params["encoder"], state.extra["encoder_stats"], images.to_float(batch()["image"]), batch()["label"], train=False
+    )
+    assert isinstance(posterior, distributions.Gaussian)
+    np.testing.assert_array_equal(likely, posterior.mean)
+    z = (drawn - posterior.mean) / np.exp(posterior.log_std)
+    assert abs(z.mean()) < 4 / np.sqrt(z.size) and abs(z.std() - 1) < 4 / np.sqrt(2 * z.size)
