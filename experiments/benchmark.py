@@ -24,6 +24,7 @@ from ml_collections import config_flags
 import numpy as np
 
 from experiments.twins import cyclegan as cyclegan_twin
+from experiments.twins import gan as gan_twin
 from experiments.twins import inception as inception_twin
 from experiments.twins import timing
 from experiments.twins import unet as unet_twin
@@ -43,7 +44,7 @@ from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 # By the value of --against and the family.
-_TWINS = {"diffusers": {"diffusion": unet_twin}, "torch": {"cyclegan": cyclegan_twin, "vae": vae_twin}}
+_TWINS = {"diffusers": {"diffusion": unet_twin}, "torch": {"cyclegan": cyclegan_twin, "gan": gan_twin, "vae": vae_twin}}
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -61,8 +62,8 @@ _AGAINST = flags.DEFINE_enum(
     "against",
     None,
     list(_TWINS),
-    "Also time the PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch those of a CycleGAN, of a VAE on "
-    "pythae's networks, and of features.",
+    "Also time the PyTorch twin, by turns: diffusers has that of a diffusion's U-Net, torch those of a DCGAN, of a CycleGAN, "
+    "of a VAE on pythae's networks, and of features.",
 )
 _REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps, or batches of features, are timed, each by itself.")
 

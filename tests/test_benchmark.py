@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from configs import cyclegan
+from configs import gan
 from experiments import benchmark
 from experiments.twins import cyclegan as cyclegan_twin
+from experiments.twins import gan as gan_twin
 from experiments.twins import inception as inception_twin
 from experiments.twins import timing
 from experiments.twins import unet as unet_twin
@@ -20,6 +22,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import machine
 from imagegen_jax.networks import cyclegan_nets
+from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import unet
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -35,6 +38,7 @@ GENERATOR = [
 ]  # fmt: skip
 # Keras counts 21,802,784 without the last layer, of which 34,432 are means and variances; it has no scales.
 INCEPTION = 21_802_784 - 34_432 // 2 + 2048 * 1008
+REAL = np.random.default_rng(3).integers(0, 256, (8, 28, 28, 1), np.uint8)  # a batch
 DISCRIMINATOR = [(4, 3, 64), (4, 64, 128), (4, 128, 256), (4, 256, 512), (4, 512, 1)]
 
 
@@ -50,9 +54,19 @@ def cyclegan_config():
     return config
 
 
+@pytest.fixture
+def gan_config():
+    """A DCGAN that compiles in seconds, with a penalty at every other update."""
+    config = gan.get_config("smoke")
+    config.batch_size = 8
+    config.sample.batch_size = 8
+    config.gan.penalty_every = 2
+    return config
+
+
 def specs(config):
     shape = (config.data.image_size or 28,) * 2
-    return {name: images.Spec((*shape, 1)) for name in (("a", "b") if config.algorithm == "cyclegan" else ("",))}
+    return {name: images.Spec((*shape, 1), 10) for name in (("a", "b") if config.algorithm == "cyclegan" else ("",))}
 
 
 def one_device():
@@ -209,6 +223,27 @@ def vae_config():
     return config
 
 
+class IdleTraining:
+    """Steps in no time, which the benchmark's own would take long to compile."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __call__(self):
+        pass
+
+    def parameters(self):
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+
+def check_times(times, state):
+    """What `compare` returns, where 8 images are drawn, is whole."""
+    assert times["name"] == "torch" and times["forward_images"] == 8
+    assert times["parameters"] == IdleTraining(state).parameters()
+    assert times["step_ms"].keys() == times["forward_ms"].keys() == {"ours", "theirs", "ratio"}
+    assert all(math.isfinite(x) and x > 0 for x in numbers((times["step_ms"], times["forward_ms"])))
+
+
 def copy_vae(params, model):
     """Flax parameters of a VAE of pythae's networks into its twin."""
     import torch
@@ -267,22 +302,165 @@ def test_vae_twin_trains_the_same(vae_config, monkeypatch):
         seen.append(losses["distortion"])
     assert abs(seen[1] / seen[0] - 1) > 0.02  # what an update left out would be
 
-    class Training:
-        """Steps in no time, which the benchmark's own would take long to compile."""
-
-        def __init__(self):
-            self.state = state
-
-        def __call__(self):
-            pass
-
-        def parameters(self):
-            return sum(leaf.size for leaf in jax.tree.leaves(state.params))
-
     monkeypatch.undo()
-    times = vae_twin.compare(vae_config, algorithm, one_device(), Training(), {"image": image}, 1)
-    assert times["name"] == "torch" and times["parameters"] == Training().parameters() and times["forward_images"] == 8
-    assert times["step_ms"].keys() == times["forward_ms"].keys() == {"ours", "theirs", "ratio"}
+    check_times(vae_twin.compare(vae_config, algorithm, one_device(), IdleTraining(state), {"image": image}, 1), state)
+
+
+def copy_gan(params, networks, image_shape):
+    """Flax parameters of a DCGAN into its twin."""
+    import torch
+
+    def convolution(source):
+        return source["kernel"].transpose(3, 2, 0, 1), source["bias"]
+
+    def norm(source):
+        return source["scale"], source["bias"]
+
+    g, d = params["generator"], params["discriminator"]
+    layers = {name: [m for m in network if list(m.parameters())] for name, network in networks.items()}
+    levels = len(layers["generator"]) // 2
+    height, width = (side >> levels for side in image_shape[:2])
+    kernel = g["Dense_0"]["kernel"].reshape(-1, height, width, g["BatchNorm_0"]["BatchNorm_0"]["bias"].size)
+    bias = g["Dense_0"]["bias"].reshape(kernel.shape[1:])
+    sources = [(kernel.transpose(3, 1, 2, 0).reshape(bias.size, -1), bias.transpose(2, 0, 1).reshape(-1))]
+    for i in range(levels):
+        sources += [norm(g[f"BatchNorm_{i}"]["BatchNorm_0"]), convolution(g[f"TransposedConv_{i}"])]
+    sources += [convolution(d[f"StridedConv_{i}"]) for i in range(len(layers["discriminator"]) - 1)]
+    features = d[f"StridedConv_{len(layers['discriminator']) - 2}"]["bias"].size
+    kernel = d["Head_0"]["logit"]["kernel"].reshape(-1, features).T  # of places and channels
+    sources += [(kernel.reshape(1, -1), d["Head_0"]["logit"]["bias"])]
+    targets = [*layers["generator"], *layers["discriminator"]]
+    assert len(sources) == len(targets)
+    with torch.no_grad():
+        for (weight, bias), layer in zip(sources, targets):
+            layer.weight.copy_(torch.tensor(np.array(weight)))
+            layer.bias.copy_(torch.tensor(np.array(bias)))
+
+
+def gan_and_twin(config):
+    """(algorithm, state, gan_model.Training) with the same random parameters."""
+    import torch
+
+    from experiments.twins import gan_model
+
+    algorithm = run.build_algorithm(config, specs(config))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = state.replace(params=random_params(state.params, 2))
+    model = gan_model.Training(config, algorithm, torch.device("cpu"))
+    copy_gan(state.params, model.networks, algorithm.image_shape)
+    return algorithm, state, model
+
+
+def test_gan_twin_computes_the_same(gan_config):
+    """The generator with the same running statistics, and the discriminator's logits, of images that are no squares."""
+    torch = pytest.importorskip("torch")
+    from experiments.twins import gan_model
+
+    rng = np.random.default_rng(0)
+    shape, z = (8, 16, 3), rng.normal(size=(5, 6)).astype(np.float32)
+    generator, discriminator = dcgan.Generator(shape, (12, 8)), dcgan.Discriminator((4, 8, 12))
+    variables = generator.init(jax.random.key(0), z, None)
+    image = rng.uniform(-1, 1, (5, *shape)).astype(np.float32)
+    params = {"generator": variables["params"], "discriminator": discriminator.init(jax.random.key(1), image, None)["params"]}
+    params = random_params(params, 1)
+    stats = jax.tree.map(lambda x: rng.uniform(0.1, 2, x.shape).astype(np.float32), variables["batch_stats"])
+    twins = {"generator": gan_model.Generator(shape, 6, (12, 8)), "discriminator": gan_model.Discriminator(shape, (4, 8, 12))}
+    copy_gan(params, twins, shape)
+    norms = [m for m in twins["generator"] if isinstance(m, torch.nn.BatchNorm2d)]
+    for i, norm in enumerate(norms):
+        ours = stats[f"BatchNorm_{i}"]["BatchNorm_0"]
+        norm.running_mean.copy_(torch.tensor(ours["mean"]))
+        norm.running_var.copy_(torch.tensor(ours["var"]))
+    with torch.no_grad():
+        made = twins["generator"].eval()(torch.tensor(z)).permute(0, 2, 3, 1).numpy()
+        logits = twins["discriminator"](torch.tensor(image).permute(0, 3, 1, 2))[:, 0].numpy()
+    wanted = np.asarray(generator.apply({"params": params["generator"], "batch_stats": stats}, z, None))
+    wanted_logits = np.asarray(discriminator.apply({"params": params["discriminator"]}, image, None).logits)
+    assert wanted.std() > 0.1 and wanted_logits.std() > 0.01
+    np.testing.assert_allclose(made, wanted, atol=1e-5)
+    np.testing.assert_allclose(logits, wanted_logits, atol=1e-5)
+
+
+@pytest.fixture
+def gan_step(gan_config, monkeypatch):
+    """(learning rate of the discriminator, as a multiple) -> (algorithm, state, twin, () -> our metrics and its losses).
+
+    Both take the same images and noise each time, and move all images by two pixels.
+    """
+    torch = pytest.importorskip("torch")
+
+    def made(ratio):
+        gan_config.optimizer.lr = 1e-2
+        gan_config.discriminator.lr_ratio = ratio
+        gan_config.gan.label_smoothing = 0.1
+        algorithm, state, model = gan_and_twin(gan_config)
+        key = jax.random.key(4)
+        z = jax.random.normal(jax.random.split(jax.random.split(key, 1)[0])[0], (8, algorithm.latent))
+        monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.tensor(np.array(z)).reshape(shape))
+        monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: 2)
+        monkeypatch.setattr(torch, "randint", lambda low, high, shape, **_: torch.full(shape, 2))
+        batch = {"image": REAL, "label": np.zeros(8, np.int32)}
+        real = torch.tensor(REAL).permute(0, 3, 1, 2).float() / 127.5 - 1
+        train_step = jax.jit(algorithm.train_step)
+
+        def step(state):
+            state, metrics = train_step(state, batch, key)
+            return state, metrics, {name: loss.item() for name, loss in model.optimize_parameters(real).items()}
+
+        return algorithm, state, model, step
+
+    return made
+
+
+def test_gan_twin_trains_the_same(gan_step):
+    """Its steps have our losses: with a discriminator that stays, where it does not matter which one the generator meets."""
+    _, state, _, step = gan_step(0.0)
+    generator_losses = []
+    for tolerance, due in ((1e-4, True), (5e-3, False), (5e-3, True)):
+        state, metrics, losses = step(state)
+        assert losses.keys() == {"loss", "discriminator"} | ({"penalty"} if due else set())
+        assert losses == pytest.approx({name: float(metrics[name]) for name in losses}, rel=tolerance)
+        generator_losses.append(losses["loss"])
+    assert abs(generator_losses[1] / generator_losses[0] - 1) > 0.02  # what an update left out would be
+
+
+def test_the_discriminator_of_the_gan_twin_learns_the_same(gan_step):
+    """Its first update is ours. The generator's differs: the twin's meets the discriminator after that update."""
+    torch = pytest.importorskip("torch")
+    algorithm, before, model, step = gan_step(1.0)
+    after, metrics, losses = step(before)
+    assert losses["discriminator"] == pytest.approx(float(metrics["discriminator"]), rel=1e-4)
+    assert losses["loss"] != pytest.approx(float(metrics["loss"]), rel=1e-2)
+    image = images.to_float(REAL)
+    old, ours = (
+        algorithm.discriminator.apply({"params": s.params["discriminator"]}, image, None).logits for s in (before, after)
+    )
+    with torch.no_grad():
+        theirs = model.networks["discriminator"](torch.tensor(np.array(image)).permute(0, 3, 1, 2))[:, 0].numpy()
+    moved = np.abs(ours - old).max()
+    assert moved > 0.1
+    np.testing.assert_allclose(theirs, ours, atol=1e-2 * moved)
+
+
+def test_gan_twin_is_timed(gan_config):
+    pytest.importorskip("torch")
+    algorithm, state, _ = gan_and_twin(gan_config)
+    batch = {"image": np.zeros((8, 28, 28, 1), np.uint8)}
+    check_times(gan_twin.compare(gan_config, algorithm, one_device(), IdleTraining(state), batch, 1), state)
+
+
+def test_gan_twin_moves_images_by_up_to_an_eighth():
+    """Each by its own shift along each side, all its channels alike."""
+    torch = pytest.importorskip("torch")
+    from experiments.twins import gan_model
+
+    torch.manual_seed(0)
+    image = torch.arange(1.0, 2 * 16 * 8 + 1).reshape(2, 16, 8)
+    moved = gan_model.translate(image.expand(200, 2, 16, 8)).numpy()
+    padded = np.pad(image.numpy(), ((0, 0), (2, 2), (1, 1)))
+    views = {(dy, dx): padded[:, 2 + dy : 18 + dy, 1 + dx : 9 + dx] for dy in range(-2, 3) for dx in range(-1, 2)}
+    seen = [[shift for shift, view in views.items() if np.array_equal(view, one)] for one in moved]
+    assert all(len(shifts) == 1 for shifts in seen) and {shift for (shift,) in seen} == views.keys()
 
 
 @pytest.mark.parametrize("identity", [0.5, 0.0])
@@ -344,6 +522,18 @@ def test_image_pool_of_the_twin_shows_old_images():
         ("cyclegan_config", "network.remat", True, "remat must be False"),
         ("cyclegan_config", "discriminator.name", "pixel", "discriminator.name must be 'patch'"),
         ("cyclegan_config", "cyclegan.loss", "hinge", "loss must be 'least_squares'"),
+        ("gan_config", "network.name", "resnet", "network.name must be 'dcgan'"),
+        ("gan_config", "network.upsampling", "resize", "upsampling must be 'transposed'"),
+        ("gan_config", "network.attention", 14, "attention must be 0"),
+        ("gan_config", "discriminator.norm", "spectral", "norm must be 'none'"),
+        ("gan_config", "discriminator.stddev", 4, "stddev must be 0"),
+        ("gan_config", "gan.loss", "hinge", "loss must be 'non_saturating'"),
+        ("gan_config", "gan.penalty", "dragan", "choose none or r1"),
+        ("gan_config", "gan.d_steps", 2, "d_steps must be 1"),
+        ("gan_config", "gan.conditional", True, "conditional must be False"),
+        ("gan_config", "augment.policy", ("translation", "cutout"), "choose \\(\\) or"),
+        ("gan_config", "augment.adaptive", True, "adaptive must be False"),
+        ("gan_config", "optimizer.clip_norm", 1.0, "clip_norm must be 0"),
         ("vae_config", "network.name", "conv", "network.name must be 'pythae'"),
         ("vae_config", "likelihood.name", "logistic", "likelihood.name must be 'bernoulli'"),
     ],
