@@ -2,13 +2,20 @@
 
 import json
 import pathlib
+import sys
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
 
 from imagegen_jax import files
+
+# tensorboardX imports PyTorch wherever there is one, for tensors that nobody gives it here: seconds of every start.
+_hidden = sys.modules.setdefault("torch", None) is None
+import tensorboardX  # noqa: E402
+
+if _hidden:
+    del sys.modules["torch"]
 
 
 class MetricWriter:
