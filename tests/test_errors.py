@@ -1,5 +1,6 @@
 """What a person types wrong: one line on stderr that names it, exit code 2, nothing written."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -8,36 +9,53 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/ddpm.py:smoke"
+MISTAKES = [
+    ([SMOKE, "--config.optimiser.lr=1"], ["optimiser", "optimizer"]),
+    ([SMOKE, "--config.optimizer.lrr=1"], ["there is no --config.optimizer.lrr", '"lr"']),
+    ([SMOKE, "--config.batch_size=abc"], ["batch_size", "abc"]),
+    ([SMOKE, "--config.batch_size=6"], ["6", "8 devices", "--config.batch_size"]),
+    ([SMOKE, "--config.network.patch_size=3"], ["patch_size", "28x28"]),
+    ([SMOKE, "--config.sharding.rules=(('.*','shard'),)"], ["config.sharding.rules", "fsdp"]),
+    (["--config=configs/nothing.py"], ["configs/nothing.py"]),
+    (["--config=configs/ddpm.py:imagenet"], ["imagenet", "cifar10"]),
+    ([SMOKE, "--nonsense=1"], ["nonsense"]),
+    ([SMOKE, "--config.data.source=folder:nowhere"], ["nowhere"]),
+    ([], ["--config"]),
+]
+# A process for each mistake, forked from one that has imported what takes the time: most of a start.
+DRIVER = """
+import json, os, runpy, sys
+from imagegen_jax.evaluation import evaluator, tracking
+from imagegen_jax.generation import output, sampling
+from imagegen_jax.training import interruption, logging, loop, run
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if os.fork() == 0:
+        os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv = ["main", *words]
+        runpy.run_module("experiments.main", run_name="__main__")
+    print("exit code", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([SMOKE, "--config.optimiser.lr=1"], ["optimiser", "optimizer"]),
-        ([SMOKE, "--config.optimizer.lrr=1"], ["there is no --config.optimizer.lrr", '"lr"']),
-        ([SMOKE, "--config.batch_size=abc"], ["batch_size", "abc"]),
-        ([SMOKE, "--config.batch_size=6"], ["6", "8 devices", "--config.batch_size"]),
-        ([SMOKE, "--config.network.patch_size=3"], ["patch_size", "28x28"]),
-        ([SMOKE, "--config.sharding.rules=(('.*','shard'),)"], ["config.sharding.rules", "fsdp"]),
-        (["--config=configs/nothing.py"], ["configs/nothing.py"]),
-        (["--config=configs/ddpm.py:imagenet"], ["imagenet", "cifar10"]),
-        ([SMOKE, "--nonsense=1"], ["nonsense"]),
-        ([SMOKE, "--config.data.source=folder:nowhere"], ["nowhere"]),
-        ([], ["--config"]),
-    ],
-)
-def test_one_line_and_nothing_written(tmp_path, flags, words):
-    workdir = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.main", *flags, f"--workdir={workdir}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
-    for word in words:
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """(exit code, lines of stderr, its workdir) of each mistake."""
+    written = tmp_path_factory.mktemp("errors")
+    workdirs = [written / "runs" / str(number) for number in range(len(MISTAKES))]
+    words = [[*flags, f"--workdir={workdir}"] for (flags, _), workdir in zip(MISTAKES, workdirs, strict=True)]
+    command = [sys.executable, "-c", DRIVER, json.dumps(words), str(written)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    codes = [int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("exit code")]
+    lines = [(written / str(number)).read_text().strip().splitlines() for number in range(len(MISTAKES))]
+    return list(zip(codes, lines, workdirs, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda number: " ".join(MISTAKES[number][0][-1:]))
+def test_one_line_and_nothing_written(outcomes, number):
+    code, lines, workdir = outcomes[number]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+    for word in MISTAKES[number][1]:
         assert word in lines[0]
     assert not workdir.exists()
 
