@@ -34,13 +34,15 @@ def mesh_of(devices):
 
 
 def build(recipe, shape, lr, eps, **changes):
-    """The smoke variant of a recipe, with few channels and these keys changed, for images of this shape."""
+    """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
     config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
     if "channels" in config.network:
         config.network.channels = 8
-    if "gan" in config:
-        for section in {"network", "discriminator", "encoder"} & set(config):
-            config[section].widths = (4,)
+    for section in {"network", "discriminator", "encoder"} & set(config):
+        if "widths" in config[section]:
+            config[section].widths = config[section].widths[:1]
+    if "latents" in config.network:
+        config.network.latents = config.network.latents[:2]
     config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
     config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
