@@ -25,9 +25,7 @@ def test_cifar10_setting_has_the_published_size():
 
 
 def small(**changes):
-    return unet.UNet(
-        **dict(dict(channels=8, multipliers=(1, 2, 2), blocks=1, groups=4, dropout=0.0, out_channels=1), **changes)
-    )
+    return unet.UNet(**dict(dict(channels=8, multipliers=(1, 2), blocks=1, groups=4, dropout=0.0, out_channels=1), **changes))
 
 
 @functools.cache
