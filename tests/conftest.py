@@ -14,6 +14,10 @@ if _CACHE is None:
 # The tests wait for the compiler more than for what it compiles.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# A program is compiled once for all workers and for all processes that tests start, however small it is.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_CACHE, "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["XDG_CACHE_HOME"] = _CACHE
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE, "tensorflow_datasets")
 os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
