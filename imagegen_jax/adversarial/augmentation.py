@@ -10,42 +10,49 @@ import jax
 from jax import numpy as jnp
 
 
-def _brightness(rng, image):
-    return image + jax.random.uniform(rng, (), minval=-0.5, maxval=0.5)
+def _per_image(rng, images, low, high):
+    """(n, 1, 1, 1) numbers, uniform between these."""
+    return jax.random.uniform(rng, (len(images), 1, 1, 1), minval=low, maxval=high)
 
 
-def _saturation(rng, image):
-    grey = image.mean(-1, keepdims=True)
-    return grey + (image - grey) * jax.random.uniform(rng, (), maxval=2.0)
+def _brightness(rng, images):
+    return images + _per_image(rng, images, -0.5, 0.5)
 
 
-def _contrast(rng, image):
-    mean = image.mean()
-    return mean + (image - mean) * jax.random.uniform(rng, (), minval=0.5, maxval=1.5)
+def _saturation(rng, images):
+    grey = images.mean(-1, keepdims=True)
+    return grey + (images - grey) * _per_image(rng, images, 0.0, 2.0)
 
 
-def _translation(rng, image):
+def _contrast(rng, images):
+    mean = images.mean((1, 2, 3), keepdims=True)
+    return mean + (images - mean) * _per_image(rng, images, 0.5, 1.5)
+
+
+def _translation(rng, images):
     """Up to an eighth of the sides; what comes in is grey. Products with shifted unit matrices, which gather much faster."""
     shifted = []
-    for side, key in zip(image.shape, jax.random.split(rng)):
-        shift = jax.random.randint(key, (), -(side // 8), side // 8 + 1)
+    for side, key in zip(images.shape[1:3], jax.random.split(rng)):
+        shift = jax.random.randint(key, (len(images), 1), -(side // 8), side // 8 + 1)
         shifted.append(jax.nn.one_hot(jnp.arange(side) + shift, side))
-    return jnp.einsum("ij,kl,jlc->ikc", *shifted, image)
+    # XLA would make the matrices again wherever they are used, random numbers included: 6 ms of a step's 73 on 2 cores.
+    rows, columns = jax.lax.optimization_barrier(shifted)
+    return jnp.einsum("nij,nkl,njlc->nikc", rows, columns, images)
 
 
-def _cutout(rng, image):
+def _cutout(rng, images):
     """A square of half the sides, around any pixel, becomes grey."""
     covered = True
-    for axis, key in enumerate(jax.random.split(rng)):
-        side = image.shape[axis]
-        distance = jnp.arange(side) - jax.random.randint(key, (), 0, side)
+    for axis, key in zip((1, 2), jax.random.split(rng)):
+        side = images.shape[axis]
+        distance = jnp.arange(side) - jax.random.randint(key, (len(images), 1), 0, side)
         inside = (distance >= -(side // 4)) & (distance < side // 4)
-        covered = covered & jnp.expand_dims(inside, 1 - axis)
-    return jnp.where(covered[..., None], 0.0, image)
+        covered = covered & jnp.expand_dims(inside, 3 - axis)
+    return jnp.where(covered[..., None], 0.0, images)
 
 
-def _flip(rng, image):
-    return jnp.where(jax.random.bernoulli(rng), image[:, ::-1], image)
+def _flip(rng, images):
+    return jnp.where(jax.random.bernoulli(rng, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
 
 
 TRANSFORMATIONS = {
@@ -58,23 +65,25 @@ TRANSFORMATIONS = {
 }
 
 
-def augment(rng, images, policy, probability):
-    """Transforms each image by each of some transformations, each with this probability.
+def augment(rng, images, policy, probability=None):
+    """Transforms each image by each of some transformations.
 
     Args:
       rng: key.
       images: (n, h, w, c) float in [-1, 1].
       policy: keys of TRANSFORMATIONS, in their order.
-      probability: () float in [0, 1].
+      probability: () float in [0, 1], of each transformation of an image; None: always.
 
     Returns:
       (n, h, w, c); brightness and contrast may leave [-1, 1].
     """
     for name, key in zip(policy, jax.random.split(rng, max(len(policy), 1))):
         chance_key, key = jax.random.split(key)
-        chosen = jax.random.bernoulli(chance_key, probability, (len(images), 1, 1, 1))
-        transformed = jax.vmap(TRANSFORMATIONS[name])(jax.random.split(key, len(images)), images)
-        images = jnp.where(chosen, transformed, images)
+        transformed = TRANSFORMATIONS[name](key, images)
+        if probability is not None:
+            chosen = jax.random.bernoulli(chance_key, probability, (len(images), 1, 1, 1))
+            transformed = jnp.where(chosen, transformed, images)
+        images = transformed
     return images
 
 

@@ -59,13 +59,11 @@ class Augmentation:
 
     Attributes:
       policy: keys of augmentation.TRANSFORMATIONS.
-      probability: of each, and where it begins if it is adaptive.
-      target: of augmentation.adapted; None: the probability stays.
+      target: of augmentation.adapted, where the probability of each rises from 0; None: it is 1.
       span: of augmentation.adapted.
     """
 
     policy: tuple[str, ...] = ()
-    probability: float = 1.0
     target: float | None = None
     span: float = math.inf
 
@@ -155,7 +153,7 @@ class Gan(base.Algorithm):
             "generator_stats": stats,
             "discriminator_stats": discriminator.get("batch_stats", {}),
             "singular_vectors": spectral_norm.start(keys[2], params["discriminator"]) if self.spectral else {},
-            "augmentation": jnp.float32(self.augmentation.probability),
+            "augmentation": jnp.float32(0.0),
             "ema": {"generator_stats": stats},
         }
         return base.TrainState(
@@ -243,10 +241,10 @@ class Gan(base.Algorithm):
     def _judge(self, state, real, fake, real_label, fake_label, rng, number):
         """The Judgement of the discriminator's update of this number, at its present parameters."""
         real_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
-        probability = state.extra["augmentation"]
+        probability, policy, target = state.extra["augmentation"], self.augmentation.policy, self.augmentation.target
 
         def judge(weights, stats, image, label, rng):
-            shown = augmentation.augment(rng, image, self.augmentation.policy, probability)
+            shown = augmentation.augment(rng, image, policy, None if target is None else probability)
             variables = {"params": weights, "batch_stats": stats}
             verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
             return verdict, updated.get("batch_stats", {})
@@ -287,8 +285,8 @@ class Gan(base.Algorithm):
             value, slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
             gradients = jax.tree.map(jnp.add, gradients, slopes)
             metrics["penalty"] = value
-        if self.augmentation.target is not None:
-            probability = augmentation.adapted(probability, on_real.logits, self.augmentation.target, self.augmentation.span)
+        if target is not None:
+            probability = augmentation.adapted(probability, on_real.logits, target, self.augmentation.span)
             metrics["augmentation"] = probability
         extra = {"discriminator_stats": stats, "singular_vectors": vectors, "augmentation": probability}
         (gradients,) = pull_weights(gradients)
@@ -350,7 +348,7 @@ def parts(config, spec, training):
     penalty = gan.penalty != "none" and Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
     generator, d = _networks(config, spec)
     augment = config.augment
-    adaptive = dict(probability=0.0, target=augment.target, span=augment.span) if augment.adaptive else {}
+    adaptive = dict(target=augment.target, span=augment.span) if augment.adaptive else {}
     return dict(
         generator=generator,
         discriminator=d,
