@@ -2,15 +2,13 @@
 
 python -m experiments.export --workdir=runs/classifier --out=classifier.safetensors
 
-The names of the arrays are their paths, such as 'unet/conv_in/kernel'; the metadata hold the run's config.json under 'run'.
+The names of the arrays are their paths, such as 'unet/conv_in/kernel'. What a family needs beside parameters stands under
+'extra/': batch statistics, a codebook. The metadata hold the run's config.json under 'run'.
 """
 
 import pathlib
 
 from absl import flags
-from flax import traverse_util
-import jax
-import numpy as np
 from safetensors import numpy as safetensors
 
 from imagegen_jax import command_line
@@ -31,11 +29,9 @@ def main():
         raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
     _, _, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     described = run.to_json(*run.load_config(_WORKDIR.value))
-    flat = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
-    arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
     metadata = {"run": described, "step": str(step)}
     with files.draft(out, f"--out={out}: cannot write it") as draft:
-        safetensors.save_file(arrays, draft, metadata)
+        safetensors.save_file(run.named_arrays(state), draft, metadata)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 
 import chex
 from flax import linen as nn
+from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -237,6 +238,17 @@ def test_moving_averages_are_drawn_with_their_own_batch_statistics():
     apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.extra, averaged.extra)
     assert max(jax.tree.leaves(apart["generator_stats"])) > 0
     assert max(jax.tree.leaves(apart["discriminator_stats"]), default=0) == 0
+
+
+def test_what_is_exported_of_a_trained_gan_draws_the_same_images_elsewhere():
+    algorithm = build("gan")
+    _, _, after = gradients(algorithm, first(algorithm))
+    state = after.with_ema()
+    arrays = traverse_util.unflatten_dict(run.named_arrays(state), sep="/")
+    variables = {"params": arrays["generator"], "batch_stats": arrays["extra"]["generator_stats"]}
+    z = jnp.ones((2, 3))
+    np.testing.assert_array_equal(algorithm.generator.apply(variables, z, None), algorithm.decode(state, z))
+    assert "ema" not in arrays["extra"]
 
 
 @pytest.mark.parametrize("changes", [{"discriminator.norm": "batch", "gan.penalty": "none"}, {"discriminator.stddev": 4}])

@@ -98,14 +98,14 @@ class Gan(base.Algorithm):
       image_shape: (height, width, channels).
       latent: dimensions of the noise.
       adversarial: which terms to play for.
+      optimizer: optax transformation of the generator.
+      d_optimizer: that of the discriminator.
+      ema_decay: step -> decay of the generator's moving average.
       d_steps: updates of the discriminator a step.
       penalty: on the discriminator's slope; None for none.
       spectral: whether the discriminator's weights are normalised by their largest singular values.
       auxiliary: weight of the guesses of classes.
       augmentation: what both kinds of images go through.
-      optimizer: optax transformation of the generator.
-      d_optimizer: that of the discriminator.
-      ema_decay: step -> decay of the generator's moving average.
       classes: labels that the networks are told; 0 for none.
     """
 

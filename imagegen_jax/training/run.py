@@ -8,6 +8,7 @@ import shutil
 
 import jax
 from ml_collections import config_dict
+import numpy as np
 
 from imagegen_jax import algorithms
 from imagegen_jax import config as config_lib
@@ -173,6 +174,13 @@ def check_space(workdir, state):
             f"the disk of {workdir} has {free / 1e6:.0f} MB free and two checkpoints need {needed / 1e6:.0f} MB: "
             "free some, or choose another --workdir"
         )
+
+
+def named_arrays(state):
+    """What other programs need of a trained state: {path: array}, such as 'unet/conv_in/kernel' or 'extra/codebook/vectors'."""
+    extra = {name: value for name, value in state.extra.items() if name != "ema"}  # whose averages `load` has put in place
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state.params | {"extra": extra}))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf) for path, leaf in leaves}
 
 
 def load(workdir, step=None, use_ema=True):
