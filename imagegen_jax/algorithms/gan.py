@@ -15,6 +15,7 @@ its input (Mirza & Osindero 2014), and D may guess them, to the gain of both pla
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 from typing import Any
 from typing import ClassVar
@@ -166,7 +167,7 @@ class Gan(base.Algorithm):
 
     def train_step(self, state, batch, rng):
         shares = self._shares(state, batch, rng)
-        if self.d_steps > 1:
+        if self.d_steps > 1:  # unrolled: XLA:CPU needs ten times as long for convolutions inside a loop
             state, _ = jax.lax.scan(self._train_discriminator, state, jax.tree.map(lambda x: x[:-1], shares), unroll=True)
         return self._train_all(state, jax.tree.map(lambda x: x[-1], shares))
 
@@ -241,31 +242,23 @@ class Gan(base.Algorithm):
     def _judge(self, state, real, fake, real_label, fake_label, rng, number):
         """The Judgement of the discriminator's update of this number, at its present parameters."""
         real_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
-        probability, policy, target = state.extra["augmentation"], self.augmentation.policy, self.augmentation.target
-
-        def judge(weights, stats, image, label, rng):
-            shown = augmentation.augment(rng, image, policy, None if target is None else probability)
-            variables = {"params": weights, "batch_stats": stats}
-            verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
-            return verdict, updated.get("batch_stats", {})
-
-        def normalise(params):
-            return spectral_norm.normalise(params, state.extra["singular_vectors"])
-
-        weights, pull_weights, vectors = jax.vjp(normalise, state.params["discriminator"], has_aux=True)
+        look = functools.partial(self._look, state)
         stats = state.extra["discriminator_stats"]
+        weights, pull_weights, vectors = jax.vjp(
+            lambda params: spectral_norm.normalise(params, state.extra["singular_vectors"]),
+            state.params["discriminator"],
+            has_aux=True,
+        )
         on_real, pull_real, stats = jax.vjp(
-            lambda weights: judge(weights, stats, real, real_label, real_rng), weights, has_aux=True
+            lambda weights: look(weights, stats, real, real_label, real_rng), weights, has_aux=True
         )
         on_fake, pull_fake, stats = jax.vjp(
-            lambda weights, image: judge(weights, stats, image, fake_label, fake_rng), weights, fake, has_aux=True
+            lambda weights, image: look(weights, stats, image, fake_label, fake_rng), weights, fake, has_aux=True
         )
-        terms = self.adversarial.real, self.adversarial.fake
-        (real_loss, real_slope), (fake_loss, fake_slope) = (
-            jax.value_and_grad(self._told_apart)(verdict, label, term)
-            for verdict, label, term in zip((on_real, on_fake), (real_label, fake_label), terms)
-        )
-        gradients = jax.tree.map(jnp.add, pull_real(real_slope)[0], pull_fake(fake_slope)[0])
+        told_apart = jax.value_and_grad(self._told_apart)
+        real_loss, real_slope = told_apart(on_real, real_label, self.adversarial.real)
+        fake_loss, fake_slope = told_apart(on_fake, fake_label, self.adversarial.fake)
+        gradients = optax.tree.add(pull_real(real_slope)[0], pull_fake(fake_slope)[0])
         metrics = {
             "discriminator": real_loss + fake_loss,
             "accuracy_real": (on_real.logits > 0).mean(),
@@ -277,21 +270,30 @@ class Gan(base.Algorithm):
 
             def penalise(weights):
                 def logits(image):
-                    return judge(weights, stats, image, real_label, real_rng)[0].logits
+                    return look(weights, stats, image, real_label, real_rng)[0].logits
 
                 value = self.penalty.of(logits, real, fake[: len(real)], penalty_rng).mean()
                 return self.penalty.weight * self.penalty.every * value
 
-            value, slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
-            gradients = jax.tree.map(jnp.add, gradients, slopes)
-            metrics["penalty"] = value
-        if target is not None:
-            probability = augmentation.adapted(probability, on_real.logits, target, self.augmentation.span)
-            metrics["augmentation"] = probability
-        extra = {"discriminator_stats": stats, "singular_vectors": vectors, "augmentation": probability}
+            metrics["penalty"], slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
+            gradients = optax.tree.add(gradients, slopes)
         (gradients,) = pull_weights(gradients)
         metrics["grad_norm_discriminator"] = optax.tree.norm(gradients)
+
+        extra = {"discriminator_stats": stats, "singular_vectors": vectors}
+        if self.augmentation.target is not None:
+            before, rule = state.extra["augmentation"], self.augmentation
+            metrics["augmentation"] = augmentation.adapted(before, on_real.logits, rule.target, rule.span)
+            extra["augmentation"] = metrics["augmentation"]
         return Judgement(gradients, on_fake, on_real, lambda slope: pull_fake(slope)[1], extra, metrics)
+
+    def _look(self, state, weights, stats, image, label, rng):
+        """(gan_blocks.Verdict on transformed images, batch statistics), in training."""
+        probability = None if self.augmentation.target is None else state.extra["augmentation"]
+        shown = augmentation.augment(rng, image, self.augmentation.policy, probability)
+        variables = {"params": weights, "batch_stats": stats}
+        verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
+        return verdict, updated.get("batch_stats", {})
 
     def _told_apart(self, verdict, label, term):
         """The discriminator's loss on images of one kind."""
