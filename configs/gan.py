@@ -16,17 +16,21 @@ def get_config(variant=""):
 
 def _bundled():
     c = defaults.gan()
-    c.batch_size = 64
-    c.duration = "4000 steps"
-    c.optimizer.lr = 5e-4
+    c.batch_size = 32
+    c.duration = "8000 steps"
+    c.optimizer.lr = 2e-3
+    c.optimizer.schedule = "linear"
     c.network.latent = 64
-    c.network.widths = (128, 64)
-    c.discriminator.widths = (64, 128)
+    c.network.widths = (192, 96, 48)
+    c.discriminator.widths = (48, 96, 192)
     c.gan.penalty = "r1"
     c.gan.penalty_weight = 0.1
     c.gan.penalty_every = 8
     c.augment.policy = ("translation",)
+    c.checkpoint.every = "1000 steps"
+    c.sample.every = "1000 steps"
     c.sample.batch_size = 64
+    c.eval.every = "1000 steps"
     c.eval.batch_size = 100
     c.eval.samples = 1000
     return c
@@ -60,7 +64,7 @@ def _rgb64():
     c.optimizer.lr = 2e-4
     c.network.latent = 100
     c.network.widths = (512, 256, 128, 64)
-    c.discriminator.widths = (64, 128, 256)
+    c.discriminator.widths = (64, 128, 256, 512)
     c.log.every = "100 steps"
     c.checkpoint.every = "2000 steps"
     c.sample.every = "2000 steps"

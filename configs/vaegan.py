@@ -13,11 +13,24 @@ from imagegen_jax import config as defaults
 
 def get_config(variant=""):
     """The config of a variant."""
-    encoding = {name: lambda name=name: _encoding(gan.get_config(name)) for name in ("", "smoke", "fashion")}
-    return defaults.choose(__file__, variant, encoding)
+    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _encoding(c):
     c = defaults.vaegan(c)
     c.encoder.widths = c.discriminator.widths
     return c
+
+
+def _bundled():
+    c = _encoding(gan.get_config())
+    c.duration = "4000 steps"
+    return c
+
+
+def _smoke():
+    return _encoding(gan.get_config("smoke"))
+
+
+def _fashion():
+    return _encoding(gan.get_config("fashion"))

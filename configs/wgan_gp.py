@@ -24,12 +24,13 @@ def _wasserstein(c, d_steps):
     c.batch_size *= d_steps
     c.optimizer.b1 = 0.0
     c.optimizer.b2 = 0.9
+    c.optimizer.lr = 5e-4
     return c
 
 
 def _bundled():
     c = _wasserstein(gan.get_config(), d_steps=2)
-    c.duration = "1500 steps"
+    c.duration = "3000 steps"
     return c
 
 

@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 
@@ -319,7 +320,7 @@ def copy_gan(params, networks, image_shape):
     g, d = params["generator"], params["discriminator"]
     layers = {name: [m for m in network if list(m.parameters())] for name, network in networks.items()}
     levels = len(layers["generator"]) // 2
-    height, width = (side >> levels for side in image_shape[:2])
+    height, width = (dcgan.sides(side, levels)[0] for side in image_shape[:2])
     kernel = g["Dense_0"]["kernel"].reshape(-1, height, width, g["BatchNorm_0"]["BatchNorm_0"]["bias"].size)
     bias = g["Dense_0"]["bias"].reshape(kernel.shape[1:])
     sources = [(kernel.transpose(3, 1, 2, 0).reshape(bias.size, -1), bias.transpose(2, 0, 1).reshape(-1))]
@@ -357,7 +358,7 @@ def test_gan_twin_computes_the_same(gan_config):
     from experiments.twins import gan_model
 
     rng = np.random.default_rng(0)
-    shape, z = (8, 16, 3), rng.normal(size=(5, 6)).astype(np.float32)
+    shape, z = (10, 16, 3), rng.normal(size=(5, 6)).astype(np.float32)
     generator, discriminator = dcgan.Generator(shape, (12, 8)), dcgan.Discriminator((4, 8, 12))
     variables = generator.init(jax.random.key(0), z, None)
     image = rng.uniform(-1, 1, (5, *shape)).astype(np.float32)
@@ -397,7 +398,7 @@ def gan_step(gan_config, monkeypatch):
         key = jax.random.key(4)
         z = jax.random.normal(jax.random.split(jax.random.split(key, 1)[0])[0], (8, algorithm.latent))
         monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.tensor(np.array(z)).reshape(shape))
-        monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: 2)
+        monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.full(shape, 2))
         monkeypatch.setattr(torch, "randint", lambda low, high, shape, **_: torch.full(shape, 2))
         batch = {"image": REAL, "label": np.zeros(8, np.int32)}
         real = torch.tensor(REAL).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -20,8 +20,10 @@ from imagegen_jax.adversarial import spectral_norm
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan
 from imagegen_jax.evaluation import tracking
+from imagegen_jax.generation import codes
 from imagegen_jax.networks import gan_blocks
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
 
 SHAPE = (8, 8, 1)
 CLASSES = 3
@@ -276,6 +278,19 @@ def test_truncated_noise_keeps_within_its_bound_and_each_image_to_its_index():
     np.testing.assert_array_equal(tail, drawn[490:])
     whole = np.asarray(algorithm.sample(state, jax.random.key(0), request.replace(truncation=None)))
     assert abs(whole.std() - 1) < 0.08
+
+
+def test_random_codes_lie_in_the_noise_of_a_gan_which_has_no_others():
+    algorithm = build("gan")
+    state = first(algorithm)
+    codes.check_prior(algorithm)
+    assert not algorithm.has_codes
+    coder = codes.Coder(algorithm, state, SHAPE, sharding.make_mesh(jax.device_count()), 8)
+    ends = codes.of_prior([4, 5], coder.dimensions)
+    made = coder.decode(codes.paths(ends, 3), np.zeros((1, 3), np.int32))
+    assert made.shape == (1, 3, *SHAPE)
+    expected = images.to_uint8(jax.jit(algorithm.decode)(state, ends))
+    assert np.abs(made[0, [0, 2]].astype(int) - expected).max() <= 1  # of 255: float rounding
 
 
 def test_the_label_decides_what_a_conditional_generator_draws():

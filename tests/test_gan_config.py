@@ -173,18 +173,20 @@ def test_images_without_labels_have_no_conditional_gan():
 @pytest.mark.parametrize(
     ("recipe", "shape", "changes"),
     [
-        (gan, (30, 28, 1), {}),
-        (gan, (28, 30, 1), {}),
+        (gan, (4, 28, 1), {}),
+        (gan, (28, 3, 1), {}),
+        (sngan, (30, 28, 1), {}),
         (sngan, (14, 14, 1), {}),
-        (gan, (28, 28, 1), {"network.widths": (8, 8, 8)}),
-        (gan, (28, 28, 1), {"discriminator.widths": (8, 8, 8)}),
-        (vaegan, (28, 28, 1), {"encoder.widths": (8, 8, 8)}),
+        (gan, (7, 28, 1), {"network.widths": (8, 8, 8)}),
+        (gan, (28, 8, 1), {"discriminator.widths": (8, 8, 8)}),
+        (vaegan, (8, 8, 1), {"encoder.widths": (8, 8, 8)}),
     ],
 )
 def test_sizes_that_cannot_be_halved_so_often_are_refused(recipe, shape, changes):
     message = refusal(recipe, shape, **changes)
     assert f"{shape[0]}x{shape[1]}" in message
-    assert f"--config.data.image_size to a multiple of {8 if changes else 4}" in message
+    wanted = "a multiple of" if recipe is sngan else "more than"
+    assert f"--config.data.image_size to {wanted} {8 if changes else 4}" in message
     for key in changes:
         assert f"3 in config.{key}" in message
 

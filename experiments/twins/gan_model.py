@@ -16,31 +16,44 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.twins import pytorch
+from imagegen_jax.networks import dcgan
+
+
+class Crop(nn.Module):
+    """The first rows and columns of maps."""
+
+    def __init__(self, height, width):
+        super().__init__()
+        self._size = height, width
+
+    def forward(self, x):
+        return x[:, :, : self._size[0], : self._size[1]]
 
 
 class Generator(nn.Sequential):
-    """(n, latent) noise -> (n, c, h, w) in [-1, 1]; h and w are multiples of 2^levels."""
+    """(n, latent) noise -> (n, c, h, w) in [-1, 1]."""
 
     def __init__(self, image_shape, latent, widths):
-        height, width, channels = image_shape
-        coarsest = (widths[0], height >> len(widths), width >> len(widths))
-        layers = [nn.Linear(latent, math.prod(coarsest)), nn.Unflatten(1, coarsest)]
-        for inputs, outputs in itertools.pairwise((*widths, channels)):
+        *shape, channels = image_shape
+        coarsest, *finer = zip(*(dcgan.sides(size, len(widths)) for size in shape))
+        layers = [nn.Linear(latent, math.prod(coarsest) * widths[0]), nn.Unflatten(1, (widths[0], *coarsest))]
+        for inputs, outputs, size in zip(widths, (*widths[1:], channels), finer):
             layers += [nn.BatchNorm2d(inputs), nn.LeakyReLU(0.2, inplace=True)]
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), Crop(*size)]
         super().__init__(*layers, nn.Tanh())
 
 
 class Discriminator(nn.Sequential):
-    """(n, c, h, w) in [-1, 1] -> (n, 1) logits; h and w are multiples of 2^levels."""
+    """(n, c, h, w) in [-1, 1] -> (n, 1) logits."""
 
     def __init__(self, image_shape, widths):
-        height, width, channels = image_shape
+        *shape, channels = image_shape
         layers = []
         for inputs, outputs in itertools.pairwise((channels, *widths)):
+            layers += [nn.ZeroPad2d((0, shape[1] % 2, 0, shape[0] % 2))]  # a last row and column where the sides are odd
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        places = (height >> len(widths)) * (width >> len(widths))
-        super().__init__(*layers, nn.Flatten(), nn.Linear(places * widths[-1], 1))
+            shape = [-(-side // 2) for side in shape]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(math.prod(shape) * widths[-1], 1))
 
 
 def translate(x):

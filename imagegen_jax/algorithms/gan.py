@@ -422,14 +422,16 @@ def _check_sides(config, spec):
     widths = {name: len(config[name].widths) for name in ("network", "discriminator", "encoder") if name in config}
     height, width, _ = spec.shape
     multiple = 2 ** max(widths.values())
-    if height % multiple or width % multiple or not all(widths.values()):
+    exact = config.network.name == "resnet"
+    wanted = f"a multiple of {multiple}" if exact else f"more than {multiple}"
+    if not all(widths.values()) or min(height, width) <= multiple or (exact and (height % multiple or width % multiple)):
         levels = ", ".join(f"{count} in config.{name}.widths" for name, count in widths.items())
         raise errors.UserError(
             f"these networks make no images of {height}x{width} pixels: each level doubles or halves the sides, and there are "
-            f"{levels}; set --config.data.image_size to a multiple of {multiple}, or give fewer widths, but one at least"
+            f"{levels}; set --config.data.image_size to {wanted}, or give fewer widths, but one at least"
         )
-    inner = (range(1, widths["network"]), range(1, widths["discriminator"] + 1))
-    sides = sorted(set.intersection(*({height >> level for level in levels} for levels in inner)))
+    inner = dcgan.sides(height, widths["network"])[1:-1], dcgan.sides(height, widths["discriminator"])[:-1]
+    sides = sorted(set(inner[0]) & set(inner[1]))
     if config.network.attention and config.network.attention not in sides:
         raise errors.UserError(
             f"config.network.attention is {config.network.attention}: both networks have maps with sides of "

@@ -18,8 +18,13 @@ _normal = nn.initializers.normal(0.02)
 _rectified = functools.partial(nn.leaky_relu, negative_slope=0.2)
 
 
+def sides(size, levels):
+    """A side at each of so many halvings, rounded up, the coarsest first: 28 at two levels is [7, 14, 28]."""
+    return [-(-size // 2**level) for level in range(levels, -1, -1)]
+
+
 class Generator(nn.Module):
-    """(n, d) noise and (n,) labels -> (n, h, w, c) float32 in [-1, 1]; h and w are multiples of 2^levels.
+    """(n, d) noise and (n,) labels -> (n, h, w, c) float32 in [-1, 1]; where h or w is odd at a level, a last row is left out.
 
     Attributes:
       image_shape: (h, w, c).
@@ -45,14 +50,15 @@ class Generator(nn.Module):
         told = self.classes if self.conditioning == "projection" else 0
         if self.classes and not told:
             z = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
-        height, width, channels = self.image_shape
-        coarsest = (height >> len(self.widths), width >> len(self.widths), self.widths[0])
+        *shape, channels = self.image_shape
+        coarsest, *finer = zip(*(sides(size, len(self.widths)) for size in shape))
+        coarsest = (*coarsest, self.widths[0])
         x = nn.Dense(math.prod(coarsest), kernel_init=_normal, dtype=self.dtype)(z).reshape(-1, *coarsest)
-        for features in (*self.widths[1:], channels):
+        for features, (height, width) in zip((*self.widths[1:], channels), finer):
             x = _rectified(gan_blocks.BatchNorm(told, self.dtype)(x, label, train))
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
-            x = self._doubled(x, features)
+            x = self._doubled(x, features)[:, :height, :width]
         return jnp.tanh(x.astype(jnp.float32))
 
     def _doubled(self, x, features):
@@ -62,8 +68,14 @@ class Generator(nn.Module):
         return nn.Conv(features, (3, 3), kernel_init=_normal, dtype=self.dtype)(x)
 
 
+def _halved(x, features, dtype):
+    """A convolution of stride 2, of maps that get a last row and column of zeros where their sides are odd."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    return blocks.StridedConv(features, 4, _normal, dtype)(x)
+
+
 class Discriminator(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.Verdict; h and w are multiples of 2^levels.
+    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.Verdict.
 
     Attributes:
       widths: channels of each level; each halves the sides.
@@ -91,7 +103,7 @@ class Discriminator(nn.Module):
         if self.classes and not projected:
             x = gan_blocks.with_label_planes(x, label, self.classes)
         for i, width in enumerate(self.widths):
-            x = blocks.StridedConv(width, 4, _normal, self.dtype)(x)
+            x = _halved(x, width, self.dtype)
             if self.batch_norm and i:
                 x = gan_blocks.BatchNorm(0, self.dtype)(x, label, train)
             x = _rectified(x)
@@ -123,6 +135,6 @@ class Encoder(nn.Module):
         if self.classes:
             x = gan_blocks.with_label_planes(x, label, self.classes)
         for width in self.widths:
-            x = blocks.StridedConv(width, 4, _normal, self.dtype)(x)
+            x = _halved(x, width, self.dtype)
             x = _rectified(gan_blocks.BatchNorm(0, self.dtype)(x, label, train))
         return nn.Dense(self.features, kernel_init=_normal)(x.reshape(len(x), -1).astype(jnp.float32))
