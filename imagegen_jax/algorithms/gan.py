@@ -344,25 +344,25 @@ def parts(config, spec, training):
     Raises:
       errors.UserError: as there.
     """
-    gan, network, discriminator = config.gan, config.network, config.discriminator
     _check(config, spec)
-    d_rate = optax.scale(discriminator.lr_ratio)
-    penalty = gan.penalty != "none" and Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
-    generator, d = _networks(config, spec)
-    augment = config.augment
+    gan, augment = config.gan, config.augment
+    generator, discriminator = _networks(config, spec)
+    penalty = None
+    if gan.penalty != "none":
+        penalty = Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
     adaptive = dict(target=augment.target, span=augment.span) if augment.adaptive else {}
     return dict(
         generator=generator,
-        discriminator=d,
+        discriminator=discriminator,
         image_shape=spec.shape,
-        latent=network.latent,
+        latent=config.network.latent,
         adversarial=losses.adversarial(gan.loss, gan.label_smoothing),
         optimizer=training.optimizer,
-        d_optimizer=optax.chain(training.repeated(gan.d_steps), d_rate),
+        d_optimizer=optax.chain(training.repeated(gan.d_steps), optax.scale(config.discriminator.lr_ratio)),
         ema_decay=training.ema_decay,
         d_steps=gan.d_steps,
-        penalty=penalty or None,
-        spectral=discriminator.norm == "spectral",
+        penalty=penalty,
+        spectral=config.discriminator.norm == "spectral",
         auxiliary=gan.auxiliary,
         augmentation=Augmentation(tuple(augment.policy), **adaptive),
         classes=spec.classes if gan.conditional else 0,
@@ -373,20 +373,16 @@ def _networks(config, spec):
     """(generator, discriminator)."""
     network, discriminator, gan = config.network, config.discriminator, config.gan
     classes = spec.classes if gan.conditional else 0
-    shared = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
+    both = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
     ours = dict(image_shape=spec.shape, widths=tuple(network.widths))
     theirs = dict(widths=tuple(discriminator.widths), stddev=discriminator.stddev, guessed=classes if gan.auxiliary else 0)
     if network.name == "resnet":
-        return (
-            resnet_gan.Generator(**ours, **shared),
-            resnet_gan.Discriminator(**theirs, plain=discriminator.plain, **shared),
-        )
-    shared["conditioning"] = gan.conditioning
-    batch_norm = discriminator.norm == "batch"
-    return (
-        dcgan.Generator(**ours, upsampling=network.upsampling, **shared),
-        dcgan.Discriminator(**theirs, batch_norm=batch_norm, **shared),
-    )
+        theirs["plain"] = discriminator.plain
+        return resnet_gan.Generator(**ours, **both), resnet_gan.Discriminator(**theirs, **both)
+    both["conditioning"] = gan.conditioning
+    ours["upsampling"] = network.upsampling
+    theirs["batch_norm"] = discriminator.norm == "batch"
+    return dcgan.Generator(**ours, **both), dcgan.Discriminator(**theirs, **both)
 
 
 def _check(config, spec):

@@ -24,6 +24,7 @@ from imagegen_jax import images
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import gan
 from imagegen_jax.networks import dcgan
+from imagegen_jax.networks import vae_nets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +90,9 @@ class VaeGan(gan.Gan):
 
     def _infer(self, params, stats, image, label, train):
         """(q(z | x), batch statistics)."""
-        variables = {"params": params, "batch_stats": stats}
-        if not train:
-            return distributions.Gaussian(*jnp.split(self.encoder.apply(variables, image, label), 2, -1)), stats
-        parameters, updated = self.encoder.apply(variables, image, label, train=True, mutable=["batch_stats"])
-        return distributions.Gaussian(*jnp.split(parameters, 2, -1)), updated["batch_stats"]
+        variables, mutable = {"params": params, "batch_stats": stats}, ["batch_stats"] if train else []
+        parameters, updated = self.encoder.apply(variables, image, label, train=train, mutable=mutable)
+        return vae_nets.gaussian(parameters), updated.get("batch_stats", stats)
 
     def _train_all(self, state, share):
         real, label, rng, number = share

@@ -236,7 +236,7 @@ class Vae(nn.Module):
         if self.classes:
             spread = self._one_hot(label)[:, None, None]
             x = jnp.concatenate([x, jnp.broadcast_to(spread, (*x.shape[:3], self.classes))], -1)
-        posterior = _gaussian(self.posterior(self.encoder(x, train).astype(jnp.float32)))
+        posterior = gaussian(self.posterior(self.encoder(x, train).astype(jnp.float32)))
         z = posterior.at(noise[0])
         return (Level(self._prior(label, z.shape), posterior, z),), self.decode((z,), label, train)
 
@@ -250,14 +250,17 @@ class Vae(nn.Module):
         return self.decoder(jnp.concatenate([z, self._one_hot(label)], -1) if self.classes else z, train)
 
     def _prior(self, label, shape):
-        return _gaussian(self.prior(self._one_hot(label))) if self.conditional_prior else distributions.Gaussian.standard(shape)
+        return gaussian(self.prior(self._one_hot(label))) if self.conditional_prior else distributions.Gaussian.standard(shape)
 
     def _one_hot(self, label):
         return jax.nn.one_hot(label, self.classes)
 
 
-def _gaussian(parameters):
-    """Mean and log standard deviation side by side; the latter is kept where neither it nor its exponential overflows."""
+def gaussian(parameters):
+    """The distributions.Gaussian of (n, 2 d) means and log standard deviations side by side.
+
+    The latter are kept where neither they nor their exponentials overflow.
+    """
     mean, log_std = jnp.split(parameters, 2, -1)
     return distributions.Gaussian(mean, jnp.clip(log_std, -7.0, 7.0))
 
