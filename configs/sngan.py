@@ -27,7 +27,9 @@ def _spectral(c):
 
 
 def _bundled():
-    return _spectral(gan.get_config())
+    c = _spectral(gan.get_config())
+    c.duration = "6000 steps"
+    return c
 
 
 def _smoke():

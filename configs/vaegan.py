@@ -24,7 +24,7 @@ def _encoding(c):
 
 def _bundled():
     c = _encoding(gan.get_config())
-    c.duration = "4000 steps"
+    c.duration = "3000 steps"
     return c
 
 
