@@ -19,6 +19,8 @@ def get_config(variant=""):
 def _encoding(c):
     c = defaults.vaegan(c)
     c.encoder.widths = c.discriminator.widths
+    c.augment.policy = ()
+    c.vaegan.gamma = 0.1
     return c
 
 

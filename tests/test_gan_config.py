@@ -114,6 +114,12 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
         "config.discriminator.norm=batch",
         ("--config.network.name=dcgan",),
     ),
+    "images moved away from their reconstructions": (
+        vaegan,
+        {"augment.policy": ("translation",)},
+        "config.augment.policy",
+        ("--config.augment.policy='()'",),
+    ),
     "adaptive augmentation by nothing": (
         gan,
         {"augment.adaptive": True, "augment.policy": ()},

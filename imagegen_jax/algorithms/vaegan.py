@@ -20,6 +20,7 @@ import jax
 from jax import numpy as jnp
 
 from imagegen_jax import distributions
+from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import gan
@@ -46,6 +47,11 @@ class VaeGan(gan.Gan):
 
     @classmethod
     def from_config(cls, config, spec, training):
+        if config.augment.policy:
+            raise errors.UserError(
+                "config.augment.policy would transform an image otherwise than its reconstruction, and a VAE-GAN compares the two: "
+                "set --config.augment.policy='()'"
+            )
         fields = gan.parts(config, spec, training)
         encoder = dcgan.Encoder(
             widths=tuple(config.encoder.widths),
