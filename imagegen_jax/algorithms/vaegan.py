@@ -49,8 +49,8 @@ class VaeGan(gan.Gan):
     def from_config(cls, config, spec, training):
         if config.augment.policy:
             raise errors.UserError(
-                "config.augment.policy would transform an image otherwise than its reconstruction, and a VAE-GAN compares the two: "
-                "set --config.augment.policy='()'"
+                "config.augment.policy would transform an image otherwise than its reconstruction, and a VAE-GAN compares the "
+                "two: set --config.augment.policy='()'"
             )
         fields = gan.parts(config, spec, training)
         encoder = dcgan.Encoder(
