@@ -24,7 +24,7 @@ def _wasserstein(c, d_steps):
     c.batch_size *= d_steps
     c.optimizer.b1 = 0.0
     c.optimizer.b2 = 0.9
-    c.optimizer.lr = 5e-4
+    c.optimizer.lr = 1e-3
     return c
 
 
