@@ -193,7 +193,7 @@ class Gan(base.Algorithm):
     def check_request(self, request):
         super().check_request(request)
         if request.truncation is not None and not 0 < request.truncation < math.inf:
-            raise errors.UserError(f"--truncation={request.truncation}: it must be more than 0, and finite, such as 0.7")
+            raise errors.UserError(f"--truncation={request.truncation}: it must be more than 0, and finite, such as 1.5")
 
     def _noise(self, keys, truncation=None):
         """(n, latent) of n keys (truncated: Brock et al. 2019, section 3.1)."""
