@@ -74,7 +74,7 @@ def test_dcgan_has_the_classic_layers():
     convolutions = conv(4, 3, 64) + conv(4, 64, 128) + conv(4, 128, 256) + conv(4, 256, 512)
     assert size_of(algorithm.discriminator, image, label) == convolutions + dense(4 * 4 * 512, 1)
     normalised = built(gan, "rgb64", (64, 64, 3), **{"discriminator.norm": "batch", "gan.penalty": "none"}).discriminator
-    assert size_of(normalised, image, label) == convolutions + dense(8 * 8 * 256, 1) + 2 * (128 + 256)
+    assert size_of(normalised, image, label) == convolutions + dense(4 * 4 * 512, 1) + 2 * (128 + 256 + 512)
 
 
 @pytest.mark.parametrize("classes", [0, 10])
