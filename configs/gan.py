@@ -49,8 +49,9 @@ def _smoke():
 def _fashion():
     c = _bundled()
     defaults.for_all_of_fashion(c, epochs=50)
-    c.network.widths = (256, 128)
-    c.discriminator.widths = (128, 256)
+    c.optimizer.lr = 1e-3
+    c.network.widths = (512, 256, 128)
+    c.discriminator.widths = (128, 256, 512)
     return c
 
 
