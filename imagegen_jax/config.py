@@ -578,6 +578,28 @@ def check(config):
         )
 
 
+def completed(saved):
+    """A saved config laid over today's defaults of its family, so that a run from before a key existed has its default.
+
+    Args:
+      saved: the ConfigDict of a config.json. That of the run that it stands on is completed likewise.
+
+    Returns:
+      A ConfigDict; `saved` itself where its family is unknown.
+    """
+    families = _FAMILIES.get(saved.get("algorithm"), ())
+    if not families:
+        return saved
+    keys = set(flatten(saved))
+    # A family with several sets of keys is recognised by those that were saved.
+    config = min((family() for family in families), key=lambda family: len(keys ^ set(flatten(family))))
+    with config.unlocked():
+        config.update(saved)
+        if "foundation" in config and config.foundation.run:
+            config.foundation.run = completed(config.foundation.run)
+    return config
+
+
 def parse_duration(key, text):
     """('2000', '2000 steps' or '40 epochs' of config.<key>) -> (amount, 'steps' or 'epochs')."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *(steps?|epochs?)?", str(text).strip())

@@ -358,7 +358,7 @@ def test_gan_twin_computes_the_same(gan_config):
     from experiments.twins import gan_model
 
     rng = np.random.default_rng(0)
-    shape, z = (10, 16, 3), rng.normal(size=(5, 6)).astype(np.float32)
+    shape, z = (10, 16, 3), rng.normal(0, 3, (5, 6)).astype(np.float32)
     generator, discriminator = dcgan.Generator(shape, (12, 8)), dcgan.Discriminator((4, 8, 12))
     variables = generator.init(jax.random.key(0), z, None)
     image = rng.uniform(-1, 1, (5, *shape)).astype(np.float32)

@@ -113,3 +113,18 @@ def test_contradictions_are_what_makes_another_experiment():
         "network.multipliers: [1, 2, 2, 2] in the run, [1, 2] asked for",
         "seed: 0 in the run, 3 asked for",
     ]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_saved_config_without_newer_keys_gets_their_defaults(name):
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    older = config.copy_and_resolve_references()
+    with older.unlocked():
+        del older.data.prefetch, older.log, older.checkpoint.keep
+    completed = config_lib.completed(older)
+    defaults = config_lib.common()
+    assert completed.checkpoint.keep == defaults.checkpoint.keep
+    assert completed.log.every == defaults.log.every
+    changed = {key for key, value in config_lib.flatten(completed).items() if config_lib.flatten(config)[key] != value}
+    assert changed <= {"log.every", "checkpoint.keep", "data.prefetch"}
+    config_lib.check(completed)

@@ -5,6 +5,7 @@ import importlib.util
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import machine
 
@@ -31,12 +32,18 @@ def check(against, packages, mesh, reasons):
             raise errors.UserError(f"--against={against}: {reason}")
 
 
-def training_reasons(config):
-    """Those `reasons` of `check` that every recipe may have."""
-    name = config.optimizer.name
+def training_reasons(config, known=None):
+    """Those `reasons` of `check` that every recipe may have.
+
+    Args:
+      config: of the recipe.
+      known: {'network.name': the one value of this key that the twin knows}.
+    """
+    name, flat = config.optimizer.name, config_lib.flatten(config)
     return {
         f"config.optimizer.name is {name!r}: choose adam or adamw": name not in ("adam", "adamw"),
         "config.network.remat must be False": config.network.get("remat", False),
+        **{f"config.{key} must be {value!r}": flat[key] != value for key, value in (known or {}).items()},
     }
 
 
@@ -78,6 +85,20 @@ def facts(device):
     import torch
 
     return dict(torch_version=torch.__version__, threads=torch.get_num_threads(), device=str(device))
+
+
+def comparison(device, parameters, step, forward, images):
+    """What `compare` says of a recipe's twin, beside its name.
+
+    Args:
+      device: of set_up.
+      parameters: of the twin.
+      step: timing.alternate's of the train step.
+      forward: the same of the forward pass.
+      images: of one forward pass.
+    """
+    times = dict(step_ms=step, forward_ms=forward, forward_images=images)
+    return dict(**facts(device), parameters=parameters, **times)
 
 
 def optimizer(config, parameters):

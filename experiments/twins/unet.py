@@ -58,15 +58,8 @@ def compare(config, algorithm, mesh, training, batch, repeats):
     params = training.state.params["unet"]  # only now: each step donates the parameters before it
     ours = _forward(algorithm.network, mesh, params, noise)
     forward = timing.alternate(ours, twin_forward(algorithm.network, twin, noise), repeats)
-    return dict(
-        name="diffusers",
-        diffusers_version=diffusers.__version__,
-        **pytorch.facts(device),
-        parameters=parameters,
-        step_ms=step,
-        forward_ms=forward,
-        forward_images=n,
-    )
+    found = pytorch.comparison(device, parameters, step, forward, n)
+    return dict(name="diffusers", diffusers_version=diffusers.__version__, **found)
 
 
 def build_twin(network, image_shape):

@@ -67,10 +67,10 @@ def to_json(config, specs):
 
 
 def from_json(text):
-    """(config, {domain: images.Spec}); the inverse of `to_json`."""
+    """(config, {domain: images.Spec}); the inverse of `to_json`. Keys that are newer than the text have their defaults."""
     saved = json.loads(text)
     specs = {name: images.Spec(tuple(spec["shape"]), spec["classes"]) for name, spec in saved["images"].items()}
-    return config_dict.ConfigDict(saved["config"], convert_dict=True), specs
+    return config_lib.completed(config_dict.ConfigDict(saved["config"], convert_dict=True)), specs
 
 
 def save_config(workdir, config, specs):
