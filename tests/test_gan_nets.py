@@ -173,9 +173,11 @@ def to_torch(torch, tree):
     return jax.tree.map(lambda x: torch.tensor(np.asarray(x)), tree)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("classes", [0, 3])
 def test_residual_generator_is_that_of_pytorch(classes):
-    torch = pytest.importorskip("torch")
+    import torch
+
     network = resnet_gan.Generator((8, 12, 3), widths=(6, 5), classes=classes)
     z, label = normal(0, 4, 7), labels([0, 2, 1, 2])
     variables = randomised(network, z, label)
@@ -187,8 +189,10 @@ def test_residual_generator_is_that_of_pytorch(classes):
     assert np.std(ours) > 0.1
 
 
+@pytest.mark.parity
 def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_slope():
-    torch = pytest.importorskip("torch")
+    import torch
+
     network = resnet_gan.Discriminator(widths=(5, 6), plain=1, classes=3, guessed=3)
     x, label = normal(0, 4, 8, 12, 2), labels([0, 2, 1, 2])
     variables = randomised(network, x, label)
@@ -215,9 +219,11 @@ def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_slope():
     np.testing.assert_allclose(slope, image.grad, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", [(2, 3, 5, 2), (1, 1, 4, 1)])
 def test_bilinear_doubling_is_that_of_pytorch(shape):
-    torch = pytest.importorskip("torch")
+    import torch
+
     x = normal(0, *shape)
     theirs = torch.nn.functional.interpolate(nchw(torch.tensor(x)), scale_factor=2, mode="bilinear", align_corners=False)
     np.testing.assert_allclose(blocks.upsample_bilinear(x), theirs.permute(0, 2, 3, 1), atol=1e-6)

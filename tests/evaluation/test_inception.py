@@ -58,15 +58,14 @@ def close(ours, theirs):
 @pytest.fixture(scope="module")
 def torch_inception():
     """torch-fidelity's InceptionV3, with random weights."""
-    pytest.importorskip("torch")
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed")
     return inception_twin.build_twin()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("legacy", [False, True])
 def test_inception_is_torch_fidelitys(tmp_path, torch_inception, inception_apply, legacy):
-    torch = pytest.importorskip("torch")
+    import torch
+
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     torch.save(torch_inception.state_dict(), tmp_path / "inception.pth", _use_new_zipfile_serialization=not legacy)
     ours = inception_apply(weights.inception(tmp_path / "inception.pth"), images)
@@ -76,11 +75,11 @@ def test_inception_is_torch_fidelitys(tmp_path, torch_inception, inception_apply
         close(mine, other.numpy())
 
 
+@pytest.mark.parity
 def test_inception_is_pytorch_fids(tmp_path, monkeypatch, torch_inception, inception_apply):
     """Its own blocks, which average without the padding; what it takes from torchvision is torch-fidelity's copy of that."""
-    torch = pytest.importorskip("torch")
-    if importlib.util.find_spec("pytorch_fid") is None:
-        pytest.skip("pytorch-fid is not installed")
+    import torch
+
     copied = sys.modules[type(torch_inception).__module__]
     blocks = types.SimpleNamespace(InceptionA=copied.InceptionA, InceptionC=copied.InceptionC, InceptionE=copied.InceptionE_1)
     torchvision = types.ModuleType("torchvision")
@@ -112,8 +111,10 @@ def inception_apply():
     )
 
 
+@pytest.mark.parity
 def test_vgg_is_pytorchs(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     nn = torch.nn
     layers, channels = [], 3
     for widths in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3):

@@ -410,9 +410,6 @@ def test_kernel_intervals_hold_the_closed_form():
 @pytest.fixture(scope="module")
 def fidelity():
     """'fid' -> torch_fidelity.metric_fid. The package imports torchvision too, which these modules need nothing of: a mock."""
-    pytest.importorskip("torch")
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch_fidelity is not installed")
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("", ".datasets", ".transforms", ".transforms.functional"):
@@ -424,8 +421,11 @@ def fidelity():
             del sys.modules[name]
 
 
+@pytest.mark.parity
 def test_frechet_distance_of_torch_fidelity(fidelity):
-    theirs, torch = fidelity("fid"), pytest.importorskip("torch")
+    import torch
+
+    theirs = fidelity("fid")
     x, y = (draw(seed, 500, 24, shift).astype(np.float64) for seed, shift in ((0, 0.0), (1, 0.3)))
     statistics = [theirs.fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)]
     expected = theirs.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
@@ -433,8 +433,11 @@ def test_frechet_distance_of_torch_fidelity(fidelity):
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
 
 
+@pytest.mark.parity
 def test_kernel_distance_of_torch_fidelity(fidelity):
-    theirs, torch = fidelity("kid"), pytest.importorskip("torch")
+    import torch
+
+    theirs = fidelity("kid")
     x, y = (draw(seed, n, 24, shift).astype(np.float64) for seed, n, shift in ((0, 500, 0.0), (1, 400, 0.3)))
     expected = theirs.kid_features_to_metric(
         torch.from_numpy(x), torch.from_numpy(y), kid_subsets=10, kid_subset_size=100, rng_seed=2020, verbose=False
@@ -443,17 +446,22 @@ def test_kernel_distance_of_torch_fidelity(fidelity):
     np.testing.assert_allclose(ours, list(expected.values()), rtol=1e-6)
 
 
+@pytest.mark.parity
 def test_inception_score_of_torch_fidelity(fidelity):
-    theirs, torch = fidelity("isc"), pytest.importorskip("torch")
+    import torch
+
+    theirs = fidelity("isc")
     logits = 3 * np.random.default_rng(0).normal(size=(503, 10))
     expected = theirs.isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
     np.testing.assert_allclose(distances.inception_score(logits), list(expected.values()), rtol=1e-6)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_prdc_of_its_authors(k):
-    theirs = pytest.importorskip("prdc")
+    import prdc
+
     real, fake = (draw(seed, n, 8, shift).astype(np.float64) for seed, n, shift in ((0, 300, 0.0), (1, 200, 0.3)))
-    expected = theirs.compute_prdc(real, fake, nearest_k=k)
+    expected = prdc.compute_prdc(real, fake, nearest_k=k)
     assert 0 < expected["precision"] < 1
     assert manifold.prdc(real, fake, k, k) == pytest.approx({name: float(value) for name, value in expected.items()})

@@ -67,18 +67,21 @@ def drawn(request):
     return np.random.default_rng(1).integers(0, 256, (2, *request.param, 3), np.uint8)
 
 
+@pytest.mark.parity
 def test_legacy_pytorch_is_pytorchs(drawn):
-    torch = pytest.importorskip("torch")
+    import torch
+
     image = torch.from_numpy(drawn).permute(0, 3, 1, 2).float()
     theirs = torch.nn.functional.interpolate(image, (299, 299), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
     np.testing.assert_allclose(resize("legacy_pytorch", drawn, 299), theirs, atol=1e-3)
 
 
+@pytest.mark.parity
 def test_legacy_tensorflow_is_torch_fidelitys(drawn):
-    torch = pytest.importorskip("torch")
-    package = importlib.util.find_spec("torch_fidelity") or pytest.skip("torch-fidelity is not installed")
+    import torch
+
     # The file alone, as the package wants torchvision.
-    path = pathlib.Path(package.origin).with_name("interpolate_compat_tensorflow.py")
+    path = pathlib.Path(importlib.util.find_spec("torch_fidelity").origin).with_name("interpolate_compat_tensorflow.py")
     spec = importlib.util.spec_from_file_location("interpolate_compat_tensorflow", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -87,9 +90,10 @@ def test_legacy_tensorflow_is_torch_fidelitys(drawn):
     np.testing.assert_allclose(resize("legacy_tensorflow", drawn, 299), theirs, atol=1e-3)
 
 
+@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:'mode' parameter:DeprecationWarning")
 def test_clean_is_clean_fids(drawn):
-    pytest.importorskip("torch")
-    module = pytest.importorskip("cleanfid.resize")
+    from cleanfid import resize as module
+
     theirs = module.make_resizer("PIL", False, "bicubic", (299, 299))
     np.testing.assert_allclose(resize("clean", drawn, 299), np.stack([theirs(image) for image in drawn]), atol=1e-3)

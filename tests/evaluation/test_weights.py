@@ -195,9 +195,11 @@ def test_missing_weights_are_named(tmp_path, read, words):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("legacy", [False, True])
 def test_torch_saves_what_we_load(tmp_path, legacy):
-    torch = pytest.importorskip("torch")
+    import torch
+
     whole = torch.arange(24.0).reshape(4, 6)
     norm = torch.nn.BatchNorm2d(3)
     tensors = norm.state_dict() | {
