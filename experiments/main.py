@@ -74,12 +74,17 @@ def _train(stop):
     run.check_space(workdir, state_shape)
     state, position = _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder)
     if position.step >= total_steps:
-        print(f"{workdir} is trained to step {position.step}; a longer --config.duration goes on from there", file=sys.stderr)
+        falls = "optimizer" in config and config.optimizer.schedule != "constant"
+        how = " with --config.optimizer.on_new_duration=restart (or continue)" if falls else ""
+        longer = f"a longer --config.duration{how} goes on from there"
+        print(f"{workdir} is trained to step {position.step}; {longer}", file=sys.stderr)
         return
+    position, told = run.scheduled(workdir, config, position)
+    algorithm = run.build_algorithm(config, specs, records, position.schedules)
     if position.step:
-        print(f"continuing from step {position.step}", file=sys.stderr)
+        print("; ".join(filter(None, (f"continuing from step {position.step}", told))), file=sys.stderr)
     if jax.process_index() == 0:
-        run.save_config(workdir, config, specs)
+        run.save_config(workdir, config, specs, position.schedules)
 
     begin = time.monotonic()
     augment_fn = domains.augmentation(train_set, config.data.flip)

@@ -54,9 +54,13 @@ def common():
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8  # adam and adamw
     optimizer.weight_decay = 0.0  # adamw and lion
-    optimizer.schedule = "constant"  # constant, linear or cosine (both fall to 0 at the end of the training)
+    optimizer.schedule = "constant"  # constant, linear or cosine (both fall until the end of the training)
+    optimizer.lr_end = 0.0  # to this (linear and cosine)
     optimizer.warmup = "0 steps"  # linear rise from 0
     optimizer.hold = "0 steps"  # the decay begins here, if the warm-up is over
+    # What becomes of a decay that has begun when the run is continued with another duration: 'error' asks which; 'continue'
+    # keeps the schedule and, after it, its last rate; 'restart' begins the whole schedule anew, for the steps that are left.
+    optimizer.on_new_duration = "error"
     optimizer.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
     optimizer.accumulate = 1  # pieces in which a batch's gradient is computed, to save memory
 
@@ -422,6 +426,7 @@ _FAMILIES = {
 }
 _CHOICES = {
     "data.on_bad_image": ("error", "skip"),
+    "optimizer.on_new_duration": ("error", "continue", "restart"),
     "data.channels": (0, 1, 3, 4),
     "network.dtype": ("float32", "bfloat16"),
     "diffusion.schedule": tuple(schedules.CURVES),
@@ -457,6 +462,8 @@ _AT_LEAST = {
     "data.prefetch": 1,
     "optimizer.accumulate": 1,
     "optimizer.lr": 0,
+    "optimizer.lr_end": 0,
+    "optimizer.weight_decay": 0,
     "checkpoint.keep": 1,
     "sample.num": 1,
     "sample.batch_size": 1,
@@ -526,6 +533,7 @@ _FREE = (
     "data.prefetch",
     "foundation.workdir",
     "optimizer.accumulate",
+    "optimizer.on_new_duration",
     "network.remat",
     "sharding",
     "checkpoint",
@@ -560,6 +568,10 @@ def check(config):
         amount, _ = parse_duration(key, flat[key])
         if not amount and key in ("duration", "log.every"):
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be more than 0")
+    if flat.get("optimizer.lr_end", 0) > (peak := flat.get("optimizer.lr", 0)):
+        raise errors.UserError(
+            f"config.optimizer.lr_end is {flat['optimizer.lr_end']}: it can be at most config.optimizer.lr ({peak})"
+        )
     accumulate = flat.get("optimizer.accumulate", 1)
     if config.batch_size % accumulate:
         raise errors.UserError(

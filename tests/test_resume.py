@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from imagegen_jax import errors
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -31,7 +32,7 @@ def command(workdir, *flags):
     return [
         sys.executable, "-m", "experiments.main", "--config=configs/vae.py:smoke", f"--workdir={workdir}",
         f"--config.duration={STEPS}", "--config.network.name=dense", "--config.network.widths=(16,)",
-        "--config.checkpoint.every=10", "--config.checkpoint.keep=9",
+        "--config.optimizer.warmup=5", "--config.checkpoint.every=10", "--config.checkpoint.keep=9",
         "--config.log.every=1", "--config.sample.every=20", "--config.sample.num=8", "--config.sample.batch_size=8",
         "--config.eval.every=20", "--config.eval.num=16", "--config.eval.batch_size=16", *flags,
     ]  # fmt: skip
@@ -180,6 +181,27 @@ def test_finished_run_started_again_does_nothing(tmp_path, reference):
     before = contents(reference)
     assert f"is trained to step {STEPS}" in finish(reference)
     assert contents(reference) == before
+
+
+def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path, reference):
+    """Its schedule has ended at a rate of 0. Its checkpoints are from before they told their schedules, as is config.json."""
+    extended, killed = tmp_path / "extended", tmp_path / "killed"
+    shutil.copytree(reference, extended)
+    for path in (extended / run.CHECKPOINTS).glob("*/position/metadata"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "schedules"}))
+    run.save_config(extended, *run.load_config(reference))
+    longer = ("--config.duration=60", "--config.optimizer.on_new_duration=restart")
+    assert "anew: from step 40 to step 60" in finish(extended, *longer)
+    shutil.copytree(extended, killed)
+    shutil.rmtree(killed / run.CHECKPOINTS / "60")
+    assert "continuing from step 50\n" in finish(killed, "--config.duration=60")
+    assert_same_run(killed, extended, 60)
+    assert all(logged(extended)[step] == logged(reference)[step] for step in range(1, 41))
+
+    config, _ = run.load_config(killed)
+    config.optimizer.on_new_duration = "error"
+    with pytest.raises(errors.UserError, match="from step 40 to step 60"):  # had it been killed before its first checkpoint
+        run.scheduled(killed, config, checkpoint.Position(40, 0.0, 8000, ""))
 
 
 def refused(workdir, *flags, module="experiments.main"):

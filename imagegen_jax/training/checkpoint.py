@@ -23,12 +23,15 @@ class Position:
       seconds: wall time spent on them.
       records: training images in the source.
       fingerprint: of the source, so that other data under the same name is noticed.
+      schedules: the learning-rate schedules of the run, ((first step, end), ...), each in force until the next one begins;
+        () in checkpoints from before there was this field.
     """
 
     step: int
     seconds: float
     records: int
     fingerprint: str
+    schedules: tuple[tuple[int, int], ...] = ()
 
 
 def available_steps(folder):

@@ -1,46 +1,107 @@
 """Optax transformations from the `optimizer` section of a config."""
 
+import jax
 import optax
 
 from imagegen_jax import errors
 
 _RULES = {
     "adam": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
-    "adamw": lambda c: optax.chain(optax.scale_by_adam(c.b1, c.b2, c.eps), optax.add_decayed_weights(c.weight_decay)),
-    "lion": lambda c: optax.chain(optax.scale_by_lion(c.b1, c.b2), optax.add_decayed_weights(c.weight_decay)),
+    "adamw": lambda c: optax.chain(optax.scale_by_adam(c.b1, c.b2, c.eps), _decay_weights(c.weight_decay)),
+    "lion": lambda c: optax.chain(optax.scale_by_lion(c.b1, c.b2), _decay_weights(c.weight_decay)),
 }
 _DECAYS = {
-    "constant": lambda lr, steps: optax.constant_schedule(lr),
-    "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
-    "cosine": lambda lr, steps: optax.cosine_decay_schedule(lr, steps),
+    "constant": lambda c, steps: optax.constant_schedule(c.lr),
+    "linear": lambda c, steps: optax.linear_schedule(c.lr, c.lr_end, steps),
+    "cosine": lambda c, steps: optax.cosine_decay_schedule(c.lr, steps, c.lr_end / c.lr if c.lr else 0.0),
 }
 
 
-def learning_rate(config, total_steps, warmup_steps, hold_steps=0):
+def _decay_weights(rate):
+    """Adds rate * parameter to the update of each kernel and embedding; biases and the scales of norms do not decay.
+
+    Those are told by their names as well as by their single axis: a norm's may be tables with a row for each class.
+    """
+
+    def add(path, update, parameter):
+        names = set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        return update if parameter.ndim < 2 or names & {"bias", "scale"} else update + rate * parameter
+
+    # Not optax.add_decayed_weights(mask=...), whose state is another than that of the checkpoints from before the mask.
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(add, updates, params))
+
+
+def learning_rate(config, schedules, warmup_steps, hold_steps=0):
     """step -> learning rate: a linear rise over `warmup_steps`, then config.lr until `hold_steps`, then the decay.
 
-    The decay is the one called config.schedule, and ends at `total_steps`.
+    The decay is the one called config.schedule.
 
-    The first update already has a rate above 0. Raises errors.UserError for an unknown schedule.
+    Args:
+      config: a config's `optimizer` section.
+      schedules: ((first step, end), ...): this whole rise and fall takes place in each. The rate stays as it is after an end.
+      warmup_steps: length of the rise; the first update already has a rate above 0.
+      hold_steps: the decay begins so many steps after the first step, if the rise is over.
+
+    Raises:
+      errors.UserError: there is no such schedule.
     """
     if config.schedule not in _DECAYS:
         raise errors.UserError(f"config.optimizer.schedule is {config.schedule!r}: choose one of {', '.join(_DECAYS)}")
     held = max(warmup_steps, hold_steps)
-    decay = _DECAYS[config.schedule](config.lr, max(total_steps - held, 1))
-    if not held:
-        return decay
-    rise = optax.linear_schedule(config.lr / max(warmup_steps, 1), config.lr, max(warmup_steps - 1, 1))
-    return optax.join_schedules([rise, decay], [held])
+
+    def one(steps):
+        decay = _DECAYS[config.schedule](config, max(steps - held, 1))
+        if not held:
+            return decay
+        rise = optax.linear_schedule(config.lr / max(warmup_steps, 1), config.lr, max(warmup_steps - 1, 1))
+        return optax.join_schedules([rise, decay], [held])
+
+    return optax.join_schedules([one(end - first) for first, end in schedules], [first for first, _ in schedules[1:]])
 
 
-def make(config, total_steps, warmup_steps=0, hold_steps=0):
+def resumed(config, schedules, step, total_steps, warmup_steps, hold_steps=0):
+    """The schedules of a run that goes on from `step` to `total_steps`, and what to tell about them.
+
+    Args:
+      config: a config's `optimizer` section.
+      schedules: those so far, as `learning_rate` has them.
+      step: updates made.
+      total_steps: of the run, more than `step`.
+      warmup_steps: as `learning_rate` has it.
+      hold_steps: likewise.
+
+    Returns:
+      (schedules, one line; '' where no rate is other than a run of `total_steps` would have had from its beginning)
+
+    Raises:
+      errors.UserError: the decay has begun, would have been another with this end, and the config does not say how to go on.
+    """
+    first, end = schedules[-1]
+    if end == total_steps:
+        return schedules, ""
+    if config.schedule == "constant" or step - first <= max(warmup_steps, hold_steps):
+        return (*schedules[:-1], (first, total_steps)), ""
+    last = float(learning_rate(config, schedules, warmup_steps, hold_steps)(total_steps - 1))
+    if config.on_new_duration == "continue":
+        return schedules, f"the learning rate follows its {config.schedule} schedule to step {end}; the last is {last:.3g}"
+    if config.on_new_duration == "restart":
+        told = f"the learning rate begins its {config.schedule} schedule anew: from step {step} to step {total_steps}"
+        return (*schedules, (step, total_steps)), told
+    raise errors.UserError(
+        f"the learning rate follows a {config.schedule} schedule to step {end}, and config.duration now ends at step "
+        f"{total_steps}: choose --config.optimizer.on_new_duration=continue (the same schedule; the last rate is {last:.3g}) "
+        f"or --config.optimizer.on_new_duration=restart (the whole schedule anew, from step {step} to step {total_steps})"
+    )
+
+
+def make(config, schedules, warmup_steps=0, hold_steps=0):
     """The transformation of one optimiser: clip by the global norm, the rule, the learning rate.
 
     Args:
       config: a config's `optimizer` section.
-      total_steps: length of the training, where a decaying schedule reaches 0.
-      warmup_steps: length of the linear rise.
-      hold_steps: the decay begins there, if the rise is over.
+      schedules: as `learning_rate` has them, in updates of this optimiser.
+      warmup_steps: likewise.
+      hold_steps: likewise.
 
     Raises:
       errors.UserError: the rule or the schedule does not exist.
@@ -48,5 +109,5 @@ def make(config, total_steps, warmup_steps=0, hold_steps=0):
     if config.name not in _RULES:
         raise errors.UserError(f"config.optimizer.name is {config.name!r}: choose one of {', '.join(_RULES)}")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    rate = learning_rate(config, total_steps, warmup_steps, hold_steps)
+    rate = learning_rate(config, schedules, warmup_steps, hold_steps)
     return optax.chain(*clip, _RULES[config.name](config), optax.scale_by_learning_rate(rate))

@@ -26,13 +26,14 @@ CHECKPOINTS = "checkpoints"
 _CONFIG = "config.json"
 
 
-def build_algorithm(config, specs, records=1):
+def build_algorithm(config, specs, records=1, schedules=None):
     """The algorithm of a checked config.
 
     Args:
       config: see imagegen_jax/config.py.
       specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
       records: images in an epoch; they matter to training alone, where the learning rate depends on the step.
+      schedules: of the learning rate, as a checkpoint.Position has them; None for a single one, to config.duration.
 
     Raises:
       errors.UserError: the config asks for what does not exist or does not fit the images.
@@ -43,10 +44,12 @@ def build_algorithm(config, specs, records=1):
     steps = functools.partial(config_lib.in_steps, config, records=records)
     optimizer = repeated = decay = None
     if "optimizer" in config:  # a family that takes no gradients has neither section
-        lengths = [steps(key) for key in ("duration", "optimizer.warmup", "optimizer.hold")]
+        schedules = schedules or ((0, steps("duration")),)
 
         def repeated(updates):
-            return optimisers.make(config.optimizer, *(updates * length for length in lengths))
+            each = [(updates * first, updates * end) for first, end in schedules]
+            lengths = (updates * steps(f"optimizer.{key}") for key in ("warmup", "hold"))
+            return optimisers.make(config.optimizer, each, *lengths)
 
         optimizer = repeated(1)
         decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
@@ -60,10 +63,11 @@ def abstract_state(algorithm, mesh, rules, min_size):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def to_json(config, specs):
-    """The text of config.json: all that it takes to build the algorithm again."""
+def to_json(config, specs, schedules=()):
+    """The text of config.json: all that it takes to build the algorithm again, and the first of the `schedules`, if known."""
     images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
-    return json.dumps({"config": json.loads(config.to_json()), "images": images_of}, indent=1)
+    begun = {"first_schedule": schedules[0]} if schedules else {}
+    return json.dumps({"config": json.loads(config.to_json()), "images": images_of} | begun, indent=1)
 
 
 def from_json(text):
@@ -73,10 +77,10 @@ def from_json(text):
     return config_lib.completed(config_dict.ConfigDict(saved["config"], convert_dict=True)), specs
 
 
-def save_config(workdir, config, specs):
+def save_config(workdir, config, specs, schedules=()):
     """Makes the folder and writes config.json. Raises errors.UserError."""
     with files.draft(pathlib.Path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as draft:
-        draft.write_text(to_json(config, specs) + "\n")
+        draft.write_text(to_json(config, specs, schedules) + "\n")
 
 
 def load_config(workdir):
@@ -106,6 +110,35 @@ def check_resumable(workdir, config, specs):
         differing.append(f"images: {saved[1]} in the run, {specs} now")
     if differing:
         raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
+
+
+def scheduled(workdir, config, position):
+    """The position with the learning-rate schedules of the steps to come, up to config.duration.
+
+    Args:
+      workdir: folder of the run.
+      config: checked.
+      position: the checkpoint.Position that the training goes on from.
+
+    Returns:
+      (position, one line about what is new; '' for nothing)
+
+    Raises:
+      errors.UserError: see optimisers.resumed.
+    """
+    steps = functools.partial(config_lib.in_steps, config, records=position.records)
+    schedules, told = ((0, steps("duration")),), ""
+    if position.step and "optimizer" in config:
+        lived = tuple(map(tuple, position.schedules or [_first_schedule(workdir, position.records)]))
+        lengths = (steps(key) for key in ("duration", "optimizer.warmup", "optimizer.hold"))
+        schedules, told = optimisers.resumed(config.optimizer, lived, position.step, *lengths)
+    return dataclasses.replace(position, schedules=schedules), told
+
+
+def _first_schedule(workdir, records):
+    """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
+    saved = json.loads((pathlib.Path(workdir) / _CONFIG).read_text())
+    return saved.get("first_schedule") or (0, config_lib.in_steps(load_config(workdir)[0], "duration", records))
 
 
 def fill_foundation(workdir, config, specs):

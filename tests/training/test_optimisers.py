@@ -6,11 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from configs import cgan
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import ema
 from imagegen_jax.training import optimisers
+from imagegen_jax.training import run
 
 
 def section(**changes):
@@ -21,39 +24,127 @@ def section(**changes):
 
 def test_learning_rate_at_its_corners():
     rate = {
-        name: optimisers.learning_rate(section(lr=1.0, schedule=name), 100, 20) for name in ("constant", "linear", "cosine")
+        name: optimisers.learning_rate(section(lr=1.0, schedule=name), [(0, 100)], 20)
+        for name in ("constant", "linear", "cosine")
     }
     for name, f in rate.items():
         np.testing.assert_allclose([f(0), f(9), f(19), f(20)], [1 / 20, 10 / 20, 1, 1], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose([rate["constant"](60), rate["constant"](100)], [1, 1])
     np.testing.assert_allclose([rate["linear"](60), rate["linear"](100)], [0.5, 0], atol=1e-6)
     np.testing.assert_allclose([rate["cosine"](40), rate["cosine"](100)], [(1 + np.cos(np.pi / 4)) / 2, 0], atol=1e-6)
-    assert optimisers.learning_rate(section(lr=0.5), 100, 0)(0) == 0.5
+    assert optimisers.learning_rate(section(lr=0.5), [(0, 100)], 0)(0) == 0.5
 
 
 def test_a_held_rate_decays_late():
     """CycleGAN's: constant for 100 epochs, then linear to 0 over 100 more (Zhu et al. 2017, section 4)."""
-    rate = optimisers.learning_rate(section(lr=1.0, schedule="linear"), 200, 0, 100)
+    rate = optimisers.learning_rate(section(lr=1.0, schedule="linear"), [(0, 200)], 0, 100)
     np.testing.assert_allclose([rate(0), rate(99), rate(100), rate(150), rate(200)], [1, 1, 1, 0.5, 0], atol=1e-6)
-    warm = optimisers.learning_rate(section(lr=1.0, schedule="linear"), 200, 10, 100)
+    warm = optimisers.learning_rate(section(lr=1.0, schedule="linear"), [(0, 200)], 10, 100)
     np.testing.assert_allclose([warm(0), warm(9), warm(60), warm(150)], [0.1, 1, 1, 0.5], atol=1e-6)
 
 
 def one_update(config, grads, params):
-    optimizer = optimisers.make(config, 10, 0)
+    optimizer = optimisers.make(config, [(0, 10)])
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return np.asarray(updates)
+    return jax.tree.map(np.asarray, updates)
 
 
 def test_first_update_of_each_rule():
     """Where both moments are unbiased, Adam's first step is -lr g / (|g| + eps); Lion's is -lr (sign g + wd p)."""
-    g, p = jnp.array([0.3, -0.01]), jnp.array([1.0, -2.0])
+    g, p = jnp.array([[0.3, -0.01]]), jnp.array([[1.0, -2.0]])
     adam = one_update(section(name="adam", lr=0.1, clip_norm=0.0), g, p)
     np.testing.assert_allclose(adam, -0.1 * np.sign(g), rtol=1e-4)
     adamw = one_update(section(name="adamw", lr=0.1, weight_decay=0.5, clip_norm=0.0), g, p)
     np.testing.assert_allclose(adamw, -0.1 * (np.sign(g) + 0.5 * np.asarray(p)), rtol=1e-4)
     lion = one_update(section(name="lion", lr=0.1, weight_decay=0.5, clip_norm=0.0), g, p)
     np.testing.assert_allclose(lion, -0.1 * (np.sign(g) + 0.5 * np.asarray(p)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_kernels_and_embeddings_decay_and_nothing_else_does(name):
+    """Without a gradient an update is -lr wd p, or 0. The state is that of the checkpoints of optax's rule for all arrays."""
+    one, two = jnp.ones(4), jnp.ones((3, 4))
+    params = {
+        "conv": {"kernel": two, "bias": one},
+        "attention": {"query_key_value": {"kernel": two, "bias": two}},  # a bias for each head
+        "norm": {"scale": one, "bias": one},
+        "norm_of_a_class": {"scale": {"embedding": two}, "bias": {"embedding": two}},
+        "tokens": {"embedding": two},
+        "places": two,
+        "gain": jnp.ones(()),
+    }
+    config = section(name=name, lr=0.5, weight_decay=0.1, clip_norm=0.0)
+    updates = one_update(config, jax.tree.map(jnp.zeros_like, params), params)
+    decayed = {jax.tree_util.keystr(path) for path, u in jax.tree_util.tree_leaves_with_path(updates) if np.any(u)}
+    kernels = {"['conv']['kernel']", "['attention']['query_key_value']['kernel']"}
+    assert decayed == kernels | {"['tokens']['embedding']", "['places']"}
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.05 * two, rtol=1e-6)
+
+    rule = {"adamw": optax.scale_by_adam, "lion": optax.scale_by_lion}[name]()
+    for_all = optax.chain(optax.chain(rule, optax.add_decayed_weights(0.1)), optax.scale_by_schedule(lambda count: 1.0))
+    state = optimisers.make(config, [(0, 10)]).init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(for_all.init(params))
+
+
+def test_each_schedule_is_a_whole_one_and_its_last_rate_stays():
+    cosine = section(lr=1.0, schedule="cosine", lr_end=0.1)
+    once, twice = (optimisers.learning_rate(cosine, spans, 20) for spans in ([(0, 100)], [(0, 100), (70, 170)]))
+    np.testing.assert_allclose([once(99), once(100), once(150)], [0.1, 0.1, 0.1], atol=1e-3)
+    steps = np.arange(100)
+    np.testing.assert_array_equal(twice(steps[:70]), once(steps[:70]))
+    np.testing.assert_array_equal(twice(steps + 70), once(steps))
+
+
+_FIRST = ((0, 100),)
+_SECOND = ((0, 100), (60, 200))
+
+
+@pytest.mark.parametrize(
+    ("changes", "schedules", "step", "end", "expected", "words"),
+    [
+        ({}, _FIRST, 60, 100, _FIRST, ""),  # the same end
+        ({"schedule": "constant"}, _FIRST, 60, 200, ((0, 200),), ""),
+        ({}, _FIRST, 30, 200, ((0, 200),), ""),  # the decay has not begun
+        ({}, _SECOND, 90, 300, ((0, 100), (60, 300)), ""),
+        ({"on_new_duration": "continue"}, _FIRST, 60, 200, _FIRST, "the last is 0"),
+        ({"on_new_duration": "continue"}, _FIRST, 60, 80, _FIRST, "the last is 0.3"),
+        ({"on_new_duration": "restart"}, _FIRST, 60, 200, _SECOND, "from step 60 to step 200"),
+        ({"on_new_duration": "restart"}, _SECOND, 150, 200, _SECOND, ""),  # killed and started again
+        ({}, _SECOND, 150, 200, _SECOND, ""),
+    ],
+)
+def test_schedules_of_a_resumed_run(changes, schedules, step, end, expected, words):
+    """Where they are extended without a word, the rates so far are those of a run that had this end from the beginning."""
+    config = section(**{"lr": 1.0, "schedule": "linear"} | changes)
+    found, told = optimisers.resumed(config, schedules, step, end, 10, 30)
+    assert found == expected and words in told and bool(words) == bool(told)
+    before, after = (optimisers.learning_rate(config, spans, 10, 30)(np.arange(step)) for spans in (schedules, found))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_another_end_of_a_decay_that_has_begun_is_asked_about():
+    config = section(lr=1.0, schedule="linear")
+    with pytest.raises(
+        errors.UserError, match=r"continue \(the same schedule; the last rate is 0\).* from step 60 to step 200"
+    ):
+        optimisers.resumed(config, _FIRST, 60, 200, 0)
+    with pytest.raises(errors.UserError, match="the last rate is 0.21"):
+        optimisers.resumed(config, _FIRST, 60, 80, 0)
+
+
+def test_schedules_are_in_steps_also_for_a_network_with_two_updates_a_step():
+    """Lion's update is the rate itself."""
+    config = cgan.get_config("smoke")
+    config.optimizer.update(name="lion", lr=1.0, schedule="linear", warmup="0")
+    config.gan.d_steps = 2
+    config.discriminator.lr_ratio = 1.0
+    gan = run.build_algorithm(config, {"": images.Spec((8, 8, 1), 3)}, 100, ((0, 2), (2, 4)))
+    for optimizer, expected in ((gan.optimizer, [1, 0.5] * 2), (gan.d_optimizer, [1, 0.75, 0.5, 0.25] * 2)):
+        state, rates = optimizer.init(jnp.ones(())), []
+        for _ in expected:
+            update, state = optimizer.update(jnp.ones(()), state, jnp.ones(()))
+            rates.append(-update)
+        np.testing.assert_allclose(rates, expected)
 
 
 def test_gradient_is_clipped_by_its_global_norm_before_the_rule():
@@ -66,7 +157,7 @@ def test_gradient_is_clipped_by_its_global_norm_before_the_rule():
 def test_unknown_names_are_one_line_errors():
     for key in ("name", "schedule"):
         with pytest.raises(errors.UserError, match=f"config.optimizer.{key} is 'sgdd'"):
-            optimisers.make(section(**{key: "sgdd"}), 10, 0)
+            optimisers.make(section(**{key: "sgdd"}), [(0, 10)])
 
 
 def test_ema_is_the_weighted_sum_of_the_past():
