@@ -9,7 +9,6 @@ the training images nearest to them, <score>.neighbours.png.
 """
 
 from collections.abc import Callable
-import dataclasses
 import datetime
 import functools
 import importlib.metadata
@@ -29,6 +28,7 @@ from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import machine
+from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
@@ -45,6 +45,7 @@ from imagegen_jax.evaluation import plots
 from imagegen_jax.evaluation import scoring
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
+from imagegen_jax.generation import requests as requests_lib
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
@@ -71,17 +72,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Image i of a run depends on the seed an
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or all; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Score the moving average of the parameters.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
-_SAMPLER = flags.DEFINE_string("sampler", None, "ddpm or ddim, instead of what the recipe says.")
-_STEPS = flags.DEFINE_integer("steps", None, "Network evaluations an image, instead of what the recipe says.")
-_TEMPERATURE = flags.DEFINE_list("temperature", None, "As experiments.sample takes it.")
-_TRUNCATION = flags.DEFINE_float("truncation", None, "As experiments.sample takes it.")
-_LABEL = flags.DEFINE_integer("label", None, "The class that is drawn; by default all in turn.")
-_LATENTS = flags.DEFINE_enum("latents", None, latents.KINDS, "What codes are drawn from, as experiments.sample takes it.")
-_COMPONENTS = flags.DEFINE_integer("components", None, "Gaussians of --latents=gmm.")
-_LEAVES = flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at most.")
 _IMPORTANCE_SAMPLES = flags.DEFINE_integer(
     "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."
 )
+requests_lib.define()
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
 _DIRECTION = flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
@@ -116,17 +110,27 @@ def main():
 
 
 def _check_flags():
-    command_line.check_at_least(num=2, batch_size=1, seed=0, importance_samples=1)
+    command_line.check_at_least(num=2, batch_size=1, importance_samples=1)
+    rng.check_seed(_SEED.value, "--seed")
     if bool(_WORKDIR.value) == bool(_SAMPLES.value):
         raise errors.UserError("give either --workdir, a run whose images are scored, or --samples, images that exist")
     if _SAMPLES.value and not _REFERENCE.value:
         raise errors.UserError("--reference is missing: --samples are compared with it, such as --reference=fashion_mnist_10k")
+    if _SAMPLES.value:
+        _check_draws("--samples are there already, and nothing is drawn")
     if _OUT.value and not _OUT.value.endswith(".json"):
         raise errors.UserError(f"--out={_OUT.value}: give a path ending in .json")
     if _CHECKPOINT.value not in (None, "all") and not _CHECKPOINT.value.isdigit():
         raise errors.UserError(f"--checkpoint={_CHECKPOINT.value}: give the number of a step, or all")
     if jax.process_count() > 1:
         raise errors.UserError("scores are made in one process: start it on one host, without --distributed")
+
+
+def _check_draws(reason):
+    """Raises errors.UserError where options of drawing are given, which this reason forbids."""
+    requests_lib.check_none(reason)
+    if _SWEEP.value:
+        raise errors.UserError(f"--sweep: {reason}; leave it out")
 
 
 # ---------------------------------------------------------------------------------------------------- the images to be scored
@@ -157,14 +161,16 @@ class _Subject(NamedTuple):
 
 
 def _files():
-    yield _Subject(origins.named(_SAMPLES.value), {"samples": _SAMPLES.value})
+    origin = origins.named(_SAMPLES.value)
+    _, labels = next(origin.batches(0))
+    yield _Subject(origin, {"samples": _SAMPLES.value}, labelled=bool((labels >= 0).all()))
 
 
 def _runs():
     """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
     folder = pathlib.Path(_WORKDIR.value)
-    requests = _requests()
-    asked = latents.Options(_LATENTS.value, _COMPONENTS.value, _LEAVES.value)
+    requests = requests_lib.sweep(_SWEEP.value, requests_lib.options())
+    asked = requests_lib.latents()
     mesh = sharding.make_mesh(jax.device_count())
     if _CHECKPOINT.value == "all":
         steps = checkpoint.available_steps(folder / run.CHECKPOINTS)
@@ -183,6 +189,7 @@ def _runs():
         }
         heldout = _heldout(config, algorithm, state, mesh, specs)
         if algorithm.domains == ("a", "b"):
+            _check_draws("a CycleGAN's translations are not drawn, and have no options")
             section, origin = _translated(config, algorithm, state, mesh, about)
             yield _Subject(origin, {"step": step}, section, folder / "eval", heldout)
             continue
@@ -192,9 +199,9 @@ def _runs():
         draw, fitted = latents.drawing(options, folder, loaded, _EMA.value, specs, mesh, labels)
         drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
         for request in requests:
-            origin = _drawn(config, algorithm, state, specs[""].shape, drawer, about | fitted, request)
+            origin = _drawn(algorithm, state, specs[""].shape, drawer, about | fitted, request)
             labelled = algorithm.classes > 0 or "label" in request
-            kind = {} if _LATENTS.value is None else {"latents": options.kind}
+            kind = {} if asked.kind is None else {"latents": options.kind}
             yield _Subject(origin, {"step": step} | kind | request, config.data, folder / "eval", heldout, labelled)
 
 
@@ -214,48 +221,16 @@ def _heldout(config, algorithm, state, mesh, specs):
     return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(state).items()})
 
 
-def _requests():
-    """The fields of base.SampleRequest of each combination of --sweep, with those that flags give."""
-    fields = [field.name for field in dataclasses.fields(base.SampleRequest) if field.name != "index"]
-    given = dict(
-        sampler=_SAMPLER.value,
-        steps=_STEPS.value,
-        label=_LABEL.value,
-        temperature=command_line.numbers("temperature"),
-        truncation=_TRUNCATION.value,
-    )
-    fixed = {name: value for name, value in given.items() if value is not None}
-    choices = {}
-    for word in _SWEEP.value:
-        key, colon, value = word.rpartition(":")
-        if colon:
-            choices[key] = []
-        if not choices or next(reversed(choices)) not in fields:
-            raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: write such as steps:10,20; keys are {', '.join(fields)}")
-        choices[next(reversed(choices))].append(_parsed(next(reversed(choices)), value))
-    return [fixed | dict(zip(choices, values)) for values in itertools.product(*choices.values())]
-
-
-def _parsed(field, value):
-    """A word of --sweep as the field of base.SampleRequest has it."""
-    if field not in ("temperature", "truncation"):
-        return int(value) if value.isdigit() else value
-    try:
-        return (float(value),) if field == "temperature" else float(value)
-    except ValueError as error:
-        raise errors.UserError(f"--sweep={','.join(_SWEEP.value)}: '{value}' is no {field}") from error
-
-
-def _drawn(config, algorithm, state, shape, drawer, about, request):
+def _drawn(algorithm, state, shape, drawer, about, request):
     def batches(first):
         for batch in drawer.batches(state, _SEED.value, _NUM.value, first, **request):
             wanted = sampling.labels(np.arange(first, first + len(batch)), algorithm.classes, request.get("label"))
             yield batch, np.full(len(batch), -1, np.int32) if wanted is None else wanted
             first += len(batch)
 
-    sampler = config.sampler.to_dict() if "sampler" in config else {}
-    overridden = {"name" if name == "sampler" else name: value for name, value in request.items()}
-    protocol = about | {"seed": _SEED.value, "sampler": sampler | overridden}
+    label = {name: value for name, value in request.items() if name == "label"}
+    constants = algorithm.about_request(base.SampleRequest(index=None, **request))
+    protocol = about | {"seed": _SEED.value, "sampler": constants | label}
     return origins.Origin(protocol, _NUM.value, shape, batches)
 
 

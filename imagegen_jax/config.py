@@ -15,6 +15,7 @@ from ml_collections import config_dict
 from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import losses
+from imagegen_jax import rng
 from imagegen_jax.adversarial import augmentation
 from imagegen_jax.adversarial import penalties
 from imagegen_jax.diffusion import parametrisations
@@ -123,7 +124,7 @@ def diffusion():
     sampler.name = "ddpm"  # ddpm or ddim
     sampler.steps = 1000  # network evaluations an image
     sampler.variance = "fixed_small"  # of ddpm: fixed_small or fixed_large
-    sampler.eta = 0.0  # of ddim
+    sampler.eta = 0.0  # of ddim: noise of a step, 0 (none) to 1 (as ddpm with fixed_small)
     sampler.clip = True  # hold x0 within [-1, 1]
     return c
 
@@ -511,6 +512,8 @@ _AT_LEAST = {
     "baseline.templates": 1,
 }
 _AT_MOST = {
+    "seed": rng.SEEDS - 1,
+    "sampler.eta": 1,
     "gan.label_smoothing": 0.5,
     "augment.target": 1,
 }

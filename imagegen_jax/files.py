@@ -1,8 +1,11 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and files that strangers may have written."""
 
 import contextlib
 import os
 import pathlib
+import zipfile
+
+import numpy as np
 
 from imagegen_jax import errors
 
@@ -35,3 +38,42 @@ def draft(path, complaint=None):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+def read_npz(path, names=None):
+    """The arrays of an .npz file, which may be anybody's: nothing is unpickled, and no more is unpacked than memory holds.
+
+    Args:
+      path: of the file.
+      names: of the arrays that are wanted, as far as they are there; None for all.
+
+    Returns:
+      {name: array}
+
+    Raises:
+      ValueError: it cannot be read; the message is the reason, in one line.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            wanted = [name for name in members if names is None or name in names]
+            size = sum(members[name].file_size for name in wanted)  # of which zipfile never unpacks more
+            if size > _memory():
+                raise ValueError(f"its arrays take {size / 1e9:.0f} GB, and this machine's memory is {_memory() / 1e9:.0f} GB")
+            found = {}
+            for name in wanted:
+                with archive.open(members[name]) as member:
+                    found[name] = np.lib.format.read_array(member, allow_pickle=False)
+            return found
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except Exception as error:  # damaged archives make a dozen kinds, from zipfile, its decompressors and numpy
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise ValueError("it is a single array, .npy, and not the several of an .npz") from error
+        raise ValueError(str(error).split("\n")[0] or type(error).__name__) from error
+
+
+def _memory():
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -22,11 +22,18 @@ os.environ["XDG_CACHE_HOME"] = _CACHE
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE, "tensorflow_datasets")
 os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+import importlib  # noqa: E402
+import sys  # noqa: E402
+
+from absl import flags  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
 import pytest  # noqa: E402
 
 from configs import ddpm  # noqa: E402
+from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong to no single command)
 from imagegen_jax import config as config_lib  # noqa: E402
 from imagegen_jax.data import sources  # noqa: E402
+from imagegen_jax.generation import requests  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,3 +55,29 @@ def tiny_config():
     config.eval.num = 16
     config.eval.batch_size = 8
     return config
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Gives, of a name such as 'sample', experiments/sample.py in this process: a function of the words of a command line."""
+    loaded = {}
+
+    def load(name):
+        if name not in loaded:
+            module = f"experiments.{name}"
+            sys.modules.pop(module, None)  # its flags were taken back when another file of tests ended
+            loaded[name] = importlib.import_module(module)
+        module = loaded[name]
+
+        def call(*words):
+            with flagsaver.flagsaver():
+                verb, *others = flags.FLAGS([name, *words])[1:] or [None]
+                assert not others
+                (module.VERBS[verb][0] if verb else module.main)()
+
+        return call
+
+    yield load
+    for flag in list(flags.FLAGS):
+        if flags.FLAGS.find_module_defining_flag(flag) in {*(m.__name__ for m in loaded.values()), requests.__name__}:
+            delattr(flags.FLAGS, flag)

@@ -1,5 +1,10 @@
 """Files that are written as a whole or not at all."""
 
+import io
+import zipfile
+import zlib
+
+import numpy as np
 import pytest
 
 from imagegen_jax import errors
@@ -37,3 +42,57 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(errors.UserError, match="cannot write"), files.draft(tmp_path / "taken") as aside:
         aside.touch()
     assert not aside.exists()
+
+
+def _damaged(path):
+    """One compressed member whose middle is other bytes."""
+    with zipfile.ZipFile(path) as archive:
+        start = archive.infolist()[0].header_offset + 200
+    whole = path.read_bytes()
+    path.write_bytes(whole[:start] + b"\xff" * 100 + whole[start + 100 :])
+
+
+def _declared(path):
+    """An array of a petabyte in a file of some bytes, as its header says."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + b"few bytes")
+
+
+def _bomb(path):
+    """A gigabyte of zeros in a megabyte, of which numpy's header is the beginning."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(2 * 10**6))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "it is a single array, .npy"),
+        (_damaged, "."),
+        (_declared, "."),
+        (_bomb, "its arrays take 0 GB, and this machine's memory"),
+        (lambda path: path.write_bytes(b""), "."),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "."),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b"\x08\x00", b"\x63\x00")), "."),  # an unknown compression
+        (lambda path: np.savez(path, images=np.array([{}])), "Object arrays cannot be loaded"),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+)
+def test_what_is_no_npz_is_one_line(tmp_path, monkeypatch, damage, reason):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, images=np.random.default_rng(0).integers(0, 256, 10_000, np.uint8))
+    assert files.read_npz(path)["images"].shape == (10_000,)
+    damage(path)
+    monkeypatch.setattr(files, "_memory", lambda: 10**6)
+    with pytest.raises(ValueError, match=reason) as caught:
+        files.read_npz(path)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, zlib.error)
+
+
+def test_of_an_npz_only_what_is_wanted_is_read(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", mu=np.arange(3.0), images=np.zeros(10**4, np.uint8))
+    monkeypatch.setattr(files, "_memory", lambda: 1000)
+    found = files.read_npz(tmp_path / "a.npz", ("mu", "sigma"))
+    assert list(found) == ["mu"] and found["mu"].tolist() == [0, 1, 2]

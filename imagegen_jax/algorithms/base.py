@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable
 import dataclasses
+import typing
 from typing import Any
 from typing import ClassVar
 
@@ -42,26 +43,43 @@ class TrainState:
         return self.replace(params=self.params | self.ema_params, extra=self.extra | self.extra.get("ema", {}))
 
 
+def _option(meaning):
+    """A field of SampleRequest that is fixed when `sample` is compiled; `meaning` is what --help says of it."""
+    return flax.struct.field(pytree_node=False, default=None, metadata={"help": meaning})
+
+
 @flax.struct.dataclass
 class SampleRequest:
-    """What `sample` should draw. `None` leaves a choice to the recipe.
+    """What `sample` should draw. `None` leaves a choice to the recipe. Options are also flags and keys of a sweep.
 
     Attributes:
       index: (n,) int32. Image i of a stream depends on the key, index[i] and what is requested of it alone.
       label: (n,) int32, the class of each (conditional families, which must be told).
-      sampler: name of a sampler (diffusion).
-      steps: network evaluations (diffusion).
-      temperature: factor on the prior's standard deviation, of all latent levels or one for each, top first (VAE); divisor of
-        the logits (code prior).
-      truncation: the noise is normal within so many standard deviations and nowhere else (GAN).
     """
 
     index: jax.Array
     label: jax.Array | None = None
-    sampler: str | None = flax.struct.field(pytree_node=False, default=None)
-    steps: int | None = flax.struct.field(pytree_node=False, default=None)
-    temperature: tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
-    truncation: float | None = flax.struct.field(pytree_node=False, default=None)
+    sampler: str | None = _option("Diffusion: ddpm or ddim, with its own constants in place of the recipe's.")
+    steps: int | None = _option("Diffusion: network evaluations an image, instead of what the recipe says.")
+    eta: float | None = _option("Diffusion by ddim: noise of a step, 0 (none, the default of --sampler=ddim) to 1 (as ddpm).")
+    variance: str | None = _option("Diffusion by ddpm: fixed_small (the default of --sampler=ddpm) or fixed_large.")
+    clip: bool | None = _option("Diffusion: hold the image that each step predicts within the range of pixels.")
+    temperature: tuple[float, ...] | None = _option(
+        "VAE: factor on the standard deviation of its prior, or one for each level of latents, the top's first. "
+        "Prior of codes: divisor of the logits."
+    )
+    truncation: float | None = _option("GAN: draw the noise within so many standard deviations: less variety, fewer failures.")
+
+
+def request_options():
+    """The options in a SampleRequest: {name: (type, what --help says of it)}. A tuple is one of floats."""
+    hints = typing.get_type_hints(SampleRequest)
+    options = {}
+    for field in dataclasses.fields(SampleRequest):
+        if "help" in field.metadata:
+            kind = typing.get_args(hints[field.name])[0]  # of `kind | None`
+            options[field.name] = (typing.get_origin(kind) or kind, field.metadata["help"])
+    return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +185,16 @@ class Algorithm(abc.ABC):
 
     def check_request(self, request: SampleRequest) -> None:
         """Raises errors.UserError where this algorithm cannot draw what is requested."""
-        for name in ("sampler", "steps", "temperature", "truncation"):
-            if getattr(request, name) is not None and name not in self.options:
-                raise errors.UserError(
-                    f"--{name}={getattr(request, name)}: this family of generators has no such option; leave it out"
-                )
+        for name, (kind, _) in request_options().items():
+            value = getattr(request, name)
+            if value is not None and name not in self.options:
+                shown = ",".join(map(str, value)) if kind is tuple else value
+                raise errors.UserError(f"--{name}={shown}: this family of generators has no such option; leave it out")
+
+    def about_request(self, request: SampleRequest) -> dict[str, Any]:
+        """What a score's protocol says of a request, as JSON: all constants that its images are drawn with, and no others."""
+        asked = {name: getattr(request, name) for name in request_options()}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate: int):

@@ -42,7 +42,7 @@ class Diffusion(base.Algorithm):
       accumulate: pieces in which a batch's gradient is computed.
     """
 
-    options = ("sampler", "steps")
+    options = ("sampler", "steps", "eta", "variance", "clip")
 
     network: nn.Module
     image_shape: tuple[int, int, int]
@@ -112,21 +112,36 @@ class Diffusion(base.Algorithm):
             prediction = self.network.apply({"params": state.params["unet"]}, x, t)
             return parametrisations.to_x0(self.parametrisation, prediction, x, signal, noise)
 
-        sampler = dataclasses.replace(
-            self.sampler, name=request.sampler or self.sampler.name, steps=request.steps or self.sampler.steps
-        )
         keys = rng_lib.per_index(rng, request.index)
-        x = samplers.sample(denoise, keys, self.image_shape, self.schedule, sampler)
+        x = samplers.sample(denoise, keys, self.image_shape, self.schedule, self._sampler(request))
         return jnp.clip(x, -1.0, 1.0)
 
     def check_request(self, request):
         super().check_request(request)
-        if request.sampler is not None and request.sampler not in samplers.NAMES:
-            raise errors.UserError(f"--sampler={request.sampler}: choose one of {', '.join(samplers.NAMES)}")
+        name = request.sampler or self.sampler.name
+        for option, choices in (("sampler", samplers.NAMES), ("variance", samplers.VARIANCES)):
+            if (value := getattr(request, option)) not in (None, *choices):
+                raise errors.UserError(f"--{option}={value}: choose one of {', '.join(choices)}")
+        for owner, constants in samplers.CONSTANTS.items():
+            for constant in constants:
+                if owner != name and getattr(request, constant) is not None:
+                    raise errors.UserError(
+                        f"--{constant} is of --sampler={owner}, and the sampler is {name}: choose that one, or leave it out"
+                    )
         if request.steps is not None and not 1 <= request.steps <= self.schedule.length:
             raise errors.UserError(
                 f"--steps={request.steps}: the diffusion has {self.schedule.length} steps, choose 1 to {self.schedule.length}"
             )
+        sampler = self._sampler(request)
+        if sampler.name == "ddim" and not 0 <= sampler.eta <= 1:  # an old run's config may hold one above 1
+            raise errors.UserError(f"eta is {sampler.eta}: choose --eta from 0 to 1")
+
+    def about_request(self, request):
+        return self._sampler(request).about()
+
+    def _sampler(self, request):
+        asked = {name: getattr(request, name) for name in ("steps", "eta", "variance", "clip")}
+        return self.sampler.changed(request.sampler, **asked)
 
     def _error(self, params, x0, eps, t, rngs=None):
         """(n,) weighted squared error of the target, averaged over pixels. Trains (with dropout) where rngs are given."""

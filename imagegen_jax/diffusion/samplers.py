@@ -21,7 +21,8 @@ import numpy as np
 
 from imagegen_jax.diffusion import parametrisations
 
-NAMES = ("ddpm", "ddim")
+CONSTANTS = {"ddpm": {"variance": "fixed_small"}, "ddim": {"eta": 0.0}}  # of each sampler alone, with their defaults
+NAMES = tuple(CONSTANTS)
 VARIANCES = ("fixed_small", "fixed_large")
 
 
@@ -39,9 +40,21 @@ class Sampler:
 
     name: str
     steps: int
-    variance: str = "fixed_small"
-    eta: float = 0.0
+    variance: str = CONSTANTS["ddpm"]["variance"]
+    eta: float = CONSTANTS["ddim"]["eta"]
     clip: bool = True
+
+    def changed(self, name=None, **constants):
+        """This sampler with what is given in place of its own; None is not given.
+
+        One that is named, even this one, has the defaults of CONSTANTS: its constants here were chosen for something else.
+        """
+        given = {key: value for key, value in constants.items() if value is not None}
+        return dataclasses.replace(self, **(CONSTANTS[name] | {"name": name} if name else {}) | given)
+
+    def about(self):
+        """All that it draws with, as JSON: its own constants, and not those of others."""
+        return {key: getattr(self, key) for key in ("name", "steps", *CONSTANTS[self.name], "clip")}
 
 
 def spaced_timesteps(length, steps):

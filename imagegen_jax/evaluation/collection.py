@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
-import zipfile
 
 import numpy as np
 import tqdm
@@ -103,9 +102,8 @@ def save(path, collection):
 def load(path):
     """The Collection of a file, or None where there is none that can be read."""
     try:
-        with np.load(path) as saved:
-            return Collection(**{field.name: saved[field.name] for field in dataclasses.fields(Collection)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return Collection(**files.read_npz(path, [field.name for field in dataclasses.fields(Collection)]))
+    except (ValueError, TypeError):
         return None
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import dataclasses
 import pathlib
 from typing import Any
-import zipfile
 
 import numpy as np
 
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
 from imagegen_jax.evaluation import distances
@@ -126,14 +126,15 @@ def statistics(spec):
     path = pathlib.Path(spec)
     if path.suffix != ".npz" or not path.is_file():
         return None
-    try:
-        with np.load(path) as file:
-            if "mu" not in file or "sigma" not in file:
-                return None
-            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise errors.UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
+    found = _arrays(path, ("mu", "sigma"))
+    if len(found) < 2:
+        return None
+    mean, covariance = found["mu"], found["sigma"]
+    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
+        raise errors.UserError(f"{path}: mu is {mean.dtype} and sigma {covariance.dtype}: give numbers")
+    mean, covariance = (array.astype(np.float64) for array in (mean, covariance))
+    finite = np.isfinite(mean).all() and np.isfinite(covariance).all()
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not finite:
         raise errors.UserError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}: give (d,) and (d, d), all finite")
     protocol = {"source": path.name, "fingerprint": sources.digest(mean, covariance)}
     return distances.Moments(None, mean, covariance), protocol
@@ -147,21 +148,29 @@ def _of_npz(path):
 
 
 def _read_npz(path):
-    try:
-        with np.load(path) as file:
-            images = file["images"]
-            labels = file["labels"] if "labels" in file else np.full(len(images), -1)
-    except KeyError as error:
-        raise errors.UserError(f"{path} holds no array 'images': save uint8 images (n, h, w, c) under that name") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise errors.UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    found = _arrays(path, ("images", "labels"))
+    if "images" not in found:
+        raise errors.UserError(f"{path} holds no array 'images': save uint8 images (n, h, w, c) under that name")
+    images = found["images"]
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         raise errors.UserError(f"{path}: its images have pixels that are not finite")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or not len(images):
         raise errors.UserError(
             f"{path}: its images are {images.dtype} of shape {images.shape}: give uint8 in [0, 255] of shape (n, h, w, 1 or 3)"
         )
+    labels = found.get("labels", np.full(len(images), -1))
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise errors.UserError(
+            f"{path}: its labels are {labels.dtype} of shape {labels.shape}: give integers of shape ({len(images)},)"
+        )
     return images, labels.astype(np.int32)
+
+
+def _arrays(path, names):
+    try:
+        return files.read_npz(path, names)
+    except ValueError as error:
+        raise errors.UserError(f"cannot read {path}: {error}") from error
 
 
 def random_pixels(shape, num, seed=0):

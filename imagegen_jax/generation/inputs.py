@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from imagegen_jax import errors
+from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.data import sources
 
@@ -56,7 +57,12 @@ def read(given, out, data, spec):
 
 def seeds(given):
     """[1, 2] of 'seed:1,2'; None where `--input` is of images. Raises errors.UserError."""
-    return numbers(given, given.removeprefix("seed:")) if given.startswith("seed:") else None
+    if not given.startswith("seed:"):
+        return None
+    found = numbers(given, given.removeprefix("seed:"))
+    for seed in found:
+        rng.check_seed(seed, "--input=seed:…")
+    return found
 
 
 def numbers(given, text):

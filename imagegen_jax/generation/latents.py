@@ -17,8 +17,6 @@ import json
 import pathlib
 import sys
 import warnings
-import zipfile
-import zlib
 
 import flax.struct
 import jax
@@ -350,8 +348,7 @@ def load(path, dimensions):
       errors.UserError: it is damaged, or its codes have another size.
     """
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
+        arrays = files.read_npz(path)
         about = dict(json.loads(str(arrays.pop("about"))))
         mixture = Mixture(**arrays)
         components, size = mixture.means.shape
@@ -360,7 +357,7 @@ def load(path, dimensions):
         for name, array in arrays.items():
             if array.shape != shapes[name] or array.dtype != np.float32 or not np.isfinite(array).all():
                 raise ValueError(f"its array '{name}' is not what it was")
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise errors.UserError(f"cannot read {path} ({reason}): delete it, and it is fitted again") from error
     if size != dimensions:

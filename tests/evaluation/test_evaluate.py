@@ -110,7 +110,7 @@ def test_a_run_is_scored(trained, tmp_path):
 
 def test_images_are_scored_without_a_run(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
-    np.savez(tmp_path / "noise.npz", images=images)
+    np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(60) % 10)
     np.savez(tmp_path / "stats.npz", mu=np.zeros(96), sigma=np.eye(96))
     np.savez(tmp_path / "other.npz", mu=np.zeros(8), sigma=np.eye(8))
     np.savez(tmp_path / "large.npz", images=np.zeros((9, 32, 32, 3), np.uint8))
@@ -128,12 +128,15 @@ def test_images_are_scored_without_a_run(tmp_path):
         [noise],
         [noise, f"--workdir={tmp_path}"],
         [f"--samples={tmp_path / 'nothing'}", bundled],
+        [noise, bundled, "--steps=5"],
+        [noise, bundled, "--sweep=steps:5"],
         [noise, bundled, f"--out={tmp_path / 'a.txt'}"],
     )
     assert outcomes[:3] == ["done"] * 3, outcomes
     found, itself, against_statistics = (scores_of(tmp_path / name) for name in ("a.json", "self.json", "stats.json"))
     # Noise is what the anchor of random pixels is.
     assert 0.5 < found["scores"]["fid"]["value"] / found["anchors"]["random pixels"]["fid"]["value"] < 2
+    assert 0 <= found["scores"]["labels"]["value"] < 0.5  # the classes that noise was said to be of
     assert abs(itself["scores"]["fid"]["value"]) < 1e-6 and itself["scores"]["prdc"]["coverage"]["value"] == 1.0
     assert set(against_statistics["scores"]) == {"fid", "is", "diversity"}
     assert against_statistics["protocol"]["reference"]["num"] is None
@@ -141,7 +144,8 @@ def test_images_are_scored_without_a_run(tmp_path):
         outcomes[3:],
         [
             "statistics without images", "those of 8: use", "the images are 32x32x3 and those of", "60 images are too few",
-            "pt_inception-2015-12-05", "--reference is missing", "either --workdir", "nothing", "ending in .json",
+            "pt_inception-2015-12-05", "--reference is missing", "either --workdir", "nothing",
+            "--steps: --samples are there already", "--sweep: --samples", "ending in .json",
         ],
         strict=True,
     ):  # fmt: skip
@@ -156,13 +160,14 @@ def test_requests_that_cannot_be(trained):
         [run, "--sweep=height:1,2"],
         [run, "--sweep=10,20"],
         [run, "--sweep=steps:10,20"],
+        [run, "--sweep=steps:ten"],
         [run, "--num=1"],
         [run, "--metrics=fids"],
         ["--workdir=/nowhere"],
     )
     expected = [
-        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "--num is 1", "choose of",
-        "not the folder of a run",
+        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "'ten' is no steps", "--num is 1",
+        "choose of", "not the folder of a run",
     ]  # fmt: skip
     for outcome, words in zip(outcomes, expected, strict=True):
         assert words in outcome, (words, outcome)

@@ -74,9 +74,13 @@ def test_statistics(tmp_path, drawn):
     np.savez(tmp_path / "images.npz", images=drawn)
     for spec in ("images.npz", "nothing.npz", "fashion_mnist_10k"):
         assert origins.statistics(str(tmp_path / spec)) is None
-    np.savez(tmp_path / "odd.npz", mu=np.arange(3.0), sigma=np.eye(2))
-    with pytest.raises(errors.UserError, match="give \\(d,\\) and \\(d, d\\)"):
-        origins.statistics(str(tmp_path / "odd.npz"))
+    for odd in ({"mu": np.arange(3.0), "sigma": np.eye(2)}, {"mu": np.float64(1), "sigma": np.eye(2)}):
+        np.savez(tmp_path / "odd.npz", **odd)
+        with pytest.raises(errors.UserError, match="give \\(d,\\) and \\(d, d\\)"):
+            origins.statistics(str(tmp_path / "odd.npz"))
+    np.savez(tmp_path / "text.npz", mu=np.array(["a"]), sigma=np.eye(1))
+    with pytest.raises(errors.UserError, match="give numbers"):
+        origins.statistics(str(tmp_path / "text.npz"))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,8 @@ def test_statistics(tmp_path, drawn):
         ({"images": np.zeros((2, 4, 4, 1))}, "give uint8"),
         ({"images": np.zeros((4, 4, 1), np.uint8)}, "give uint8"),
         ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, "give uint8"),
+        ({"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros((2, 1), int)}, "give integers of shape \\(2,\\)"),
+        ({"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros(2)}, "give integers"),
     ],
 )
 def test_arrays_that_are_no_images(tmp_path, arrays, words):
@@ -98,6 +104,14 @@ def test_arrays_that_are_no_images(tmp_path, arrays, words):
 def test_files_that_are_not_there(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK not a zip file")
     (tmp_path / "empty").mkdir()
-    for spec, words in (("broken.npz", "cannot read"), ("missing.npz", "cannot read"), ("empty", "no images in")):
+    np.save((tmp_path / "single.npz").open("wb"), np.zeros(3))
+    with pytest.raises(errors.UserError, match="cannot read .*single.npz: it is a single array"):
+        origins.statistics(str(tmp_path / "single.npz"))
+    for spec, words in (
+        ("broken.npz", "cannot read"),
+        ("single.npz", "single array"),
+        ("missing.npz", "cannot read"),
+        ("empty", "no images in"),
+    ):
         with pytest.raises(errors.UserError, match=words):
             origins.named(str(tmp_path / spec))

@@ -1,0 +1,153 @@
+"""experiments.sample as a person meets it, and what it and other commands take as options of drawing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import ddpm
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.generation import requests
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import run
+
+
+@pytest.fixture(scope="module")
+def sample(command):
+    return command("sample")
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    """The folder of a run with checkpoints of steps 2 and 4, whose sampler is ddim with all of its noise."""
+    folder = tmp_path_factory.mktemp("sample") / "run"
+    config = ddpm.get_config("smoke")
+    config.network.channels = 8
+    config.sample.batch_size = 8
+    config.sampler.update(name="ddim", steps=3, eta=1.0)
+    specs = {"": images.Spec((28, 28, 1))}
+    run.save_config(folder, config, specs)
+    state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
+    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, keep=2) as checkpointer:
+        for step in (2, 4):
+            checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
+    return folder
+
+
+def drawn(path):
+    with np.load(path) as saved:
+        return saved["images"].astype(int)
+
+
+def test_sampling_a_run(tmp_path, diffusion, sample):
+    """As a person asks for it: no model flags; a folder, an array and a grid hold the same images."""
+    asked = [f"--workdir={diffusion}", "--num=5"]
+    sample(*asked, f"--out={tmp_path / 'a.npz'}")
+    sample(*asked, f"--out={tmp_path}/folder/", "--batch_size=8")
+    sample(*asked, f"--out={tmp_path / 'b.npz'}", "--checkpoint=2", "--noema", "--seed=4294967296")
+    array = drawn(tmp_path / "a.npz")
+    assert array.shape == (5, 28, 28, 1)
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [file.name for file in files] == [f"0000{i}.png" for i in range(5)]
+    from_folder = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert np.abs(from_folder.astype(int) - array[..., 0]).max() <= 1
+    assert np.abs(drawn(tmp_path / "b.npz") - array).max() > 10
+
+
+def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
+    """The recipe's eta is 1. Named, ddim is deterministic, and its flag brings the noise back."""
+    found = {}
+    for words in ("", "--sampler=ddim", "--sampler=ddim --eta=1", "--eta=0", "--sampler=ddpm"):
+        sample(f"--workdir={diffusion}", "--num=8", f"--out={tmp_path / 'x.npz'}", *words.split())
+        found[words] = drawn(tmp_path / "x.npz")
+    own, named, noisy, quiet, ddpm = found.values()
+    assert np.abs(own - noisy).max() <= 1 and np.abs(named - quiet).max() <= 1
+    assert np.abs(own - ddpm).max() <= 1  # Song et al. 2021, section 4.1
+    assert np.abs(own - named).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", {"name": "ddim", "steps": 3, "eta": 1.0, "clip": True}),
+        ("steps:2", {"name": "ddim", "steps": 2, "eta": 1.0, "clip": True}),
+        ("sampler:ddim", {"name": "ddim", "steps": 3, "eta": 0.0, "clip": True}),
+        ("sampler:ddim,eta:0.5", {"name": "ddim", "steps": 3, "eta": 0.5, "clip": True}),
+        ("sampler:ddpm,clip:false", {"name": "ddpm", "steps": 3, "variance": "fixed_small", "clip": False}),
+        ("sampler:ddpm,variance:fixed_large", {"name": "ddpm", "steps": 3, "variance": "fixed_large", "clip": True}),
+    ],
+)
+def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
+    tiny_config.sampler.update(name="ddim", steps=3, eta=1.0, variance="fixed_large")
+    algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
+    (options,) = requests.sweep([word for word in words.split(",") if word], {})
+    request = base.SampleRequest(index=None, **options)
+    algorithm.check_request(request)
+    assert algorithm.about_request(request) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--steps=1001", "--steps=1001: the diffusion has 1000 steps"),
+        ("--sampler=euler", "--sampler=euler: choose one of ddpm, ddim"),
+        ("--sampler=ddpm --eta=0.5", "--eta is of --sampler=ddim, and the sampler is ddpm"),
+        ("--variance=fixed_large", "--variance is of --sampler=ddpm, and the sampler is ddim"),
+        ("--sampler=ddpm --variance=large", "--variance=large: choose one of fixed_small, fixed_large"),
+        ("--eta=1.5", "eta is 1.5: choose --eta from 0 to 1"),
+        ("--truncation=2", "--truncation=2.0: this family of generators has no such option"),
+        ("--temperature=2,1", "--temperature=2.0,1.0: this family of generators has no such option"),
+        ("--checkpoint=7", "2, 4"),
+        ("--num=0", "--num"),
+        ("--seed=-1", "--seed is -1: a seed is a whole number from 0 to 2^64 - 1"),
+        ("--seed=18446744073709551616", "a seed is a whole number from 0"),
+    ],
+)
+def test_impossible_samples_are_refused(tmp_path, diffusion, sample, words, error):
+    with pytest.raises(errors.UserError) as caught:
+        sample(f"--workdir={diffusion}", f"--out={tmp_path / 'grid.png'}", *words.split())
+    assert error in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "grid.png").exists()
+
+
+def test_no_option_is_ignored_by_a_family_that_has_none(tiny_config):
+    """Whatever is added to a request."""
+    algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
+    algorithm = dataclasses.replace(algorithm)
+    object.__setattr__(algorithm, "options", ())
+    values = {str: "ddim", int: 2, float: 0.5, bool: True, tuple: (1.0,)}
+    for name, (kind, meaning) in base.request_options().items():
+        assert meaning
+        with pytest.raises(errors.UserError, match=f"--{name}=.*: this family"):
+            algorithm.check_request(base.SampleRequest(index=None, **{name: values[kind]}))
+
+
+def test_a_sweep_is_every_combination_over_what_is_fixed():
+    words = ["steps:10", "20", "sampler:ddpm", "ddim"]
+    assert requests.sweep(words, {"label": 3, "steps": 5}) == [
+        {"label": 3, "steps": steps, "sampler": sampler} for steps in (10, 20) for sampler in ("ddpm", "ddim")
+    ]
+    assert requests.sweep(["temperature:0.5", "1"], {}) == [{"temperature": (0.5,)}, {"temperature": (1.0,)}]
+    assert requests.sweep([], {"steps": 5}) == [{"steps": 5}]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("steps:ten", "'ten' is no steps, write a whole number"),
+        ("steps:", "'' is no steps"),
+        ("truncation:nan", "'nan' is no truncation, write a number"),
+        ("clip:maybe", "write true or false"),
+        ("label:cat", "'cat' is no label"),
+        ("height:1,2", "keys are sampler, steps"),
+        ("10,20", "keys are sampler, steps"),
+        ("index:3", "keys are sampler, steps"),
+    ],
+)
+def test_impossible_sweeps_are_refused(words, error):
+    with pytest.raises(errors.UserError) as caught:
+        requests.sweep(words.split(","), {})
+    assert error in str(caught.value) and f"--sweep={words}" in str(caught.value)
