@@ -25,11 +25,11 @@ from absl import flags
 import jax
 import numpy as np
 from PIL import Image
-import tqdm
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax import progress
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.generation import codes
@@ -89,12 +89,13 @@ def translate():
 
     done = []
     try:
-        with tqdm.tqdm(planned, f"step {step}", unit="image") as bar:
-            for file in bar:
+        with progress.Progress(len(planned), "image", f"step {step}") as bar:
+            for file in planned:
                 image = reader.read(file.source)
                 if image is not None:
                     translation.save(file.target, translator(image))
                     done.append(file)
+                bar.update()
     finally:  # what is done has its page, however this ends
         if done:
             title = f"{pathlib.Path(_WORKDIR.value).name}, step {step}: {' to '.join(_DIRECTION.value)}"

@@ -18,6 +18,7 @@ from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import progress
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.evaluation import evaluator
@@ -95,7 +96,7 @@ def _train(stop):
         checkpointer.discard_after(position.step)
         with (
             contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
-            contextlib.closing(logging.Progress(position.step, total_steps)) as progress,
+            progress.Progress(total_steps, "step", done=position.step) as bar,
         ):
             writer.write(position.step, compiled)
             hooks = _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps)
@@ -113,7 +114,7 @@ def _train(stop):
                 hooks=hooks,
                 checkpointer=checkpointer,
                 writer=writer,
-                progress=progress,
+                progress=bar,
                 stop=stop,
             )
     if skipped := domains.skipped(train_set):

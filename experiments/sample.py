@@ -6,9 +6,9 @@ python -m experiments.sample --workdir=runs/ddpm --num=64 --seed=0 --out=grid.pn
 from absl import flags
 import jax
 import numpy as np
-import tqdm
 
 from imagegen_jax import command_line
+from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
@@ -44,7 +44,7 @@ def main():
     wanted = () if label is None else (label,)
     draw, _ = latents.drawing(options, _WORKDIR.value, loaded, _EMA.value, specs, mesh, wanted)
     drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
-    bar = tqdm.tqdm(total=_NUM.value, desc=f"step {step}", unit="image", disable=jax.process_index() != 0)
+    bar = progress.Progress(_NUM.value, "image", f"step {step}")
 
     def drawn():
         for batch in drawer.batches(state, _SEED.value, _NUM.value, **fields):

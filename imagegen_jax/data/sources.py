@@ -24,9 +24,9 @@ from ml_collections import config_dict
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
-import tqdm
 
 from imagegen_jax import errors
+from imagegen_jax import progress
 from imagegen_jax.data import idx
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -194,7 +194,11 @@ def _read_headers(files, on_bad_image):
 
     with futures.ThreadPoolExecutor() as pool:
         found = pool.map(read, files)
-        headers = list(tqdm.tqdm(found, "looking at images", len(files), disable=len(files) < _MANY_FILES))
+        headers = []
+        with progress.Progress(len(files), "image", "looking at images", shown=len(files) >= _MANY_FILES) as bar:
+            for header in found:
+                headers.append(header)
+                bar.update()
     bad = [header for header in headers if isinstance(header, BadImageError)]
     if bad and on_bad_image == "error":
         raise BadImageError(f"{bad[0]}; remove it, or set --config.data.on_bad_image=skip")

@@ -7,10 +7,10 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import tqdm
 
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax import progress
 
 KEPT_IMAGES = 1000  # so many are kept as they are, for what compares the images themselves
 _PIECE = 1000  # rows a file
@@ -67,7 +67,7 @@ def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, wha
     """
     parts = _kept(folder)
     done = sum(map(len, parts))
-    with tqdm.tqdm(total=num, initial=min(done, num), desc=what, unit="image") as bar:
+    with progress.Progress(num, "image", what, min(done, num)) as bar:
         waiting = []
         for batch, labels in batches(done) if done < num else ():
             batch, labels = batch[: num - done], labels[: num - done]

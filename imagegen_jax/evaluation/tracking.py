@@ -1,11 +1,8 @@
 """How far from test images, and how varied, a run's images are while it trains."""
 
-import sys
-
-import jax
 import numpy as np
-import tqdm
 
+from imagegen_jax import progress
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import manifold
 
@@ -127,6 +124,5 @@ class Watch:
             self._varied, self._told = True, False
         elif not self._told and (self._varied or step > self._patience):
             self._told = True
-            if jax.process_index() == 0:
-                line = f"step {step}: the images that are drawn vary little: {' and '.join(signs)}"
-                tqdm.tqdm.write(f"{line}; {self._advice}" if self._advice else line, file=sys.stderr)
+            line = f"step {step}: the images that are drawn vary little: {' and '.join(signs)}"
+            progress.tell(f"{line}; {self._advice}" if self._advice else line)

@@ -8,10 +8,10 @@ import itertools
 import jax
 from jax import numpy as jnp
 import numpy as np
-import tqdm
 
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
@@ -103,7 +103,7 @@ def of_domain(coder, domain, num, seed=0, key=None):
     """
     numbers = np.sort(np.random.default_rng(seed).permutation(len(domain.source))[:num])
     found, labels = [], []
-    with tqdm.tqdm(total=len(numbers), desc="encoding", unit="image", disable=jax.process_index() != 0) as bar:
+    with progress.Progress(len(numbers), "image", "encoding") as bar:
         for start in range(0, len(numbers), coder.batch_size):
             batch = domain.reader([int(i) for i in numbers[start : start + coder.batch_size]])
             found.append(coder.encode(batch["image"], batch["label"], batch["index"], key))

@@ -1,12 +1,12 @@
-"""The numbers of a run: metrics.jsonl, TensorBoard events and a progress bar."""
+"""The numbers of a run: metrics.jsonl and TensorBoard events."""
 
+import contextlib
 import json
 import pathlib
 import sys
 
 import jax
 import numpy as np
-import tqdm
 
 from imagegen_jax import files
 
@@ -16,6 +16,19 @@ import tensorboardX  # noqa: E402
 
 if _hidden:
     del sys.modules["torch"]
+
+
+METRICS = "metrics.jsonl"
+
+
+def rows(workdir):
+    """Yields the dict of each line of a run's metrics.jsonl, if there is one; a line that a kill cut short is left out."""
+    path = pathlib.Path(workdir) / METRICS
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 class MetricWriter:
@@ -29,9 +42,8 @@ class MetricWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        _keep_until(path, first_step)
-        self._lines = path.open("a")
+        _keep_until(workdir, first_step)
+        self._lines = (pathlib.Path(workdir) / METRICS).open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step, scalars):
@@ -58,41 +70,10 @@ class MetricWriter:
             self._events.close()
 
 
-def _keep_until(path, step):
+def _keep_until(workdir, step):
     """Drops the lines of later steps, and a line that a kill cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
-            pass
-    with files.draft(path) as draft:
-        draft.write_text("".join(kept))
-
-
-class Progress:
-    """A bar on stderr: steps, ETA, images a second and the loss."""
-
-    def __init__(self, first_step, total_steps):
-        self._bar = tqdm.tqdm(
-            initial=first_step,
-            total=total_steps,
-            unit="step",
-            dynamic_ncols=True,
-            disable=jax.process_index() != 0,
-        )
-
-    def step(self):
-        """One more step is done."""
-        self._bar.update()
-
-    def show(self, **numbers):
-        """Sets the numbers behind the bar."""
-        self._bar.set_postfix(numbers, refresh=False)
-
-    def close(self):
-        """Leaves the bar as it is."""
-        self._bar.close()
+    path = pathlib.Path(workdir) / METRICS
+    if path.exists():
+        kept = [json.dumps(row) + "\n" for row in rows(workdir) if row["step"] <= step]
+        with files.draft(path) as draft:
+            draft.write_text("".join(kept))

@@ -89,7 +89,7 @@ def train(
       hooks: Hooks, run in this order before the checkpoint of the same step.
       checkpointer: a checkpoint.Checkpointer.
       writer: a logging.MetricWriter.
-      progress: a logging.Progress.
+      progress: the progress.Progress of the steps.
       stop: ends the training after the running step, with a checkpoint, when it is requested.
 
     Returns:
@@ -172,14 +172,14 @@ class _Interval:
                 )
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._steps += 1
-        self._progress.step()
+        self._progress.count()
 
     def write(self, step, seconds, batch_size):
         """One line for the steps so far."""
         elapsed = time.monotonic() - self._begin
         means = {name: total / self._steps for name, total in self._sums.items()}
         rate = self._steps * batch_size / elapsed
-        self._progress.show(loss=f"{means['loss']:.4g}", images_per_s=f"{rate:.0f}")
+        self._progress.show(f"loss {means['loss']:.4g}, {rate:.0f} images/s")
         speed = {
             "images_per_second": rate,
             "data_wait_fraction": self.waited / elapsed,

@@ -347,7 +347,7 @@ def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained):
 
     done = edit(*flags, "--direction=ab", "--on_bad_image=skip")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "3/3" in done.stderr and done.stderr.endswith("2 unreadable images were skipped\n")
+    assert "3 of 3 images" in done.stderr and done.stderr.endswith("2 unreadable images were skipped\n")
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert written == ["a <b> & #1?.png", "index.html", "sub/large.png"]
     made = np.asarray(Image.open(out / names[0])).astype(int)
