@@ -30,6 +30,7 @@ from imagegen_jax.training import logging
 from imagegen_jax.training import loop
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
+from imagegen_jax.training import summary
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -121,6 +122,8 @@ def _train(stop):
         print(f"{skipped} unreadable images were skipped", file=sys.stderr)
     if position.step < total_steps:
         print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
+    if jax.process_index() == 0:
+        print(*summary.lines(workdir, algorithm), sep="\n", file=sys.stderr)
 
 
 def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder):

@@ -150,7 +150,7 @@ def test_stopped_by_a_signal(tmp_path, reference, number):
     process = start_until(tmp_path, lambda: log.exists() and len(log.read_text().splitlines()) > 13)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 0 and "the same command continues" in error
+    assert process.returncode == 0 and "the same command continues" in error and "\ndraw more: python" in error
     stopped_at = checkpoint.available_steps(tmp_path / run.CHECKPOINTS)[-1]
     assert 12 <= stopped_at < STEPS and max(logged(tmp_path)) == stopped_at
     finish(tmp_path)

@@ -1,6 +1,7 @@
 """experiments.sample as a person meets it, and what it and other commands take as options of drawing."""
 
 import dataclasses
+import shlex
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.generation import requests
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
+from imagegen_jax.training import summary
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,16 @@ def test_sampling_a_run(tmp_path, diffusion, sample):
     from_folder = np.stack([np.asarray(Image.open(file)) for file in files])
     assert np.abs(from_folder.astype(int) - array[..., 0]).max() <= 1
     assert np.abs(drawn(tmp_path / "b.npz") - array).max() > 10
+
+
+def test_what_the_end_of_a_training_says_can_be_asked(tmp_path, diffusion, sample, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    algorithm = run.build_algorithm(*run.load_config(diffusion))
+    (advice,) = summary.lines(diffusion, algorithm)  # no grid was drawn, nothing measured
+    assert advice.startswith("draw more: python -m experiments.sample ")
+    sample(*shlex.split(advice)[5:])
+    with Image.open(tmp_path / "more.png") as grid:
+        assert grid.size[0] > 8 * 28  # eight in a row
 
 
 def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
