@@ -1,0 +1,100 @@
+"""Runs that earlier versions wrote: they load, give the same images and losses, and go on (tests/old_runs/README.md)."""
+
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.data import domains
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import loop
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+
+ARCHIVES = {path.stem: path for path in sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.zip"))}
+FOUNDATIONS = {"code_prior": "vqvae"}  # what a run stands on
+
+
+@pytest.fixture(params=ARCHIVES)
+def workdir(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the runs name each other as runs/<name>
+    for name in filter(None, (request.param, FOUNDATIONS.get(request.param))):
+        with zipfile.ZipFile(ARCHIVES[name]) as archive:
+            archive.extractall(tmp_path / "runs" / name)
+    return tmp_path / "runs" / request.param
+
+
+def assert_close(found, expected):
+    """Equal but for rounding, as compilers and processors differ in it."""
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * max(np.std(expected), 1e-6))
+
+
+def assert_same_way(begin, found, expected):
+    """From one state to another with the same changes of each section, but for what Adam makes of rounding in tiny gradients.
+
+    Other noise, another order of the data or another rule changes them altogether.
+    """
+    for section in ("params", "opt_state", "ema_params", "extra"):
+        first, ours, theirs = ([*jax.tree.leaves(getattr(state, section))] for state in (begin, found, expected))
+        assert len(first) == len(ours) == len(theirs)
+        apart = sum(np.square(np.float64(a) - b).sum() for a, b in zip(ours, theirs))
+        moved = sum(np.square(np.float64(a) - b).sum() for a, b in zip(first, theirs))
+        assert apart <= 0.1**2 * moved, section
+
+
+def test_images_and_losses_stay_as_they_were(workdir):
+    config, algorithm, state, step = run.load(workdir)
+    _, specs = run.load_config(workdir)
+    assert step == 2
+    with np.load(workdir / "expected.npz") as file:
+        expected = dict(file)
+    key = jax.random.key(0)
+    test_set = domains.open_domains(config.data, "test", specs)
+    # The first four by number, whatever images an evaluation takes.
+    batch = domains.joined({name: domain.reader([0, 1, 2, 3]) for name, domain in test_set.items()})
+
+    made = {"loss": jax.jit(algorithm.eval_step)(state, batch, key)["loss"]}
+    if "drawn" in expected:
+        index = np.arange(4, dtype=np.int32)
+        request = base.SampleRequest(index, index % algorithm.classes if algorithm.classes else None)
+        made["drawn"] = jax.jit(algorithm.sample)(state, key, request)
+    if "decoded" in expected:
+        made["decoded"] = jax.jit(lambda s, b: algorithm.decode(s, algorithm.encode(s, b), b["label"]))(state, batch)
+    if "translated" in expected:
+        translate = jax.jit(lambda s, x: algorithm.translate(s, "ab", images.to_float(x)))
+        made["translated"] = translate(state, batch["a"]["image"])
+    assert made.keys() == expected.keys()
+    for name, value in made.items():
+        assert_close(value, expected[name])
+
+
+@pytest.mark.recipes
+def test_training_is_what_it_was_and_goes_on(workdir):
+    """Two steps from nothing end where the run did, and a third from there is the same as from its checkpoint."""
+    config, specs = run.load_config(workdir)
+    train_set = domains.open_domains(config.data, "train")
+    algorithm = run.build_algorithm(config, specs, domains.records(train_set))
+    mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.AXIS)
+    shapes = run.abstract_state(algorithm, mesh, (), 0)
+    batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
+    rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
+    augment = domains.augmentation(train_set, config.data.flip)
+    step = loop.compile_step(algorithm, augment, mesh, shapes, batch_shape, rngs)
+
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    restored, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
+    assert position.step == int(restored.step) == 2
+    state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+    if algorithm.foundation:
+        state = state.replace(extra=restored.extra)
+    begin = jax.device_get(state)
+    batches = domains.train_batches(train_set, config, 0)
+    for _ in range(2):
+        state, _ = step(state, sharding.put_batch(mesh, next(batches)), rngs)
+    assert_same_way(begin, jax.device_get(state), jax.device_get(restored))
+    batch = sharding.put_batch(mesh, next(batches))
+    assert_same_way(begin, *(jax.device_get(step(each, batch, rngs)[0]) for each in (state, restored)))
