@@ -32,7 +32,7 @@ from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
-from imagegen_jax.data import sources
+from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
@@ -105,7 +105,8 @@ def main():
     if _OUT.value:
         _write(pathlib.Path(_OUT.value), reports if len(reports) > 1 else reports[0])
     if len(reports) > 1 and "fid" in metrics:
-        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / f"sweep-{sources.digest(_SWEEP.value)}.json")
+        name = f"sweep-{fingerprints.digest(_SWEEP.value)}.json"
+        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / name)
         plots.sweep(path.with_suffix(".png"), reports)
 
 
@@ -185,7 +186,7 @@ def _runs():
             "algorithm": config.algorithm,
             "step": step,
             "ema": _EMA.value,
-            "parameters": sources.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
+            "parameters": fingerprints.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
         }
         heldout = _heldout(config, algorithm, state, mesh, specs)
         if algorithm.domains == ("a", "b"):
@@ -313,8 +314,8 @@ def _collected(extractor, origin, num, what):
 
 def _pieces(extractor, origin, num):
     """The folder for what is collected of a set of images, until it is whole."""
-    key = sources.digest(extractor.features.protocol, origin.protocol, num, _versions())
-    return command_line.cache_folder() / "features" / key
+    key = fingerprints.digest(extractor.features.protocol, origin.protocol, num, _versions())
+    return files.cache_folder() / "features" / key
 
 
 def _report(extractor, subject, reference, about_reference, seen, metrics, anchors):
@@ -327,7 +328,7 @@ def _report(extractor, subject, reference, about_reference, seen, metrics, ancho
         "quantised": "uint8",
         "versions": _versions(),
     }
-    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{sources.digest(protocol)}.json"
+    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{fingerprints.digest(protocol)}.json"
     path = subject.folder and subject.folder / name
     if path and path.exists():
         report = json.loads(path.read_text())

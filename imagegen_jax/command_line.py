@@ -13,6 +13,7 @@ import jax
 from ml_collections import config_flags
 
 from imagegen_jax import errors
+from imagegen_jax import files
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -90,11 +91,6 @@ def numbers(name, kind=float):
     return found or None
 
 
-def cache_folder():
-    """Where what can be computed again is kept between processes."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "imagegen_jax"
-
-
 def finish(abandoned):
     """Ends the process with code 0; at once where a thread is still computing something that nobody waits for."""
     sys.stdout.flush()
@@ -144,7 +140,7 @@ def _set_up_jax():
     # When one of Orbax's reads fails, it reports at exit that nobody looked at the others.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_folder()))
         # By default what compiles within a second is not kept, and a start has dozens of such.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if _DISTRIBUTED.value or _COORDINATOR.value:

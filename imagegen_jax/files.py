@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and files that strangers may have written."""
+"""Files that are there as a whole or not at all, that strangers may have written, or that can be made again."""
 
 import contextlib
 import os
@@ -77,3 +77,8 @@ def read_npz(path, names=None):
 def _memory():
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cache_folder():
+    """Where what can be computed again is kept between processes."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "imagegen_jax"

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imagegen_jax import errors
-from imagegen_jax.data import sources
+from imagegen_jax.data import pictures
 
 
 def host_shape(source, config):
@@ -57,7 +57,7 @@ def fit(image, shape):
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return sources.convert(picture.crop((left, top, left + width, top + height)), channels)
+    return pictures.convert(picture.crop((left, top, left + width, top + height)), channels)
 
 
 class Reader:
@@ -82,7 +82,7 @@ class Reader:
         """
         try:
             records = self._source.__getitems__(indices)
-        except sources.BadImageError as error:
+        except pictures.BadImageError as error:
             if self._on_bad_image == "error":
                 raise errors.UserError(f"{error}; remove it, or set --config.data.on_bad_image=skip") from error
             records = [self._readable(i) for i in indices]
@@ -97,7 +97,7 @@ class Reader:
             candidate = (index + i) % len(self._source)
             try:
                 return self._source.__getitems__([candidate])[0]
-            except sources.BadImageError:
+            except pictures.BadImageError:
                 with self._lock:
                     self.skipped.add(candidate)
         raise errors.UserError("no image of the source can be read")

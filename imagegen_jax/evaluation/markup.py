@@ -7,11 +7,9 @@ import io
 import json
 import pathlib
 
-from PIL import Image
-
 from imagegen_jax import errors
 from imagegen_jax import files
-from imagegen_jax.data import sources
+from imagegen_jax.data import pictures
 
 
 class Html(str):
@@ -67,7 +65,7 @@ def section(title, *children):
 def image(path, alt, side=1600):
     """A picture file in the page: as it is, or made smaller where a side is longer than `side` pixels."""
     try:
-        with Image.open(path) as image:
+        with pictures.opened(path) as image:
             image.load()
             size, data = image.size, path.read_bytes()
             if max(size) > side:
@@ -76,7 +74,7 @@ def image(path, alt, side=1600):
                 buffer = io.BytesIO()
                 small.save(buffer, "png", optimize=True)
                 size, data = small.size, buffer.getvalue()
-    except sources.UNREADABLE:
+    except pictures.BadImageError:
         return tag("p", f"{path.name} cannot be read.", class_="note")
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     kind = {"class_": "pixels"} if max(size) < 600 else {}  # which a screen would show enlarged, and blurred

@@ -11,6 +11,7 @@ import numpy as np
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
 from imagegen_jax.evaluation import distances
@@ -136,13 +137,13 @@ def statistics(spec):
     finite = np.isfinite(mean).all() and np.isfinite(covariance).all()
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not finite:
         raise errors.UserError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}: give (d,) and (d, d), all finite")
-    protocol = {"source": path.name, "fingerprint": sources.digest(mean, covariance)}
+    protocol = {"source": path.name, "fingerprint": fingerprints.digest(mean, covariance)}
     return distances.Moments(None, mean, covariance), protocol
 
 
 def _of_npz(path):
     images, labels = _read_npz(path)
-    protocol = {"source": path.name, "fingerprint": sources.digest(images.shape, images), "shape": list(images.shape[1:])}
+    protocol = {"source": path.name, "fingerprint": fingerprints.digest(images.shape, images), "shape": list(images.shape[1:])}
     read = _shuffled(lambda index: (images[index], labels[index]), len(images))
     return Origin.readable(protocol, len(images), images.shape[1:], read)
 

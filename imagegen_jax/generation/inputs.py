@@ -6,12 +6,12 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from imagegen_jax import errors
 from imagegen_jax import rng
 from imagegen_jax.data import domains
-from imagegen_jax.data import sources
+from imagegen_jax.data import pictures
+from imagegen_jax.data import walk
 
 
 class Inputs(NamedTuple):
@@ -131,12 +131,11 @@ def find(given, out=None):
         if os.path.isfile(name):
             found.append((path, pathlib.Path(path.name)))
         elif os.path.isdir(name):
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in sources.SUFFIXES and file.is_file())
-            results = None if out is None else pathlib.Path(out).resolve()
-            if results and results.is_relative_to(path.resolve()):
-                inside = [file for file in inside if not file.resolve().is_relative_to(results)]
+            inside, left_out = walk.walk(path, without=out)
             if not inside:
-                raise errors.UserError(f"--input={given}: no {', '.join(sources.SUFFIXES)} files in {path}")
+                raise errors.UserError(f"--input={given}: no {pictures.COMMON_SUFFIXES} files in {path}")
+            if line := walk.summary(path, len(inside), left_out):
+                errors.note(line)
             found += [(file, file.relative_to(path)) for file in inside]
         else:
             raise errors.UserError(f"--input={given}: there is no file or folder '{name}'")
@@ -145,13 +144,10 @@ def find(given, out=None):
 
 def _read(path, shape):
     """An (h, w, c) uint8 image of exactly this shape."""
-    try:
-        with Image.open(path) as image:
-            # A palette counts as three channels, even where one of its colours is transparent.
-            channels = 3 if image.mode == "P" and shape[-1] == 3 else sources.channels_of(image)
-            array = sources.convert(image, channels)
-    except sources.UNREADABLE as error:
-        raise sources.BadImageError(f"cannot read the image {path}: {sources.reason(error)}") from error
+    with pictures.opened(path) as image:
+        # A palette counts as three channels, even where one of its colours is transparent.
+        channels = 3 if image.mode == "P" and shape[-1] == 3 else pictures.channels_of(image)
+        array = pictures.convert(image, channels)
     if array.shape != shape:
         has, takes = ("{}x{} pixels and {} channels".format(*size) for size in (array.shape, shape))
         raise errors.UserError(f"{path} has {has} and the images of this run {takes}: resize or convert it")

@@ -28,7 +28,7 @@ from imagegen_jax import files
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
-from imagegen_jax.data import sources
+from imagegen_jax.data import fingerprints
 from imagegen_jax.generation import codes as codes_lib
 from imagegen_jax.training import sharding
 
@@ -177,7 +177,7 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
 
 def _digest(*trees):
     """Twelve hexadecimal digits that change with any array."""
-    return sources.digest(*map(np.asarray, jax.tree.leaves(trees)))
+    return fingerprints.digest(*map(np.asarray, jax.tree.leaves(trees)))
 
 
 # ------------------------------------------------------------------------------------------------------------ codes of the data

@@ -18,11 +18,10 @@ import urllib.parse
 import chex
 import jax
 import numpy as np
-from PIL import Image
 
 from imagegen_jax import errors
 from imagegen_jax import files
-from imagegen_jax.data import sources
+from imagegen_jax.data import pictures
 from imagegen_jax.generation import inputs as input_files
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
@@ -171,7 +170,7 @@ class Reader:
     """Reads images that have the channels that a network takes.
 
     Attributes:
-      skipped: the sources.BadImageErrors of the files that could not be read (on_bad_image 'skip').
+      skipped: the pictures.BadImageErrors of the files that could not be read (on_bad_image 'skip').
     """
 
     def __init__(self, channels, on_bad_image):
@@ -184,12 +183,12 @@ class Reader:
         """The files whose headers can be read.
 
         Raises:
-          sources.BadImageError: a header that cannot be read.
+          pictures.BadImageError: a header that cannot be read.
           errors.UserError: an image with other channels than the network takes, or not one that can be read.
         """
         readable = []
         for file in files:
-            with self._judged(file.source), Image.open(file.source) as image:
+            with self._judged(file.source), pictures.opened(file.source) as image:
                 self._check_channels(file.source, image)
                 readable.append(file)
         if not readable:
@@ -197,12 +196,12 @@ class Reader:
         return readable
 
     def read(self, path):
-        """(h, w, channels) uint8, upright by its EXIF tag; None where it is skipped. Raises sources.BadImageError."""
-        with self._judged(path), Image.open(path) as image:
-            return sources.convert(image, self._channels)
+        """(h, w, channels) uint8, upright by its EXIF tag; None where it is skipped. Raises pictures.BadImageError."""
+        with self._judged(path), pictures.opened(path) as image:
+            return pictures.convert(image, self._channels)
 
     def _check_channels(self, path, image):
-        channels = sources.channels_of(image)
+        channels = pictures.channels_of(image)
         palette = image.mode == "P" and self._channels == 3  # even where one of its colours is transparent
         if channels != self._channels and not palette:
             raise errors.UserError(
@@ -213,11 +212,10 @@ class Reader:
     def _judged(self, path):
         try:
             yield
-        except sources.UNREADABLE as error:
-            bad = sources.BadImageError(f"cannot read the image {path}: {sources.reason(error)}")
+        except pictures.BadImageError as error:
             if self._on_bad_image == "error":
-                raise sources.BadImageError(f"{bad}; remove it, or set --on_bad_image=skip") from error
-            self.skipped.append(bad)
+                raise pictures.BadImageError(f"{error}; remove it, or set --on_bad_image=skip") from error
+            self.skipped.append(error)
 
 
 def save(path, image):

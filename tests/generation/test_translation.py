@@ -18,7 +18,7 @@ from scipy import ndimage
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
-from imagegen_jax.data import sources
+from imagegen_jax.data import pictures
 from imagegen_jax.generation import translation
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.training import run
@@ -212,7 +212,7 @@ def test_a_name_with_a_comma_is_one_file(folder):
         ("{0}/in", "{0}/out", "with / at its end"),
         ("{0}/nothing", "{0}/out/", "no file or folder '.*/nothing'"),
         ("{0}/in/b.png,", "{0}/out/", "no file or folder ''"),
-        ("{0}/empty", "{0}/out/", "no .png, .jpg, .jpeg, .webp files in .*/empty"),
+        ("{0}/empty", "{0}/out/", "no .png, .jpg, .webp, .tif or .bmp files in .*/empty"),
         ("{0}/in/b.png,{0}/in/sub/b.JPEG", "{0}/out/", "in/b.png and .*/in/sub/b.JPEG would both become .*/out/b.png"),
         ("{0}/in", "{0}/in/", "that is the input folder"),
         ("{0}/in", "{0}/in/sub/../../in/", "would be overwritten"),
@@ -258,9 +258,9 @@ def test_unreadable_files_stop_or_are_skipped(tmp_path):
     paths[1].write_text("not an image")
     files = [translation.File(path, path) for path in paths]
     strict = translation.Reader(3, "error")
-    with pytest.raises(sources.BadImageError, match=r"text.png: .* not an image; remove it, or set --on_bad_image=skip"):
+    with pytest.raises(pictures.BadImageError, match=r"text.png: .* not an image; remove it, or set --on_bad_image=skip"):
         strict.check(files)
-    with pytest.raises(sources.BadImageError, match=r"cut.png: .*--on_bad_image=skip"):
+    with pytest.raises(pictures.BadImageError, match=r"cut.png: .*--on_bad_image=skip"):
         strict.read(paths[0])
     lenient = translation.Reader(3, "skip")
     assert lenient.check(files) == [files[0], files[2]]
