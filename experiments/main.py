@@ -16,7 +16,6 @@ import numpy as np
 
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
-from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import progress
 from imagegen_jax.algorithms import cyclegan
@@ -135,12 +134,7 @@ def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape
         return state, checkpoint.Position(0, 0.0, records, fingerprint)
     reader = checkpoint.Checkpointer(folder, read_only=True)
     state, position = stop.run(reader.restore, _CHECKPOINT.value, state_shape)
-    if (position.records, position.fingerprint) != (records, fingerprint):
-        raise errors.UserError(
-            f"the training images are not those of the run: it was trained on {position.records}, there are {records} now; "
-            "choose another --workdir"
-        )
-    return state, position
+    return state, run.on_images(position, records, fingerprint)
 
 
 def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):

@@ -532,6 +532,7 @@ _DURATIONS = (
 _FREE = (
     "duration",
     "data.data_dir",
+    "data.on_bad_image",
     "data.workers",
     "data.prefetch",
     "foundation.workdir",
@@ -651,5 +652,11 @@ def contradictions(saved, config):
     return [
         f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} asked for"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == free or key.startswith(free + ".") for free in _FREE)
+        if _placeless(old.get(key)) != _placeless(new.get(key))
+        and not any(key == free or key.startswith(free + ".") for free in _FREE)
     ]
+
+
+def _placeless(value):
+    """'folder:/a/b' as 'folder:': images may move, and their fingerprint says whether they are the same."""
+    return re.sub(r"^((?:edges:)*(?:folder|idx):).*", r"\1", value, flags=re.DOTALL) if isinstance(value, str) else value

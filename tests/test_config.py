@@ -131,3 +131,12 @@ def test_a_saved_config_without_newer_keys_gets_their_defaults(name):
     changed = {key for key, value in config_lib.flatten(completed).items() if config_lib.flatten(config)[key] != value}
     assert changed <= {"log.every", "checkpoint.keep", "data.prefetch"}
     config_lib.check(completed)
+
+
+def test_images_may_move_and_bad_ones_may_be_skipped_from_now_on():
+    saved, now = config_lib.cyclegan(), config_lib.cyclegan()
+    saved.data.update(source="idx:/a", source_a="folder:/a/b", source_b="edges:folder:/a/c")
+    now.data.update(source="idx:/x", source_a="folder:~/b", source_b="edges:folder:y", on_bad_image="skip")
+    assert config_lib.contradictions(saved, now) == []
+    now.data.source_a = "edges:folder:/a/b"
+    assert len(config_lib.contradictions(saved, now)) == 1

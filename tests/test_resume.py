@@ -245,14 +245,18 @@ def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
 
 
 def test_other_images_under_the_same_name_are_refused(tmp_path):
-    rng = np.random.default_rng(0)
     from PIL import Image
 
+    (tmp_path / "data").mkdir()
     for i in range(9):
-        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{i}.png")
-    flags = (f"--config.data.source=folder:{tmp_path}", "--config.duration=2", "--config.sample.every=0")
-    finish(tmp_path / "run", *flags)
-    (tmp_path / "3.png").unlink()
+        image = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"data/{i}.png")
+    flags = ("--config.duration=2", "--config.sample.every=0")
+    finish(tmp_path / "run", f"--config.data.source=folder:{tmp_path}/data", *flags)
+    (tmp_path / "data").rename(tmp_path / "moved")  # the place is no part of the experiment
+    flags = (f"--config.data.source=folder:{tmp_path}/moved", *flags)
+    assert "is trained to step 2" in finish(tmp_path / "run", *flags)
+    (tmp_path / "moved/3.png").unlink()
     assert "trained on 9, there are 8 now" in refused(tmp_path / "run", *flags)
 
 

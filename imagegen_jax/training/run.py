@@ -16,6 +16,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
+from imagegen_jax.data import fingerprints
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
 from imagegen_jax.training import loop
@@ -139,6 +140,23 @@ def _first_schedule(workdir, records):
     """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
     saved = json.loads((pathlib.Path(workdir) / _CONFIG).read_text())
     return saved.get("first_schedule") or (0, config_lib.in_steps(load_config(workdir)[0], "duration", records))
+
+
+def on_images(position, records, fingerprint):
+    """The Position of a run that goes on with these training images, with their fingerprint.
+
+    Raises:
+      errors.UserError: they are not those that the run was trained on.
+    """
+    if position.records != records:
+        differing = f"it was trained on {position.records}, there are {records} now"
+    elif not fingerprints.same(position.fingerprint, fingerprint):
+        differing = "there are as many, but contents, names or classes have changed"
+    else:
+        return dataclasses.replace(position, fingerprint=fingerprint)
+    raise errors.UserError(
+        f"the training images are not those of the run: {differing}; put back those that it had, or choose another --workdir"
+    )
 
 
 def fill_foundation(workdir, config, specs):

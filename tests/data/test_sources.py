@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import requests
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import fashion_mnist_10k
+from imagegen_jax.data import fingerprints
 from imagegen_jax.data import idx
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
@@ -247,9 +249,110 @@ def test_wrong_tfds_names(tmp_path, monkeypatch):
         sources.open_source(section(source="mnist", data_dir=str(tmp_path)), "train")
 
 
-def test_fingerprint_changes_with_the_files(tmp_path):
-    save(tmp_path / "a.png")
-    before = folder(tmp_path).fingerprint
-    assert folder(tmp_path).fingerprint == before
-    save(tmp_path / "b.png")
-    assert folder(tmp_path).fingerprint != before
+def test_fingerprint_is_of_contents_names_and_classes_and_not_of_the_place(tmp_path, monkeypatch):
+    """Uncompressed images overwritten under their names have the same size; moved ones are the same images."""
+    monkeypatch.setattr(fingerprints, "_SETTLED", 0)  # or files this young would not be remembered
+
+    def of(path):
+        return folder(path).fingerprint
+
+    for i, name in enumerate(("cat/1.bmp", "cat/2.bmp", "dog/1.bmp")):
+        save(tmp_path / "a" / name, seed=i)
+    first = of(tmp_path / "a")
+    assert of(tmp_path / "a") == first
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert of(tmp_path / "b") == first
+
+    monkeypatch.setattr("hashlib.file_digest", None)  # nothing is read a second time
+    assert of(tmp_path / "b") == first
+    monkeypatch.undo()
+
+    seen = {first}
+    save(tmp_path / "a/cat/1.bmp", seed=7)
+    for change in (
+        lambda: None,
+        lambda: (tmp_path / "a/cat/1.bmp").rename(tmp_path / "a/dog/3.bmp"),
+        lambda: (tmp_path / "a/dog").rename(tmp_path / "a/wolf"),
+        lambda: (tmp_path / "a/cat/2.bmp").unlink(),
+    ):
+        change()
+        seen.add(of(tmp_path / "a"))
+    assert len(seen) == 5
+    assert all(fingerprints.same(old, old) for old in seen) and not fingerprints.same(*sorted(seen)[:2])
+    assert fingerprints.same("0123456789ab", first)  # of names and sizes, as runs once had
+    assert not fingerprints.same("0123456789ab", f"{first} {first}")
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fingerprints, "_SETTLED", 0)
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save(tmp_path / "images/a.png")
+    assert folder(tmp_path / "images").fingerprint
+    assert "will be read again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["labels", "images"])
+def test_fingerprints_of_arrays_heed_labels(kind):
+    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
+    before = sources.ArraySource(images, labels, ["0", "1"]).fingerprint
+    changed = dict(images=images + (kind == "images"), labels=labels[::-1] if kind == "labels" else labels)
+    assert sources.ArraySource(changed["images"].astype(np.uint8), changed["labels"], ["0", "1"]).fingerprint != before
+    assert sources.ArraySource(images, labels, ["cat", "dog"]).fingerprint != before
+
+
+def classes(path, split):
+    source = sources.open_source(section(source=f"folder:{path}", on_bad_image="skip"), split)
+    return list(source.class_names), list(source.labels)
+
+
+def test_classes_of_train_number_those_of_test(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/a/1.png", "test/c/1.png"):
+        save(tmp_path / name)
+    assert classes(tmp_path, "test") == (["a", "b", "c"], [0, 2])
+    (tmp_path / "train/b/1.png").write_bytes(b"")  # unreadable, and still a class
+    assert classes(tmp_path, "train") == (["a", "b", "c"], [0, 2])
+    assert classes(tmp_path, "test") == (["a", "b", "c"], [0, 2])
+
+    save(tmp_path / "test/d/1.png")
+    with pytest.raises(errors.UserError, match=r"test has the class d, which training does not \(a, b, c\): rename or remove"):
+        classes(tmp_path, "test")
+    shutil.rmtree(tmp_path / "test")
+    save(tmp_path / "test/1.png")
+    with pytest.raises(errors.UserError, match=r"in no class folders, and those of training are in a, b, c: make such"):
+        classes(tmp_path, "test")
+
+
+def test_numbered_classes_are_in_natural_order(tmp_path):
+    for i in range(12):
+        save(tmp_path / "train" / str(i) / "1.png")
+    save(tmp_path / "test/10/1.png")
+    assert classes(tmp_path, "train") == ([str(i) for i in range(12)], [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert classes(tmp_path, "test")[1] == [10]
+
+
+def test_labels_of_idx_files_are_those_of_train(tmp_path):
+    def write(split, labels):
+        header = bytes([0, 0, 8, 3, 0, 0, 0, len(labels), 0, 0, 0, 2, 0, 0, 0, 2])
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(header + bytes(4 * len(labels)))
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, len(labels), *labels]))
+
+    def test_set():
+        return sources.open_source(section(source=f"idx:{tmp_path}"), "test")
+
+    write("train", [0, 3])
+    write("t10k", [1])
+    assert list(test_set().class_names) == ["0", "1", "2", "3"]
+    write("t10k", [4])
+    with pytest.raises(errors.UserError, match="label 4, and those of training go from 0 to 3"):
+        test_set()
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(errors.UserError, match="no test-labels-idx1-ubyte.gz"):
+        test_set()
+
+
+def test_home_folders_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "images/a.png")
+    assert len(folder("~/images")) == 1
+    assert len(sources.open_source(section(source="edges:folder:~/images"), "train")) == 1
