@@ -1,6 +1,4 @@
-"""The one kind of error that is a person's to mend, and the notes that are for a person to read."""
-
-import sys
+"""The one kind of error that is a person's to mend."""
 
 
 class UserError(Exception):
@@ -9,11 +7,3 @@ class UserError(Exception):
     Its message is one line that says what is wrong, where, and how to mend it. The command line prints that line and exits
     with code 2; anything else that is raised is a defect of ours and keeps its traceback.
     """
-
-
-def note(text):
-    """Prints one line on stderr; of several processes only the first does."""
-    import jax  # imported here: an error needs none
-
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)

@@ -72,6 +72,14 @@ class Progress:
         return (f"{self._what}: " if self._what else "") + ", ".join(filter(None, parts))
 
 
+def each(items, total, unit, what, shown=True):
+    """Yields the items behind a Progress; arguments as its own."""
+    with Progress(total, unit, what, shown=shown) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
 def tell(line):
     """A line of the first process on stderr, which leaves a bar whole."""
     if jax.process_index() == 0:

@@ -7,10 +7,10 @@ import os
 import time
 
 import numpy as np
-import tqdm
 
 from imagegen_jax import errors
 from imagegen_jax import files as files_lib
+from imagegen_jax import progress
 
 _FORMAT = "v2:"  # fingerprints without it are of names and sizes
 MANY_FILES = 20_000  # from here on, looking through a folder shows its progress
@@ -67,7 +67,8 @@ def of_files(folder, files):
             raise errors.UserError(f"cannot read {file}: {error.strerror}") from error
 
     with futures.ThreadPoolExecutor() as pool:
-        found = list(tqdm.tqdm(pool.map(hashed, files), "hashing images", len(files), disable=len(files) < MANY_FILES))
+        many = len(files) >= MANY_FILES
+        found = list(progress.each(pool.map(hashed, files), len(files), "image", "hashing images", many))
     now = time.time_ns()
     settled = {name: entry for name, entry in found if now - max(entry[1:3]) > _SETTLED}
     if any(known.get(name) != entry for name, entry in settled.items()):
@@ -88,4 +89,4 @@ def _remember(cache, known):
         with files_lib.draft(cache) as draft:
             draft.write_text(json.dumps(known))
     except errors.UserError as error:
-        errors.note(f"{error}; the images will be read again the next time")
+        progress.tell(f"{error}; the images will be read again the next time")

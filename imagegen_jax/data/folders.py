@@ -4,9 +4,8 @@ import collections
 from concurrent import futures
 import functools
 
-import tqdm
-
 from imagegen_jax import errors
+from imagegen_jax import progress
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pictures
 from imagegen_jax.data import walk
@@ -82,7 +81,7 @@ def open_folder(config, root, split, class_names=None):
     counts = collections.Counter(names)
     by_class = {name: counts[name] for name in class_names}
     if line := walk.summary(folder, len(files), left_out, by_class):
-        errors.note(line)
+        progress.tell(line)
     labels = [number[name] for name in names] if class_names else [-1] * len(files)
     return FolderSource(folder, files, labels, headers, class_names, config.channels, skipped)
 
@@ -151,13 +150,13 @@ def _read_headers(files, on_bad_image):
 
     with futures.ThreadPoolExecutor() as pool:
         found = pool.map(read, files)
-        few = len(files) < fingerprints.MANY_FILES
-        headers = list(tqdm.tqdm(found, "looking at images", len(files), disable=few))
+        many = len(files) >= fingerprints.MANY_FILES
+        headers = list(progress.each(found, len(files), "image", "looking at images", many))
     bad = [header for header in headers if isinstance(header, pictures.BadImageError)]
     if bad and on_bad_image == "error":
         raise pictures.BadImageError(f"{bad[0]}; remove it, or set --config.data.on_bad_image=skip")
     for error in bad[:5]:
-        errors.note(f"skipped: {error}")
+        progress.tell(f"skipped: {error}")
     return [None if isinstance(header, pictures.BadImageError) else header for header in headers], len(bad)
 
 

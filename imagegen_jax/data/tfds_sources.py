@@ -5,9 +5,8 @@ import functools
 import os
 import sys
 
-import tqdm
-
 from imagegen_jax import errors
+from imagegen_jax import progress
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pictures
 
@@ -37,9 +36,10 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         encoded = self._builder.as_data_source(self._split, decoders={self._image: tfds.decode.SkipDecoding()})
-        starts = range(0, len(encoded), _LABELS_AT_ONCE)
-        bar = tqdm.tqdm(starts, "reading labels", disable=len(encoded) < fingerprints.MANY_FILES)
-        return [int(record[self._label]) for start in bar for record in _piece(encoded, start)]
+        pieces = (_piece(encoded, start) for start in range(0, len(encoded), _LABELS_AT_ONCE))
+        records = (record for piece in pieces for record in piece)
+        many = len(encoded) >= fingerprints.MANY_FILES
+        return [int(record[self._label]) for record in progress.each(records, len(encoded), "label", "reading labels", many)]
 
     def __len__(self):
         return len(self._records)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.data import pictures
@@ -135,7 +136,7 @@ def find(given, out=None):
             if not inside:
                 raise errors.UserError(f"--input={given}: no {pictures.COMMON_SUFFIXES} files in {path}")
             if line := walk.summary(path, len(inside), left_out):
-                errors.note(line)
+                progress.tell(line)
             found += [(file, file.relative_to(path)) for file in inside]
         else:
             raise errors.UserError(f"--input={given}: there is no file or folder '{name}'")
