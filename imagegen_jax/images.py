@@ -12,11 +12,36 @@ class Spec:
 
     Attributes:
       shape: (height, width, channels).
-      classes: number of labels; 0 where there are none.
+      class_names: of the labels, that of label 0 first; () where there are no labels. A name is '' where it is not known, as
+        in runs from before names were kept.
     """
 
     shape: tuple[int, int, int]
-    classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self):
+        """Number of labels; 0 where there are none."""
+        return len(self.class_names)
+
+    @property
+    def known_names(self):
+        """The class names; None where they are not known."""
+        return self.class_names if all(self.class_names) else None
+
+    def name_of(self, label):
+        """The name of a class; its number where the name is not known."""
+        return self.class_names[label] or str(label)
+
+    def agrees(self, other):
+        """Whether images of the one are images of the other, as far as names are known."""
+        named = self.known_names is None or other.known_names is None or self.class_names == other.class_names
+        return self.shape == other.shape and self.classes == other.classes and named
+
+
+def unnamed(classes):
+    """The class names of so many labels whose names are not known."""
+    return ("",) * classes
 
 
 def to_float(image):

@@ -67,7 +67,9 @@ def gan_config():
 
 def specs(config):
     shape = (config.data.image_size or 28,) * 2
-    return {name: images.Spec((*shape, 1), 10) for name in (("a", "b") if config.algorithm == "cyclegan" else ("",))}
+    return {
+        name: images.Spec((*shape, 1), images.unnamed(10)) for name in (("a", "b") if config.algorithm == "cyclegan" else ("",))
+    }
 
 
 def one_device():

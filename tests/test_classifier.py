@@ -21,7 +21,7 @@ def build(shape=(8, 8, 1), classes=3, **changes):
     config.network.dropout = 0.0
     config.update_from_flattened_dict(changes)
     config_lib.check(config)
-    return run.build_algorithm(config, {"": images.Spec(shape, classes)})
+    return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
 
 
 def batch_of(image, label):

@@ -39,7 +39,7 @@ def build(recipe, **changes):
     config.batch_size = N
     config.augment.policy = ()
     config.update_from_flattened_dict(changes)
-    return run.build_algorithm(config, {"": images.Spec(SHAPE, CLASSES)}, 100)
+    return run.build_algorithm(config, {"": images.Spec(SHAPE, images.unnamed(CLASSES))}, 100)
 
 
 def batch(n=N, seed=0):

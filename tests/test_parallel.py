@@ -47,7 +47,7 @@ def build(recipe, shape, lr, eps, **changes):
     config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
     names = algorithms.ALGORITHMS[config.algorithm].domains
-    return run.build_algorithm(config, {name: images.Spec(shape, CLASSES) for name in names})
+    return run.build_algorithm(config, {name: images.Spec(shape, images.unnamed(CLASSES)) for name in names})
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def conditional_prior():
     config = recipe("vqvae_prior", **{"network.width": 8, "prior.conditional": True})
     with config.unlocked():
         config.foundation.run = vqvae_config()
-    return run.build_algorithm(config, {"": images.Spec(SHAPE, classes=3)})
+    return run.build_algorithm(config, {"": images.Spec(SHAPE, images.unnamed(3))})
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_foundations_that_cannot_be(tmp_path):
     specs = {"": images.Spec(SHAPE)}
     run.save_config(tmp_path / "ddpm", recipe("ddpm"), specs)
     run.save_config(tmp_path / "other", vqvae_config(), {"": images.Spec((32, 32, 3))})
-    run.save_config(tmp_path / "good", vqvae_config(), {"": images.Spec(SHAPE, classes=4)})
+    run.save_config(tmp_path / "good", vqvae_config(), {"": images.Spec(SHAPE, images.unnamed(4))})
 
     def fill(workdir):
         config = recipe("vqvae_prior", **{"foundation.workdir": workdir})

@@ -41,7 +41,7 @@ def open_domains(data, split, specs=None):
       data: the section.
       split: 'train' or 'test'.
       specs: what the model sees of each domain; by default what the section makes of the images. With it there is no room
-        for a random crop: the images are resized at once.
+        for a random crop: the images are resized at once. Its class names number the labels.
 
     Returns:
       {name: Domain}, or None where a domain has no test split.
@@ -51,10 +51,10 @@ def open_domains(data, split, specs=None):
     """
     opened = {}
     for name, section in sections(data).items():
-        source = sources.open_source(section, split)
+        source = sources.open_source(section, split, specs and specs[name].known_names)
         if source is None:
             return None
-        spec = specs[name] if specs else images.Spec(pipeline.model_shape(source, section), len(source.class_names))
+        spec = specs[name] if specs else images.Spec(pipeline.model_shape(source, section), tuple(source.class_names))
         shape = spec.shape if specs else pipeline.host_shape(source, section)
         opened[name] = Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
     return opened

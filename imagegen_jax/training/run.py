@@ -16,6 +16,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
+from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
@@ -74,8 +75,13 @@ def to_json(config, specs, schedules=()):
 def from_json(text):
     """(config, {domain: images.Spec}); the inverse of `to_json`. Keys that are newer than the text have their defaults."""
     saved = json.loads(text)
-    specs = {name: images.Spec(tuple(spec["shape"]), spec["classes"]) for name, spec in saved["images"].items()}
+    specs = {name: _spec(**spec) for name, spec in saved["images"].items()}
     return config_lib.completed(config_dict.ConfigDict(saved["config"], convert_dict=True)), specs
+
+
+def _spec(shape, class_names=None, classes=0):
+    """The images.Spec of what config.json says of it; before names were kept, that was the number of classes."""
+    return images.Spec(tuple(shape), images.unnamed(classes) if class_names is None else tuple(class_names))
 
 
 def save_config(workdir, config, specs, schedules=()):
@@ -107,8 +113,9 @@ def check_resumable(workdir, config, specs):
             raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
         return
     differing = config_lib.contradictions(saved[0], config)
-    if saved[1] != specs:
+    if saved[1].keys() != specs.keys() or not all(saved[1][name].agrees(spec) for name, spec in specs.items()):
         differing.append(f"images: {saved[1]} in the run, {specs} now")
+    differing += _renumbered(saved[1], config, specs)
     if differing:
         raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
 
@@ -140,6 +147,17 @@ def _first_schedule(workdir, records):
     """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
     saved = json.loads((pathlib.Path(workdir) / _CONFIG).read_text())
     return saved.get("first_schedule") or (0, config_lib.in_steps(load_config(workdir)[0], "duration", records))
+
+
+def _renumbered(saved, config, specs):
+    """What is to be said of folders of classes that a run from before names were kept numbered in the order of text."""
+    sections = domains.sections(config.data)
+    return [
+        f"labels: in the run '10' comes before '2', now it is {', '.join(spec.class_names[:11])}"
+        for name, spec in specs.items()
+        if name in saved and saved[name].known_names is None and "folder:" in sections[name].source
+        if sorted(spec.class_names) != list(spec.class_names)
+    ]
 
 
 def on_images(position, records, fingerprint):

@@ -230,7 +230,7 @@ def make_config(folder, conditional=True):
 
 
 def test_images_are_read_by_number_with_their_labels(folder):
-    data, spec = make_config(folder).data, images.Spec(SHAPE, 3)
+    data, spec = make_config(folder).data, images.Spec(SHAPE, images.unnamed(3))
     given = inputs.read("test:0,8", "x.png", data, spec)
     assert given.names == ["test:0", "test:8"] and given.label.tolist() == [0, 2]
     np.testing.assert_array_equal(given.image[1, :, :, 0], np.asarray(Image.open(folder / "test/c/08.png")))
@@ -268,15 +268,15 @@ def test_other_inputs_are_refused(tmp_path, folder, given, words):
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.UserError, match=words) as caught:
-        inputs.read(given.format(tmp_path), f"{tmp_path}/out/", make_config(folder).data, images.Spec(SHAPE, 3))
+        inputs.read(given.format(tmp_path), f"{tmp_path}/out/", make_config(folder).data, images.Spec(SHAPE, images.unnamed(3)))
     assert "\n" not in str(caught.value)
 
 
 def test_a_set_without_test_images_is_an_error_of_test_numbers(folder):
     data = make_config(folder / "train").data
     with pytest.raises(errors.UserError, match="has no test images"):
-        inputs.read("test:0", "x.png", data, images.Spec(SHAPE, 3))
-    assert inputs.read("train:23", "x.png", data, images.Spec(SHAPE, 3)).label.tolist() == [2]
+        inputs.read("test:0", "x.png", data, images.Spec(SHAPE, images.unnamed(3)))
+    assert inputs.read("train:23", "x.png", data, images.Spec(SHAPE, images.unnamed(3))).label.tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_other_labels_are_refused(known, label, classes, words):
 
 def test_codes_of_a_domain_come_from_all_of_it(folder):
     coder = linear_coder()
-    domain = domains.open_domains(make_config(folder).data, "train", {"": images.Spec(SHAPE, 3)})[""]
+    domain = domains.open_domains(make_config(folder).data, "train", {"": images.Spec(SHAPE, images.unnamed(3))})[""]
     made, labels = codes.of_domain(coder, domain, 10**6)
     batch = domain.reader(range(TRAIN))
     np.testing.assert_array_equal(made, coder.encode(batch["image"], batch["label"]))
@@ -356,7 +356,7 @@ def python(*words):
 
 def save_run(workdir, config):
     """A run that was never trained."""
-    specs = {"": images.Spec(SHAPE, 3)}
+    specs = {"": images.Spec(SHAPE, images.unnamed(3))}
     algorithm = run.build_algorithm(config, specs)
     # Averages unlike the parameters, so that it shows which are used.
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -413,7 +413,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config):
     def close(made, expected):
         return made.shape == expected.shape and np.abs(made.astype(int) - expected).max() <= 1
 
-    data, spec = make_config(folder).data, images.Spec(SHAPE, 3)
+    data, spec = make_config(folder).data, images.Spec(SHAPE, images.unnamed(3))
     # reconstruct
     tests = inputs.read("test:0,4,8", "", data, spec)
     _, made = rebuilt(tests)

@@ -253,7 +253,7 @@ def made(config, source, classes=2):
     config.network.widths = (16,)
     config.network.latent = 3
     config.eval.batch_size = 24
-    specs = {"": images.Spec((8, 8, 1), classes)}
+    specs = {"": images.Spec((8, 8, 1), images.unnamed(classes))}
     algorithm = run.build_algorithm(config, specs)
     mesh = sharding.make_mesh(8)
     state = jax.jit(algorithm.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
@@ -337,7 +337,7 @@ def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, cap
 
 def test_labels_without_images_and_codes_without_numbers_are_refused(tmp_path, folder, autoencoder):
     (config, algorithm, state, step), _, mesh = autoencoder
-    specs = {"": images.Spec((8, 8, 1), 3)}
+    specs = {"": images.Spec((8, 8, 1), images.unnamed(3))}
     options = latents.resolve(latents.Options("aggregate"), algorithm, specs, label=2)
     with pytest.raises(errors.UserError, match="--latents=aggregate: none of the training images .* has label 2"):
         latents.drawing(options, tmp_path, (config, algorithm, state, step), True, specs, mesh, labels=(2,))
@@ -403,7 +403,7 @@ def test_impossible_requests_are_refused(family, options, request_, words, folde
     config = getattr(config_lib, named)()
     if family == "conditional":
         config.vae.conditional = True
-    specs = {"": images.Spec((8, 8, 1), 0 if family == "unlabelled" else 2)}
+    specs = {"": images.Spec((8, 8, 1), images.unnamed(0 if family == "unlabelled" else 2))}
     with pytest.raises(errors.UserError, match=words):
         latents.resolve(options, run.build_algorithm(config, specs), specs, **request_)
 
