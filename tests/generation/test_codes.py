@@ -251,7 +251,7 @@ def test_images_are_read_by_number_with_their_labels(folder):
         ("train:", "write numbers"),
         ("test:-1", "write numbers"),
         ("{0}/nothing.png", "no file or folder '.*/nothing.png'"),
-        ("{0}/empty", "no .png, .jpg, .jpeg, .webp files"),
+        ("{0}/empty", "no .png, .jpg, .webp, .tif or .bmp files"),
         (
             "{0}/large.png",
             "large.png has 7x5 pixels and 1 channels and the images of this run 6x5 pixels and 1 channels: resize",
