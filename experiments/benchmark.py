@@ -223,7 +223,7 @@ class Training:
         state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
         batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
         self._rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
-        augment_fn = domains.augmentation(train_set, config.data.flip)
+        augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
         begin = time.perf_counter()
         self._step = loop.compile_step(algorithm, augment_fn, mesh, state_shape, batch_shape, self._rngs)
         self.compile_seconds = time.perf_counter() - begin

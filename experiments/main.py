@@ -59,6 +59,7 @@ def _train(stop):
     train_set = domains.open_domains(config.data, "train")
     specs = domains.specs(train_set)
     test_set = domains.open_domains(config.data, "test", specs)
+    domains.check_pairs(config, test_set)
     records = domains.records(train_set)
     run.fill_foundation(workdir, config, specs)
     run.check_resumable(workdir, config, specs)
@@ -88,7 +89,7 @@ def _train(stop):
         run.save_config(workdir, config, specs, position.schedules)
 
     begin = time.monotonic()
-    augment_fn = domains.augmentation(train_set, config.data.flip)
+    augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
     step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
     compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
 

@@ -44,6 +44,8 @@ def common():
     data.load_size = 0  # resize to this first and crop image_size from it at random; 0: no random crop
     data.channels = 0  # 1, 3 or 4; 0 keeps the source's own
     data.flip = False  # mirror each training image with probability 1/2
+    data.rotate = 0.0  # degrees, at most 180, by which each training image is turned at random, either way; 0: not at all
+    data.balance = False  # training images of each class equally often, however many there are
     data.on_bad_image = "error"  # 'error' stops and names the file; 'skip' counts it and reads its successor
     data.workers = 2  # threads that decode, each a batch at a time
     data.prefetch = 4  # decoded batches that wait for the device
@@ -88,7 +90,7 @@ def common():
 
     c.eval = evaluation = config_dict.ConfigDict()
     evaluation.every = "500 steps"  # held-out metrics of the moving average on the test split
-    evaluation.num = 1024  # test images; 0 for all
+    evaluation.num = 1024  # test images, always the same random ones; 0 for all
     evaluation.batch_size = 64
     evaluation.samples = 0  # images drawn, or translated, at each of these for eval/fid, kid, duplicates; 0 for none
     evaluation.features = "fashion"  # for those: fashion, run:WORKDIR, inception:FILE, vgg:FILE or pixels
@@ -459,6 +461,7 @@ _AT_LEAST = {
     "batch_size": 1,
     "data.image_size": 0,
     "data.load_size": 0,
+    "data.rotate": 0,
     "data.workers": 1,
     "data.prefetch": 1,
     "optimizer.accumulate": 1,
@@ -512,6 +515,7 @@ _AT_LEAST = {
     "baseline.templates": 1,
 }
 _AT_MOST = {
+    "data.rotate": 180,
     "seed": rng.SEEDS - 1,
     "sampler.eta": 1,
     "gan.label_smoothing": 0.5,
@@ -545,6 +549,7 @@ _FREE = (
     "sample",
     "eval",
     "sampler",
+    "cyclegan.paired_test",
 )
 
 

@@ -58,8 +58,8 @@ def read_npz(path, names=None):
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             wanted = [name for name in members if names is None or name in names]
             size = sum(members[name].file_size for name in wanted)  # of which zipfile never unpacks more
-            if size > _memory():
-                raise ValueError(f"its arrays take {size / 1e9:.0f} GB, and this machine's memory is {_memory() / 1e9:.0f} GB")
+            if size > memory():
+                raise ValueError(f"its arrays take {size / 1e9:.0f} GB, and this machine's memory is {memory() / 1e9:.0f} GB")
             found = {}
             for name in wanted:
                 with archive.open(members[name]) as member:
@@ -74,7 +74,7 @@ def read_npz(path, names=None):
         raise ValueError(str(error).split("\n")[0] or type(error).__name__) from error
 
 
-def _memory():
+def memory():
     """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -13,6 +13,7 @@ import jax
 from jax import numpy as jnp
 from ml_collections import config_dict
 
+from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.data import augment
 from imagegen_jax.data import pipeline
@@ -54,6 +55,8 @@ def open_domains(data, split, specs=None):
         source = sources.open_source(section, split, specs and specs[name].known_names)
         if source is None:
             return None
+        if data.balance and not source.class_names:
+            raise errors.UserError(f"config.data.balance is True, and the images of {section.source} have no classes")
         spec = specs[name] if specs else images.Spec(pipeline.model_shape(source, section), tuple(source.class_names))
         shape = spec.shape if specs else pipeline.host_shape(source, section)
         opened[name] = Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
@@ -114,12 +117,12 @@ def abstract_batch(domains, batch_size, sharding):
     return joined({name: one(domain.reader.shape) for name, domain in domains.items()})
 
 
-def augmentation(domains, flip):
-    """(rng, batch) -> batch: the crops and mirrorings of the training, on the device."""
+def augmentation(domains, flip, rotate=0.0):
+    """(rng, batch) -> batch: the crops, mirrorings and rotations of the training, on the device; see augment.augment."""
 
     def one(name, rng, batch):
         rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name else rng
-        return dict(batch, image=augment.augment(rng, batch["image"], domains[name].spec.shape[:2], flip))
+        return dict(batch, image=augment.augment(rng, batch["image"], domains[name].spec.shape[:2], flip, rotate))
 
     def batch_of_two(rng, batch):
         return {name: one(name, rng, batch[name]) for name in domains}
@@ -129,11 +132,15 @@ def augmentation(domains, flip):
 
 def train_batches(domains, config, first_step, process_index=0, process_count=1) -> Iterator:
     """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads."""
+
+    def order(name, source):
+        seed = zlib.crc32(f"{config.seed} {name}".encode()) if name else config.seed
+        return pipeline.balanced(source.labels, seed) if config.data.balance else pipeline.shuffled(len(source), seed)
+
     streams = {
         name: pipeline.train_batches(
             domain.reader,
-            len(domain.source),
-            seed=zlib.crc32(f"{config.seed} {name}".encode()) if name else config.seed,
+            order(name, domain.source),
             batch_size=config.batch_size,
             first_step=first_step,
             workers=config.data.workers,
@@ -146,13 +153,31 @@ def train_batches(domains, config, first_step, process_index=0, process_count=1)
     return (joined(dict(zip(streams, parts))) for parts in zip(*streams.values()))
 
 
-def eval_batches(domains, records, batch_size, process_index=0, process_count=1) -> Iterator:
-    """(batch, mask) of the first `records` images of each domain, in order, this process's share; see pipeline.eval_batches.
+def check_pairs(config, test_set):
+    """Raises errors.UserError where test images are said to come in true pairs and one domain has more of them."""
+    sizes = {len(domain.source) for domain in (test_set or {}).values()}
+    if len(sizes) > 1 and config.cyclegan.paired_test:
+        raise errors.UserError(
+            f"config.cyclegan.paired_test says that test images come in pairs, and there are {min(sizes)} and {max(sizes)}: "
+            "remove those without a partner, or set --config.cyclegan.paired_test=False"
+        )
 
-    Image i of one domain comes with image i of the other.
+
+def eval_batches(domains, num, batch_size, process_index=0, process_count=1) -> Iterator:
+    """(batch, mask) of a fair draw of each domain's images, in order, this process's share; see pipeline.eval_batches.
+
+    Args:
+      domains: {name: Domain}.
+      num: how many of each domain, at most `smallest`. Domains of one size have the same numbers drawn, so that image i of
+        one comes with image i of the other.
+      batch_size: images of each domain at once, over all processes.
+      process_index: which share is this process's.
+      process_count: number of shares; it must divide batch_size.
     """
     streams = {
-        name: pipeline.eval_batches(domain.reader, records, batch_size, process_index, process_count)
+        name: pipeline.eval_batches(
+            domain.reader, pipeline.fair_draw(len(domain.source), num), batch_size, process_index, process_count
+        )
         for name, domain in domains.items()
     }
     for parts in zip(*streams.values()):

@@ -1,12 +1,13 @@
 """From records to batches of one shape: deterministic, split over processes, resumable from any step.
 
-Position p of the endless stream of training images is record order[p], where `order` runs through a new permutation of all
-records in each epoch. Batch s holds the positions s B, ..., (s + 1) B - 1; of P processes the i-th reads the i-th contiguous
+Position p of the endless stream of training images is record order(p), where `order` runs through a new permutation of all
+records in each epoch, or takes each class equally often. Batch s holds the positions s B, ..., (s + 1) B - 1; of P processes the i-th reads the i-th contiguous
 share of each batch. So the batch at a step is a pure function of (seed, step), and a resumed run has nothing to restore.
 """
 
 from collections.abc import Iterator
 import threading
+import zlib
 
 import grain
 import numpy as np
@@ -103,15 +104,41 @@ class Reader:
         raise errors.UserError("no image of the source can be read")
 
 
+def shuffled(records, seed):
+    """Position in the endless stream -> number of a record; each epoch is a new permutation of them all."""
+    return grain.MapDataset.range(records).seed(seed).shuffle().repeat().__getitem__
+
+
+def balanced(labels, seed):
+    """Position in the endless stream -> number of a record, with each class equally often.
+
+    Of K classes each comes once in the positions r K, ..., (r + 1) K - 1, in a new order for each r, with the r-th image of its
+    own endless stream of permutations. So it is a pure function of the seed and the position, as `shuffled` is.
+
+    Args:
+      labels: (n,) integers; records whose label is negative are left out.
+      seed: an integer.
+    """
+    labels = np.asarray(labels)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    turn = shuffled(len(members), seed)
+    orders = [shuffled(len(numbers), zlib.crc32(f"{seed} {i}".encode())) for i, numbers in enumerate(members)]
+
+    def at(position):
+        one = turn(position)
+        return int(members[one][orders[one](position // len(members))])
+
+    return at
+
+
 def train_batches(
-    reader, records, *, seed, batch_size, first_step, workers, prefetch, process_index=0, process_count=1
+    reader, order, *, batch_size, first_step, workers, prefetch, process_index=0, process_count=1
 ) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of every batch from step `first_step` on, without end, decoded ahead in threads.
 
     Args:
       reader: a Reader.
-      records: number of records.
-      seed: of the order.
+      order: position in the endless stream -> number of a record: `shuffled` or `balanced`.
       batch_size: over all processes.
       first_step: number of the first batch to come.
       workers: decoding threads.
@@ -119,24 +146,28 @@ def train_batches(
       process_index: which share is this process's.
       process_count: number of shares; it must divide batch_size.
     """
-    order = grain.MapDataset.range(records).seed(seed).shuffle().repeat()
     share = batch_size // process_count
 
     def load(step):
         start = step * batch_size + process_index * share
-        return reader([order[start + i] for i in range(share)])
+        return reader([order(start + i) for i in range(share)])
 
     steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max)
     return iter(steps.map(load).to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=prefetch)))
 
 
-def eval_batches(reader, records, batch_size, process_index=0, process_count=1) -> Iterator:
-    """(batch, mask) of the records 0, ..., records - 1 once, in order, this process's share of each batch.
+def fair_draw(records, num):
+    """(num,) numbers of `records` records, ascending and always the same: a fair draw, and not the first class of a folder."""
+    return np.sort(np.random.default_rng(0).permutation(records)[:num])
 
-    The last batch is filled up with record 0; the mask, (n,) float32, is 0 there and 1 elsewhere.
+
+def eval_batches(reader, numbers, batch_size, process_index=0, process_count=1) -> Iterator:
+    """(batch, mask) of the records of these numbers once, in order, this process's share of each batch.
+
+    The last batch is filled up with the first record; the mask, (n,) float32, is 0 there and 1 elsewhere.
     """
     share = batch_size // process_count
-    for start in range(0, records, batch_size):
+    for start in range(0, len(numbers), batch_size):
         positions = start + process_index * share + np.arange(share)
-        mask = positions < records
-        yield reader([int(i) for i in np.where(mask, positions, 0)]), mask.astype(np.float32)
+        mask = positions < len(numbers)
+        yield reader([int(i) for i in numbers[np.where(mask, positions, 0)]]), mask.astype(np.float32)

@@ -60,12 +60,23 @@ def test_an_epoch_is_that_of_the_larger_domain(config):
     assert domains.records(domains.open_domains(config.data, "train")) == 10
 
 
-def test_test_images_come_in_pairs_and_padding_is_masked(config):
+def test_test_images_are_a_fair_draw_in_pairs_and_padding_is_masked(config, tmp_path):
     opened = domains.open_domains(config.data, "test", domains.specs(domains.open_domains(config.data, "train")))
-    batches = list(domains.eval_batches(opened, 2, 4))
-    (batch, mask), *rest = batches
-    assert not rest and mask.tolist() == [1, 1, 0, 0]
-    assert batch["a"]["index"][:2].tolist() == batch["b"]["index"][:2].tolist() == [0, 1]
+    ((batch, mask),) = domains.eval_batches(opened, 2, 4)
+    assert mask.tolist() == [1, 1, 0, 0]
+    assert batch["b"]["index"][:2].tolist() == [0, 1] and set(batch["a"]["index"][:2]) < {0, 1, 2}
+    config.cyclegan.paired_test = True
+    with pytest.raises(errors.UserError, match=r"come in pairs, and there are 2 and 3: .*--config.cyclegan.paired_test=False"):
+        domains.check_pairs(config, opened)
+
+    config.data.test_split_a = config.data.test_split_b = "trainA"
+    opened = domains.open_domains(config.data, "test")
+    domains.check_pairs(config, opened)
+    for num in (4, 10):
+        (batch, _), *rest = domains.eval_batches(opened, num, 10)
+        assert not rest and batch["a"]["index"].tolist() == batch["b"]["index"].tolist()
+        assert batch["a"]["index"][:num].tolist() == sorted(set(batch["a"]["index"]))
+    assert batch["a"]["index"].tolist() == list(range(10))
 
 
 def test_a_missing_domain_is_named(config):
@@ -116,3 +127,17 @@ def test_edges_are_the_gradient_under_a_gaussian():
     np.testing.assert_allclose(out, expected, atol=4)
     assert (sources.edges(np.full((9, 9, 3), 77, np.uint8)) == 0).all()
     assert sources.edges(np.zeros((5, 7, 3), np.uint8)).shape == (5, 7, 1)
+
+
+def test_balance_needs_classes_and_takes_each_equally_often(tmp_path):
+    config = config_lib.common()
+    config.data.update(source=f"folder:{tmp_path}", balance=True)
+    config.batch_size = 4
+    for name, n in (("train", 0), ("train/a", 9), ("train/b", 1)):
+        save(tmp_path / name, n)
+    opened = domains.open_domains(config.data, "train")
+    batches = itertools.islice(domains.train_batches(opened, config, 0), 9)
+    assert all(sorted(batch["label"]) == [0, 0, 1, 1] for batch in batches)
+    config.data.train_split = "train/a"
+    with pytest.raises(errors.UserError, match=r"config.data.balance is True, and the images of .* have no classes"):
+        domains.open_domains(config.data, "train")

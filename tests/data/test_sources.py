@@ -124,31 +124,89 @@ def test_channels_are_converted_as_pillow_does(tmp_path, mode, channels):
     assert np.abs(record["image"].reshape(expected.shape).astype(int) - expected).max() <= 1
 
 
-def test_sixteen_bits_orientation_and_transparent_palettes(tmp_path):
-    deep = np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    (record,) = read(folder(tmp_path))
-    np.testing.assert_allclose(record["image"][..., 0], deep / 257, atol=1)
+STEPS = np.linspace(0, 255, 48).reshape(6, 8).astype(np.uint8)
 
-    turned = tmp_path / "turned"
-    turned.mkdir()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    array = np.zeros((6, 8, 3), np.uint8)
-    array[:3] = 255
-    Image.fromarray(array).save(turned / "a.png", exif=exif)
-    source = folder(turned)
+
+def as_people_have_it(kind, path):
+    """Writes an image of this kind; returns the (h, w, c) uint8 that a model should see, or what Pillow makes of it."""
+    grey = Image.fromarray(STEPS)
+    colour = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT), Image.new("L", (8, 6), 200)])
+    path = path.with_suffix({"cmyk": ".jpg", "turned": ".jpg", "big_endian": ".tif", "animated": ".gif"}.get(kind, ".png"))
+    if kind == "deep":
+        Image.fromarray(STEPS.astype(np.uint16) * 257).save(path)
+        return STEPS[..., None]
+    if kind == "big_endian":
+        data = b"MM\0*" + (8 + 96).to_bytes(4, "big") + (STEPS.astype(">u2") * np.uint16(257)).tobytes()
+        tags = [(256, 8), (257, 6), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 6), (279, 96)]
+        entries = b"".join(tag.to_bytes(2, "big") + b"\0\4\0\0\0\1" + value.to_bytes(4, "big") for tag, value in tags)
+        path.write_bytes(data + len(tags).to_bytes(2, "big") + entries + bytes(4))
+        return STEPS[..., None]
+    if kind == "palette":
+        colour.quantize(16).save(path)
+        return np.asarray(Image.open(path).convert("RGB"))
+    if kind == "transparent_palette":
+        picture = Image.new("P", (8, 6), 0)
+        picture.putpalette([10, 20, 30] + [0] * 765)
+        picture.save(path, transparency=0)
+        return np.tile(np.array([10, 20, 30, 0], np.uint8), (6, 8, 1))
+    if kind == "cmyk":
+        colour.convert("CMYK").save(path, quality=100)
+        return np.asarray(Image.open(path).convert("RGB"))
+    if kind == "turned":  # to be turned by 90 degrees clockwise: its top is its right side then
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        colour.save(path, exif=exif, quality=100)
+        return np.rot90(np.asarray(Image.open(path)), -1)
+    if kind == "one_pixel":
+        Image.new("RGB", (1, 1), (1, 2, 3)).save(path)
+        return np.array([[[1, 2, 3]]], np.uint8)
+    if kind == "strip":
+        Image.fromarray(STEPS.reshape(1, 48)).save(path)
+        return STEPS.reshape(1, 48, 1)
+    if kind == "grey_alpha":
+        Image.merge("LA", [grey, Image.new("L", (8, 6), 255)]).save(path)
+        return np.dstack([STEPS] * 3 + [np.full_like(STEPS, 255)])
+    grey.save(path, save_all=True, append_images=[Image.new("L", (8, 6), 9)])
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+KINDS = (
+    "deep",
+    "big_endian",
+    "palette",
+    "transparent_palette",
+    "cmyk",
+    "turned",
+    "one_pixel",
+    "strip",
+    "grey_alpha",
+    "animated",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_are_read_as_people_have_them(tmp_path, kind):
+    expected = as_people_have_it(kind, tmp_path / "a")
+    source = folder(tmp_path)
     (record,) = read(source)
-    assert source.image_shape == record["image"].shape == (8, 6, 3)
-    assert record["image"][:, 3:].min() == 255 and record["image"][:, :3].max() == 0  # its top is its right side now
+    np.testing.assert_array_equal(record["image"], expected)
+    assert source.image_shape == expected.shape
 
-    palette = tmp_path / "palette"
-    palette.mkdir()
-    picture = Image.new("P", (8, 6), 0)
-    picture.putpalette([10, 20, 30] + [0] * 765)
-    picture.save(palette / "a.png", transparency=0)
-    assert folder(palette).image_shape[2] == 4
-    assert read(folder(palette, channels=3))[0]["image"].min() == 255  # transparent everywhere: white
+
+def test_transparent_pixels_are_white_without_alpha_and_unknown_ranges_are_refused(tmp_path):
+    as_people_have_it("transparent_palette", tmp_path / "a")
+    assert read(folder(tmp_path, channels=3))[0]["image"].min() == 255
+    Image.fromarray(np.zeros((6, 8), np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(errors.UserError, match=r"b\.tif: its pixels are floating-point numbers"):
+        folder(tmp_path)
+
+
+def test_one_image_fills_a_batch(tmp_path):
+    save(tmp_path / "a.png")
+    source = folder(tmp_path)
+    reader = pipeline.Reader(source, (6, 8, 1), "error")
+    batch = next(pipeline.train_batches(reader, pipeline.shuffled(1, 0), batch_size=8, first_step=0, workers=1, prefetch=1))
+    np.testing.assert_array_equal(batch["image"], np.repeat(read(source)[0]["image"][None], 8, 0))
 
 
 def test_fit_keeps_the_aspect_and_the_middle():
@@ -223,6 +281,12 @@ def test_wrong_idx_files(tmp_path):
     header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 4])
     images.write_bytes(header + bytes(31))
     with pytest.raises(errors.UserError, match="cut short"):
+        opened()
+    images.write_bytes(header + bytes(1 << 20))
+    with pytest.raises(errors.UserError, match="is not an IDX file"):
+        opened()
+    images.write_bytes(bytes([0, 0, 8, 3]) + bytes([255] * 12))
+    with pytest.raises(errors.UserError, match="more than this machine's memory"):
         opened()
     images.write_bytes(header + bytes(range(32)))
     assert opened().__getitems__([1])[0]["image"][0, 0, 0] == 16
