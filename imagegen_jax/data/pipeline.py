@@ -1,9 +1,9 @@
 """From records to batches of one shape: deterministic, split over processes, resumable from any step.
 
 Position p of the endless stream of training images is record order(p), where `order` runs through a new permutation of all
-records in each epoch, or takes each class equally often. Batch s holds the positions s B, ..., (s + 1) B - 1; of P processes the
-i-th reads the i-th contiguous share of each batch. So the batch at a step is a pure function of (seed, step), and a resumed run
-has nothing to restore.
+records in each epoch, or takes each class equally often. Batch s holds the positions s B, ..., (s + 1) B - 1; of P processes
+the i-th reads the i-th contiguous share of each batch. So the batch at a step is a pure function of (seed, step), and a resumed
+run has nothing to restore.
 """
 
 from collections.abc import Iterator
