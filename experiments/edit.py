@@ -6,14 +6,14 @@ interpolate from the code of each image to that of the next
 traverse    from the code of one image along single dimensions
 attribute   images towards the mean code of another class
 
-python -m experiments.edit translate --workdir=runs/cyclegan --direction=ab --input=photos --out=translated/
+python -m experiments.edit translate --workdir=runs/cyclegan --direction=ab --input=photos --out=translated
 python -m experiments.edit reconstruct --workdir=runs/vae --input=test:0,1,2,3 --out=pairs.png
 python -m experiments.edit interpolate --workdir=runs/vae --input=a.png,b.png --out=path.gif
 python -m experiments.edit traverse --workdir=runs/vae --input=test:5 --out=dimensions.png
 python -m experiments.edit attribute --workdir=runs/vae --input=test:0,5 --from=3 --to=7 --out=dressed.png
 
-All but the first are of autoencoders of any kind, whose images have the size and channels of the run's own; interpolate is of
-GANs too, with --input=seed:1,2.
+All but the first are of autoencoders of any kind, whose images have the size of the run's own or, where its training resized
+them, are resized; interpolate is of GANs too, with --input=seed:1,2.
 """
 
 import json
@@ -24,11 +24,9 @@ import sys
 from absl import flags
 import jax
 import numpy as np
-from PIL import Image
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
-from imagegen_jax import files
 from imagegen_jax import progress
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
@@ -44,14 +42,16 @@ _INPUT = flags.DEFINE_string(
     "input",
     None,
     "Folder of images, searched with its sub-folders; or files, separated by commas. Where there are codes also numbers of the "
-    "run's own images, test:0,5,17 or train:0,5,17; interpolate: random codes, seed:1,2.",
+    "run's own images, test:0,5,17 or train:0,5,17; interpolate: random codes, seed:1,2. reconstruct and interpolate have "
+    "defaults: some test images, or random codes where images have none.",
 )
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "translate: folder for the results, ending in /: PNGs under the inputs' names, and index.html. "
+    "translate: folder for the results: PNGs under the inputs' names, and index.html. "
     f"The others: {output.FORMATS}; interpolate: also .gif.",
 )
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that holds earlier results, and all that is in it.")
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
 _ON_BAD_IMAGE = flags.DEFINE_enum(
@@ -60,6 +60,11 @@ _ON_BAD_IMAGE = flags.DEFINE_enum(
 _DIRECTION = flags.DEFINE_enum("direction", None, cyclegan.DIRECTIONS, "translate: from which domain to which.")
 _TILE = flags.DEFINE_integer("tile", 512, "translate: larger images are translated in square tiles with this side, in pixels.")
 _OVERLAP = flags.DEFINE_integer("overlap", None, "translate: pixels that neighbouring tiles share; by default at most 64.")
+_MOST_PIXELS = flags.DEFINE_integer(
+    "most_pixels",
+    translation.MOST_PIXELS,
+    "translate: files with more pixels count as unreadable, since a few bytes can become a great many.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images (un)coded at once; by default the run's sample.batch_size.")
 _LABEL = flags.DEFINE_integer("label", None, "The class of the images in files and of random codes, for a run with labels.")
 _NUM = flags.DEFINE_integer("num", 9, "interpolate: images from one to the next, with both; traverse: images a row.")
@@ -69,6 +74,8 @@ _FROM = flags.DEFINE_integer("from", None, "attribute: the class to come from.")
 _TO = flags.DEFINE_integer("to", None, "attribute: the class to go to.")
 _STRENGTH = flags.DEFINE_list("strength", ["0.5", "1", "1.5"], "attribute: how far to go, 1 being from one mean to the other.")
 
+_SHOWN = 16  # images that are reconstructed by default
+_ENDS = 4  # images, or codes, that are interpolated between by default
 _TRAVERSED = 10  # dimensions by default
 _SURVEYED = 500  # images whose codes tell what the deviations are
 _AVERAGED = 2000  # labelled images whose codes are averaged
@@ -76,8 +83,10 @@ _AVERAGED = 2000  # labelled images whose codes are averaged
 
 def translate():
     """Checks what was asked for before anything is translated or written."""
-    # The person vouches for the files; Pillow's limit of pixels protects those who open a stranger's.
-    Image.MAX_IMAGE_PIXELS = None
+    if jax.process_count() > 1:
+        raise errors.UserError("images are translated in one process: start it on one host, without --distributed")
+    command_line.check_at_least(most_pixels=1)
+    translation.set_most_pixels(_MOST_PIXELS.value)
     planned = translation.plan(_INPUT.value, _OUT.value)
     _check_translates(_WORKDIR.value)
     _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
@@ -85,8 +94,9 @@ def translate():
     translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)
     planned = reader.check(planned)
-    output.check(_OUT.value)
+    output.check_folder(_OUT.value, _OVERWRITE.value)
 
+    output.clear(_OUT.value)
     done = []
     try:
         with progress.Progress(len(planned), "image", f"step {step}") as bar:
@@ -123,40 +133,45 @@ def reconstruct():
     A folder also gets them as errors.json.
     """
     config, spec, algorithm = _checked_run()
-    given = _images(config, spec, algorithm)
+    given = _images(_input(config, spec, algorithm, _SHOWN), config, spec, algorithm)
     coder, step = _load(config, spec)
-    output.check(_OUT.value)
+    output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     made = coder.decode(coder.encode(given.image, given.label), given.label)
     squared, psnr = codes.reconstruction_errors(given.image, made)
+    rows = [*zip(given.names, squared, psnr)]
     if _OUT.value.endswith(".png"):
         pairs = math.ceil(math.sqrt(len(made) / 2))  # a row
         output.save_grid(_OUT.value, np.stack([given.image, made], 1).reshape(-1, *spec.shape), 2 * pairs)
     else:
-        output.save(_OUT.value, [made])
-    rows = [*zip(given.names, squared, psnr)]
-    if _OUT.value.endswith("/"):
-        _save_errors(pathlib.Path(_OUT.value) / "errors.json", step, rows)
-    width = max(map(len, given.names))
+        output.save(_OUT.value, [made], texts={"errors.json": _errors_json(step, rows)})
+    if jax.process_index() == 0:
+        _print_errors([*rows, ("mean", squared.mean(), psnr.mean())])
+
+
+def _print_errors(rows):
+    width = max(len(name) for name, _, _ in rows)
     print(f"{'':{width}}  squared error  PSNR (dB)")
-    for name, error, ratio in [*rows, ("mean", squared.mean(), psnr.mean())]:
+    for name, error, ratio in rows:
         print(f"{name:{width}}  {error:13.5f}  {ratio:9.2f}")
 
 
 def interpolate():
     """Writes one row for each two neighbours among the inputs; as a GIF the way through all of them and back."""
-    seeds = inputs.seeds(_INPUT.value)
-    config, spec, algorithm = _checked_run(encodes=seeds is None)
+    encodes = _INPUT.value is not None and inputs.seeds(_INPUT.value) is None
+    config, spec, algorithm = _checked_run(encodes)
+    asked = _input(config, spec, algorithm, _ENDS)
+    seeds = inputs.seeds(asked)
     if seeds is None:
-        given = _images(config, spec, algorithm)
+        given = _images(asked, config, spec, algorithm)
         label = given.label
     else:
         codes.check_prior(algorithm)
         label = inputs.labels(np.full(len(seeds), -1, np.int32), _LABEL.value, algorithm.classes)
     if len(label) < 2:
-        raise errors.UserError(f"--input={_INPUT.value}: give at least two, to go from one to the other")
+        raise errors.UserError(f"--input={asked}: give at least two, to go from one to the other")
     coder, _ = _load(config, spec)
-    output.check(_OUT.value, animated=True)
+    output.check(_OUT.value, animated=True, overwrite=_OVERWRITE.value)
 
     ends = coder.encode(given.image, label) if seeds is None else codes.of_prior(seeds, coder.dimensions)
     cells = coder.decode(codes.paths(ends, _NUM.value), codes.labels_of_paths(label, _NUM.value))
@@ -169,7 +184,7 @@ def interpolate():
 def traverse():
     """Writes one row for each dimension of a code, in deviations of the test images' codes, or else the training images'."""
     config, spec, algorithm = _checked_run()
-    given = _images(config, spec, algorithm)
+    given = _images(_INPUT.value, config, spec, algorithm)
     if len(given.image) > 1:
         raise errors.UserError(f"--input={_INPUT.value}: give one image; these are {len(given.image)}")
     wanted = command_line.numbers("dimensions", int) or []
@@ -178,16 +193,17 @@ def traverse():
     for dimension in wanted:
         if not 0 <= dimension < coder.dimensions:
             raise errors.UserError(f"--dimensions: there is no {dimension}, they go from 0 to {coder.dimensions - 1}")
-    output.check(_OUT.value)
+    output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     deviations = codes.of_domain(coder, surveyed[""], _SURVEYED)[0].std(0)
     dimensions = wanted or [int(dimension) for dimension in np.argsort(-deviations, kind="stable")[:_TRAVERSED]]
     values = np.linspace(-_RANGE.value, _RANGE.value, _NUM.value)
     (code,) = coder.encode(given.image, given.label)
     _save(coder.decode(codes.traversals(code, deviations, dimensions, values), given.label))
-    print("row  dimension  deviation")
-    for row, dimension in enumerate(dimensions):
-        print(f"{row:3}  {dimension:9}  {deviations[dimension]:9.4f}")
+    if jax.process_index() == 0:
+        print("row  dimension  deviation")
+        for row, dimension in enumerate(dimensions):
+            print(f"{row:3}  {dimension:9}  {deviations[dimension]:9.4f}")
 
 
 def attribute():
@@ -202,10 +218,10 @@ def attribute():
         if not 0 <= flag.value < spec.classes:
             raise errors.UserError(f"--{flag.name}={flag.value}: there is no such class, they go from 0 to {spec.classes - 1}")
     strengths = command_line.numbers("strength")
-    given = _images(config, spec, algorithm)
+    given = _images(_INPUT.value, config, spec, algorithm)
     labelled = domains.open_domains(config.data, "train", {"": spec})
     coder, _ = _load(config, spec)
-    output.check(_OUT.value)
+    output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     towards = codes.direction(*codes.of_domain(coder, labelled[""], _AVERAGED), _FROM.value, _TO.value)
     moved = codes.shifts(coder.encode(given.image, given.label), towards, [0, *strengths])
@@ -235,9 +251,18 @@ def _checked_run(encodes=True):
     return config, specs[""], algorithm
 
 
-def _images(config, spec, algorithm):
-    """The inputs.Inputs, with the labels that the algorithm is told."""
-    given = inputs.read(_INPUT.value, _OUT.value, config.data, spec)
+def _input(config, spec, algorithm, num):
+    """--input; by default some of the run's images, or codes where images have none, whose names are printed."""
+    if _INPUT.value is not None:
+        return _INPUT.value
+    chosen = inputs.some(config.data, spec, num) if algorithm.has_codes else f"seed:{','.join(map(str, range(num)))}"
+    progress.tell(f"--input={chosen}")
+    return chosen
+
+
+def _images(given, config, spec, algorithm):
+    """The inputs.Inputs that `given` names, with the labels that the algorithm is told."""
+    given = inputs.read(given, _OUT.value, config.data, spec)
     return given._replace(label=inputs.labels(given.label, _LABEL.value, algorithm.classes))
 
 
@@ -248,13 +273,12 @@ def _load(config, spec):
     return codes.Coder(algorithm, state, spec.shape, mesh, _BATCH_SIZE.value or config.sample.batch_size), step
 
 
-def _save_errors(path, step, rows):
-    """Writes (name, squared error, PSNR) as JSON, which has no infinity for the PSNR of an image that comes back exactly."""
+def _errors_json(step, rows):
+    """(name, squared error, PSNR) as JSON, which has no infinity for the PSNR of an image that comes back exactly."""
     listed = [
         {"input": name, "squared_error": error, "psnr": ratio if math.isfinite(ratio) else None} for name, error, ratio in rows
     ]
-    with files.draft(path) as draft:
-        draft.write_text(json.dumps({"workdir": _WORKDIR.value, "step": step, "images": listed}, indent=1) + "\n")
+    return json.dumps({"workdir": _WORKDIR.value, "step": step, "images": listed}, indent=1) + "\n"
 
 
 def _save(cells):
@@ -268,8 +292,8 @@ def _save(cells):
 
 VERBS = {
     "translate": (translate, ("workdir", "direction", "input", "out")),
-    "reconstruct": (reconstruct, ("workdir", "input", "out")),
-    "interpolate": (interpolate, ("workdir", "input", "out")),
+    "reconstruct": (reconstruct, ("workdir", "out")),
+    "interpolate": (interpolate, ("workdir", "out")),
     "traverse": (traverse, ("workdir", "input", "out")),
     "attribute": (attribute, ("workdir", "input", "from", "to", "out")),
 }

@@ -76,6 +76,7 @@ _IMPORTANCE_SAMPLES = flags.DEFINE_integer(
     "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."
 )
 requests_lib.define()
+flags.adopt_module_key_flags(requests_lib)  # for --help
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
 _DIRECTION = flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")

@@ -19,12 +19,14 @@ from imagegen_jax.training import sharding
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", None, f"Where to: {output.FORMATS}.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that holds earlier images, and all that is in it.")
 _NUM = flags.DEFINE_integer("num", 64, "How many images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Image i depends on the seed and i alone, whatever the batch size.")
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Draw with the moving average of the parameters.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 requests.define()
+flags.adopt_module_key_flags(requests)  # for --help
 
 
 def main():
@@ -38,7 +40,7 @@ def main():
     config, algorithm, state, step = loaded
     _, specs = run.load_config(_WORKDIR.value)
     options = latents.resolve(asked, algorithm, specs, **fields)
-    output.check(_OUT.value)
+    output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     mesh = sharding.make_mesh(jax.device_count())
     wanted = () if label is None else (label,)

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import sys
 
 from absl import app
@@ -68,7 +69,15 @@ def _run(choose):
         except errors.UserError as error:
             _fail(error)
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files need not be text, nor in the terminal's alphabet
+    sys.argv[1:] = map(_at_home, sys.argv[1:])  # config_flags looks there too
     app.run(guarded, flags_parser=_parse)
+
+
+def _at_home(word):
+    """--name=~/path, which shells leave as it is, and each ~ in a list of paths or behind 'folder:', with the home folder."""
+    return re.sub(r"(?<=[=,:])~[^/,:]*(?=[/,]|$)", lambda match: os.path.expanduser(match[0]), word)
 
 
 def check_at_least(**least):
@@ -103,6 +112,8 @@ def _parse(argv):
     # config_flags and recipes raise many kinds for what a person mistyped: a path, a key, a value.
     try:
         parsed = flags.FLAGS(argv)
+    except SystemExit:  # after --help, which absl counts as a failure
+        sys.exit(0)
     except (AttributeError, KeyError) as error:
         _fail(_unknown_key(argv, error))
     except (flags.Error, errors.UserError, TypeError, ValueError, OSError) as error:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import shutil
+import tempfile
 import zipfile
 
 import numpy as np
@@ -28,7 +30,7 @@ def draft(path, complaint=None):
       errors.UserError: the file cannot be written, '<complaint>: <reason>'. Any OSError in the block counts as that.
     """
     path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.draft")  # two processes that write one file each write a whole one
+    aside = _beside(path, "draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -38,6 +40,55 @@ def draft(path, complaint=None):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+@contextlib.contextmanager
+def draft_folder(path):
+    """A folder to write to, which takes the place of `path`, and of all in it, when the block ends without an exception.
+
+    Args:
+      path: of the folder, which is made, or replaced; a link to one stays.
+
+    Yields:
+      A hidden pathlib.Path beside it. It is gone afterwards, whatever happens.
+
+    Raises:
+      errors.UserError: the folder cannot be written. Any OSError in the block counts as that.
+    """
+    place = pathlib.Path(path).resolve()
+    aside, before = _beside(place, "draft"), _beside(place, "before")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if place.exists():
+            place.rename(before)
+        try:
+            aside.rename(place)
+        except OSError:
+            if before.exists():
+                before.rename(place)
+            raise
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        for folder in (aside, before):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(path, what):
+    """A hidden path in the same folder, of this process alone: two that write one file each write a whole one."""
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # of the 255 bytes that file systems take
+    return path.with_name(f".{name}.{os.getpid()}.{what}")
+
+
+def check_writable(path):
+    """Raises errors.UserError where nothing can be written beside `path`; makes the folder that it is in."""
+    folder = pathlib.Path(path).resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_npz(path, names=None):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from imagegen_jax import command_line
+
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/ddpm.py:smoke"
 MISTAKES = [
@@ -71,3 +73,36 @@ def test_workdir_that_cannot_be_made(tmp_path):
     )
     assert done.returncode == 2 and "cannot write to the workdir" in done.stderr and done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_home_folders_are_those_that_a_shell_means(monkeypatch):
+    """Which shells leave as they are behind --name=."""
+    monkeypatch.setenv("HOME", "/home/me")
+    for word, meant in {
+        "--workdir=~/runs/x": "--workdir=/home/me/runs/x",
+        "--workdir=~": "--workdir=/home/me",
+        "--input=~/a.png,~/b.png": "--input=/home/me/a.png,/home/me/b.png",
+        "--config.data.source=folder:~/photos": "--config.data.source=folder:/home/me/photos",
+        "--out=a~/b": "--out=a~/b",
+        "--out=/x/~/b": "--out=/x/~/b",
+        "--label=3": "--label=3",
+    }.items():
+        assert command_line._at_home(word) == meant
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["edit"], 2, "error: the verb is missing: write one of translate"),
+        (["edit", "colour"], 2, "error: there is no verb 'colour': write one of translate"),
+        (["edit", "reconstruct", "--workdir=~/caf\udce9", "--out=x.png"], 2, "caf\\udce9 is not the folder of a run"),
+        (["edit", "translate", "--help"], 0, "translate   images of one domain"),
+        (["sample", "--help"], 0, "--eta"),
+        (["sample", "--workdir=x", "--out=x.png", "--steps=ten"], 2, "error: flag --steps=ten: write a whole number"),
+    ],
+)
+def test_other_commands_have_one_line_too(words, code, said):
+    command = [sys.executable, "-m", f"experiments.{words[0]}", *words[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and said in (done.stderr if code else done.stdout)
+    assert done.stderr.count("\n") == (1 if code else 0)

@@ -44,6 +44,28 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     assert not aside.exists()
 
 
+def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path):
+    path = tmp_path / "new" / "set"
+    for names in (["a", "b"], ["c"]):
+        with files.draft_folder(path) as aside:
+            for name in names:
+                (aside / name).touch()
+            assert names == ["c"] or not path.exists()
+        assert sorted(file.name for file in path.iterdir()) == names
+    with pytest.raises(KeyboardInterrupt), files.draft_folder(path) as aside:
+        (aside / "d").touch()
+        raise KeyboardInterrupt
+    assert [file.name for file in path.iterdir()] == ["c"] and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("draft", [files.draft, files.draft_folder])
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "caf\udce9 \n?"])  # the last is not UTF-8 on disk
+def test_every_name_that_a_file_system_has(tmp_path, draft, name):
+    with draft(tmp_path / name) as aside:
+        aside.touch() if draft is files.draft else (aside / "in").touch()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def _damaged(path):
     """One compressed member whose middle is other bytes."""
     with zipfile.ZipFile(path) as archive:

@@ -12,7 +12,10 @@ from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.data import pictures
+from imagegen_jax.data import pipeline
 from imagegen_jax.data import walk
+
+KINDS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of images, by their channels
 
 
 class Inputs(NamedTuple):
@@ -40,10 +43,11 @@ def read(given, out, data, spec):
       spec: the images.Spec of what the model sees.
 
     Returns:
-      Inputs, those of a folder sorted by name.
+      Inputs, those of a folder sorted by name. Files are converted as those of the training were, which a printed line says.
 
     Raises:
-      errors.UserError: there are no such images, or they are not what the model sees; or `out` would take their place.
+      errors.UserError: there are no such images, they have another size where the training resized none, or `out` would take
+        their place.
     """
     match = re.fullmatch(r"(train|test):(.*)", given)
     if match:
@@ -52,8 +56,18 @@ def read(given, out, data, spec):
     for file in files:
         if file.resolve().is_relative_to(pathlib.Path(out).resolve()):
             raise errors.UserError(f"--out={out}: the input {file} is there and could be overwritten; give another path")
-    read = np.stack([_read(file, spec.shape) for file in files])
-    return Inputs([str(file) for file in files], read, np.full(len(files), -1, np.int32))
+    return Inputs([str(file) for file in files], _read(files, data, spec.shape), np.full(len(files), -1, np.int32))
+
+
+def some(data, spec, num):
+    """'test:12,3,…', a fair draw of at most so many test images, always the same; of training images where those are all."""
+    split = "test"
+    opened = domains.open_domains(data, split, {"": spec})
+    if opened is None:
+        split = "train"
+        opened = domains.open_domains(data, split, {"": spec})
+    order = np.random.default_rng(0).permutation(len(opened[""].source))
+    return f"{split}:{','.join(map(str, order[:num]))}"
 
 
 def seeds(given):
@@ -143,13 +157,25 @@ def find(given, out=None):
     return found
 
 
-def _read(path, shape):
-    """An (h, w, c) uint8 image of exactly this shape."""
-    with pictures.opened(path) as image:
-        # A palette counts as three channels, even where one of its colours is transparent.
-        channels = 3 if image.mode == "P" and shape[-1] == 3 else pictures.channels_of(image)
-        array = pictures.convert(image, channels)
-    if array.shape != shape:
-        has, takes = ("{}x{} pixels and {} channels".format(*size) for size in (array.shape, shape))
-        raise errors.UserError(f"{path} has {has} and the images of this run {takes}: resize or convert it")
-    return array
+def _read(files, data, shape):
+    """The images in files, (n, *shape) uint8, converted and fitted as those of a config's `data` section are."""
+    read, converted, fitted = [], [], []
+    for file in files:
+        with pictures.opened(file) as image:
+            if pictures.channels_of(image) != shape[-1]:
+                converted.append(file)
+            read.append(pictures.convert(image, shape[-1]))
+        if read[-1].shape != shape:
+            fitted.append(file)
+            if not data.image_size:
+                has, takes = ("{}x{} pixels".format(*size) for size in (read[-1].shape, shape))
+                raise errors.UserError(f"{file} has {has} and those of this run {takes}: resize it, as the training did not")
+    tell_converted(converted, len(files), KINDS[shape[-1]])
+    tell_converted(fitted, len(files), "{}x{} pixels".format(*shape))
+    return np.stack([pipeline.fit(array, shape) for array in read])
+
+
+def tell_converted(converted, total, into):
+    """Prints how many of the input files were made into something else, unless there are none."""
+    if converted:
+        progress.tell(f"{len(converted)} of {total} images, such as {converted[0]}, were converted to {into}")

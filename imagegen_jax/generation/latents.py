@@ -15,7 +15,6 @@ they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the
 import dataclasses
 import json
 import pathlib
-import sys
 import warnings
 
 import flax.struct
@@ -25,6 +24,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax import progress
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
@@ -167,10 +167,13 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
         codes, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
         if not np.isfinite(codes).all():
             raise errors.UserError(f"the codes of training images at step {step} are not finite: choose another --checkpoint")
-        print(f"fitting --latents={options.kind} to {len(codes)} codes; it is kept in {path}", file=sys.stderr)
+        progress.tell(f"fitting --latents={options.kind} to {len(codes)} codes; it is kept in {path}")
         mixture = fit(options, codes, labels, specs[""].classes)
         about = key | {"codes": len(codes), "data": domains.fingerprint(train_set)}
-        save(path, mixture, about)
+        try:
+            save(path, mixture, about)
+        except errors.UserError as error:  # somebody else's run may be drawn from
+            progress.tell(f"{error}; it will be fitted again the next time")
     facts = {name: about[name] for name in (*asked, "codes", "data")}
     return mixture, facts | {"fingerprint": _digest(mixture)}
 

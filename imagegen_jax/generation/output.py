@@ -1,7 +1,10 @@
 """Images to files. The ending of the path says the format."""
 
+import itertools
 import pathlib
+import shutil
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -9,22 +12,65 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 
+_RESULTS = ("errors.json", "index.html")  # of commands, beside PNGs, in a folder
+_DEBRIS = (".DS_Store", "Thumbs.db")  # what a look at a folder leaves behind
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 
 
-def check(out, animated=False):
-    """Raises errors.UserError where nothing can be written to `out` (a GIF too if `animated`), before anything is drawn."""
+def check(out, animated=False, overwrite=False):
+    """Checks, before anything is drawn, that `out` can be written.
+
+    Args:
+      out: path, whose ending is one of FORMATS.
+      animated: whether it may also end in .gif.
+      overwrite: whether a folder may hold earlier results, all of which will be replaced.
+
+    Raises:
+      errors.UserError: it cannot.
+    """
     path = pathlib.Path(out)
     endings = (".png", ".npz", ".gif") if animated else (".png", ".npz")
-    if not str(out).endswith("/") and path.suffix not in endings:
+    if str(out).endswith("/"):
+        check_folder(out, overwrite)
+        if path.is_mount():
+            raise errors.UserError(f"--out={out}: a disk is mounted there; give a folder in it, such as {path / 'images'}/")
+    elif path.suffix not in endings:
         raise errors.UserError(f"--out={out}: give {FORMATS}{', or in .gif (an animation)' if animated else ''}")
-    if path.is_dir() != str(out).endswith("/") and path.exists():
-        raise errors.UserError(f"--out={out}: it exists and is {'a folder' if path.is_dir() else 'a file'}")
-    folder = path if str(out).endswith("/") else path.parent
+    elif path.is_dir():
+        raise errors.UserError(f"--out={out}: it exists and is a folder")
+    files.check_writable(path)
+
+
+def check_folder(out, overwrite):
+    """Raises errors.UserError where `out` is a file, or a folder that is not empty and may not be overwritten.
+
+    What is overwritten is deleted, so that two sets of images never become one. Only results of commands are.
+    """
+    path = pathlib.Path(out)
+    if path.exists() and not path.is_dir():
+        raise errors.UserError(f"--out={out}: it exists and is a file")
+    for entry in path.rglob("*") if path.exists() else ():
+        if entry.name in _DEBRIS:
+            continue
+        if not overwrite:
+            raise errors.UserError(
+                f"--out={out}: the folder is not empty, {entry.name} is in it: give another one, or --overwrite to replace it"
+            )
+        if entry.is_symlink() or not (entry.is_dir() or entry.suffix == ".png" or entry.name in _RESULTS):
+            raise errors.UserError(
+                f"--out={out}: --overwrite would delete {entry}, which is no result of such a command: give another folder"
+            )
+
+
+def clear(out):
+    """Makes the folder `out`, or deletes what is in it. Raises errors.UserError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+        for entry in pathlib.Path(out).iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     except OSError as error:
-        raise errors.UserError(f"--out={out}: cannot make {folder}: {error.strerror}") from error
+        raise errors.UserError(f"cannot write {out}: {error.strerror}") from error
+    files.check_writable(pathlib.Path(out) / "index.html")
 
 
 def picture(image):
@@ -35,36 +81,53 @@ def picture(image):
 def save_grid(path, batch, columns=None):
     """(n, h, w, c) uint8 as one PNG (images.grid), as a whole or not at all; returns the sheet. Raises errors.UserError."""
     sheet = images.grid(batch, columns)
-    with files.draft(path) as draft:
-        picture(sheet).save(draft, "png", optimize=True)
+    if jax.process_index() == 0:
+        with files.draft(path) as draft:
+            picture(sheet).save(draft, "png", optimize=True)
     return sheet
 
 
-def save(out, batches, labels=None):
-    """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names.
+def save(out, batches, labels=None, texts=None):
+    """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names, as a whole or not at all.
 
-    A folder gets 00000.png, 00001.png, ... as they come; the other two formats are written when all are there. The images'
-    labels, (n,) int32, stand in an .npz under 'labels'; a grid of several has one row for each.
+    Of several processes, all of which draw, the first writes.
+
+    Args:
+      out: path. A folder gets 00000.png, 00001.png, ... and takes the place of what was there.
+      batches: iterable of the arrays.
+      labels: (n,) int32 of the images, or None. They stand in an .npz under 'labels'; a grid of several has one row for each.
+      texts: {name: text} of files that a folder gets beside the images.
+
+    Raises:
+      errors.UserError: it cannot be written.
     """
-    if str(out).endswith("/"):
-        i = 0
-        for batch in batches:
-            for image in batch:
-                picture(image).save(pathlib.Path(out) / f"{i:05d}.png")
-                i += 1
-        return
-    drawn = np.concatenate(list(batches))
-    if pathlib.Path(out).suffix == ".npz":
-        known = {} if labels is None else {"labels": labels}
-        np.savez_compressed(out, images=drawn, **known)
-    elif labels is not None and len(set(labels.tolist())) > 1:
-        save_grid(out, *images.rows_by_label(drawn, labels))
+    if jax.process_index():
+        for _ in batches:
+            pass
+    elif str(out).endswith("/"):
+        with files.draft_folder(out) as folder:
+            for i, image in enumerate(itertools.chain.from_iterable(batches)):
+                picture(image).save(folder / f"{i:05d}.png")
+            for name, text in (texts or {}).items():
+                (folder / name).write_text(text)
     else:
-        save_grid(out, drawn)
+        _save_file(pathlib.Path(out), np.concatenate(list(batches)), labels)
+
+
+def _save_file(path, drawn, labels):
+    if path.suffix == ".npz":
+        known = {} if labels is None else {"labels": labels}
+        with files.draft(path) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, images=drawn, **known)
+    elif labels is not None and len(set(labels.tolist())) > 1:
+        save_grid(path, *images.rows_by_label(drawn, labels))
+    else:
+        save_grid(path, drawn)
 
 
 def save_animation(path, frames):
     """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second, as a whole or not at all."""
     first, *others = map(picture, frames)
-    with files.draft(path) as draft:
-        first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)
+    if jax.process_index() == 0:
+        with files.draft(path) as draft:
+            first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)

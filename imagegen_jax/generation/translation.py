@@ -14,10 +14,12 @@ import os
 import pathlib
 from typing import NamedTuple
 import urllib.parse
+import warnings
 
 import chex
 import jax
 import numpy as np
+from PIL import Image
 
 from imagegen_jax import errors
 from imagegen_jax import files
@@ -25,6 +27,15 @@ from imagegen_jax.data import pictures
 from imagegen_jax.generation import inputs as input_files
 from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
+
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a file, unless it is said otherwise: Pillow's own limit
+
+
+def set_most_pixels(pixels):
+    """A file with more pixels than this will be unreadable: few bytes can become many."""
+    Image.MAX_IMAGE_PIXELS = pixels / 2
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half as many
+
 
 # ------------------------------------------------------------------------------------------------------------------ tiles
 
@@ -141,16 +152,17 @@ def plan(inputs: str, out: str) -> list[File]:
 
     Args:
       inputs: a file, a folder that is searched with its sub-folders, or several of them separated by commas.
-      out: a folder, with '/' at its end. It keeps the sub-folders.
+      out: a folder. It keeps the sub-folders.
 
     Returns:
       The files, those of a folder sorted.
 
     Raises:
-      errors.UserError: there are no such inputs, two would get one name, one would be overwritten, or `out` has no '/'.
+      errors.UserError: there are no such inputs, two would get one name, one is in `out`, or that is a file's name.
     """
-    if not out.endswith("/"):
-        raise errors.UserError(f"--out={out}: give a folder, with / at its end")
+    file_name = not out.endswith("/") and pathlib.PurePath(out).suffix.lower() in (*pictures.SUFFIXES, ".npz")
+    if file_name and not os.path.isdir(out):
+        raise errors.UserError(f"--out={out}: give a folder, which gets an image for each input")
     if os.path.isdir(inputs) and pathlib.Path(out).resolve() == pathlib.Path(inputs).resolve():
         raise errors.UserError(f"--out={out}: that is the input folder, and would be overwritten; give another folder")
     files = [File(source, pathlib.Path(out) / name.with_suffix(".png")) for source, name in input_files.find(inputs, out)]
@@ -159,15 +171,13 @@ def plan(inputs: str, out: str) -> list[File]:
         other = taken.setdefault(file.target, file.source)
         if other is not file.source:
             raise errors.UserError(f"{other} and {file.source} would both become {file.target}: rename one, or leave it out")
-    originals = {file.source.resolve() for file in files}
-    for file in files:
-        if file.target.resolve() in originals:
-            raise errors.UserError(f"--out={out}: the input {file.target} would be overwritten; give another folder")
+        if file.source.resolve().is_relative_to(pathlib.Path(out).resolve()):
+            raise errors.UserError(f"--out={out}: {file.source} is there and would be overwritten; give another folder")
     return files
 
 
 class Reader:
-    """Reads images that have the channels that a network takes.
+    """Reads images, converted to the channels that a network takes, as those of its training were.
 
     Attributes:
       skipped: the pictures.BadImageErrors of the files that could not be read (on_bad_image 'skip').
@@ -180,19 +190,20 @@ class Reader:
         self.skipped = []
 
     def check(self, files):
-        """The files whose headers can be read.
+        """The files whose headers can be read; a printed line says how many will be converted.
 
         Raises:
-          pictures.BadImageError: a header that cannot be read.
-          errors.UserError: an image with other channels than the network takes, or not one that can be read.
+          pictures.BadImageError: a header that cannot be read, or there is no other.
         """
-        readable = []
+        readable, converted = [], []
         for file in files:
             with self._judged(file.source), pictures.opened(file.source) as image:
-                self._check_channels(file.source, image)
+                if pictures.channels_of(image) != self._channels:
+                    converted.append(file.source)
                 readable.append(file)
         if not readable:
             raise errors.UserError(f"none of the {len(files)} images can be read, such as: {self.skipped[0]}")
+        input_files.tell_converted(converted, len(readable), input_files.KINDS[self._channels])
         return readable
 
     def read(self, path):
@@ -200,21 +211,14 @@ class Reader:
         with self._judged(path), pictures.opened(path) as image:
             return pictures.convert(image, self._channels)
 
-    def _check_channels(self, path, image):
-        channels = pictures.channels_of(image)
-        palette = image.mode == "P" and self._channels == 3  # even where one of its colours is transparent
-        if channels != self._channels and not palette:
-            raise errors.UserError(
-                f"{path} has {channels} channels and this domain's images have {self._channels}: convert it, or leave it out"
-            )
-
     @contextlib.contextmanager
     def _judged(self, path):
         try:
             yield
         except pictures.BadImageError as error:
             if self._on_bad_image == "error":
-                raise pictures.BadImageError(f"{error}; remove it, or set --on_bad_image=skip") from error
+                larger = ", raise --most_pixels" if isinstance(error.__cause__, Image.DecompressionBombError) else ""
+                raise pictures.BadImageError(f"{error}; remove it{larger}, or set --on_bad_image=skip") from error
             self.skipped.append(error)
 
 

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 from jax import numpy as jnp
@@ -25,7 +21,6 @@ from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHAPE = (6, 5, 1)
 SIZE = math.prod(SHAPE)
 TRAIN, TEST = 24, 9
@@ -252,11 +247,7 @@ def test_images_are_read_by_number_with_their_labels(folder):
         ("test:-1", "write numbers"),
         ("{0}/nothing.png", "no file or folder '.*/nothing.png'"),
         ("{0}/empty", "no .png, .jpg, .webp, .tif or .bmp files"),
-        (
-            "{0}/large.png",
-            "large.png has 7x5 pixels and 1 channels and the images of this run 6x5 pixels and 1 channels: resize",
-        ),
-        ("{0}/colour.png", "colour.png has 6x5 pixels and 3 channels"),
+        ("{0}/large.png", "large.png has 7x5 pixels and those of this run 6x5 pixels: resize it"),
         ("{0}/text.png", "cannot read the image .*text.png: it is empty or not an image"),
         ("{0}/out/x.png", "--out=.*/out/: the input .*/out/x.png is there"),
     ],
@@ -270,6 +261,30 @@ def test_other_inputs_are_refused(tmp_path, folder, given, words):
     with pytest.raises(errors.UserError, match=words) as caught:
         inputs.read(given.format(tmp_path), f"{tmp_path}/out/", make_config(folder).data, images.Spec(SHAPE, images.unnamed(3)))
     assert "\n" not in str(caught.value)
+
+
+def test_files_are_converted_as_for_training(tmp_path, folder, capsys):
+    """Channels always, sizes where the training resized; the same pixels as a folder of them gives to the training."""
+    rng = np.random.default_rng(0)
+    for name, mode, shape in (("alpha", "RGBA", (9, 6, 4)), ("grey", "L", (8, 8)), ("palette", "P", (6, 12))):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        picture = Image.fromarray(rng.integers(0, 256, shape, np.uint8), mode)
+        if mode == "P":
+            picture.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
+        picture.save(tmp_path / "train" / f"{name}.png")
+    data = make_config(tmp_path).data
+    data.update(image_size=6, channels=3)
+    spec = images.Spec((6, 6, 3))
+    given = inputs.read(str(tmp_path / "train"), "x.png", data, spec)
+    trained = domains.open_domains(data, "train")[""].reader([0, 1, 2])
+    np.testing.assert_array_equal(given.image, trained["image"])
+    said = capsys.readouterr().err
+    assert "2 of 3 images, such as" in said and "alpha.png, were converted to RGB" in said
+    assert "3 of 3 images, such as" in said and "were converted to 6x6 pixels" in said
+    data.image_size = 0
+    with pytest.raises(errors.UserError, match="alpha.png has 9x6 pixels and those of this run 6x6 pixels"):
+        inputs.read(str(tmp_path / "train"), "x.png", data, spec)
+    assert inputs.read(f"{tmp_path}/train/grey.png", "x.png", data, images.Spec((8, 8, 3))).image.shape == (1, 8, 8, 3)
 
 
 def test_a_set_without_test_images_is_an_error_of_test_numbers(folder):
@@ -306,52 +321,7 @@ def test_codes_of_a_domain_come_from_all_of_it(folder):
     assert len(some) == 12 and set(labels.tolist()) == {0, 1, 2}  # a folder's classes lie one behind the other
 
 
-def test_only_what_is_animated_becomes_a_gif(tmp_path):
-    output.check(f"{tmp_path}/x.gif", animated=True)
-    with pytest.raises(errors.UserError, match="give a path ending in .png"):
-        output.check(f"{tmp_path}/x.gif")
-    with pytest.raises(errors.UserError, match="in .gif"):
-        output.check(f"{tmp_path}/x.jpg", animated=True)
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_an_animation_has_its_frames_and_loops(tmp_path, channels):
-    frames = np.stack([np.full((8, 6, channels), value, np.uint8) for value in (0, 40, 250, 90)])
-    output.save_animation(tmp_path / "x.gif", frames)
-    with Image.open(tmp_path / "x.gif") as picture:
-        assert picture.n_frames == 4 and picture.size == (6, 8) and picture.info["loop"] == 0
-        picture.seek(1)
-        assert picture.info["duration"] == 100
-        if channels == 1:
-            assert np.asarray(picture.convert("L")).tolist() == frames[1, ..., 0].tolist()
-    assert [path.name for path in tmp_path.iterdir()] == ["x.gif"]
-
-
-# --------------------------------------------------------------------------------------------------------------- the door
-
-# Asks for all in one process, since starting one takes longer than what is asked.
-DRIVER = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from experiments import edit
-from imagegen_jax import errors
-flags.FLAGS(["edit"])
-for verb, *words in json.loads(sys.argv[1]):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["edit", *words])
-        print("ASKED", end=" ")
-        try:
-            edit.VERBS[verb][0]()
-            print("DONE")
-        except errors.UserError as error:
-            print(error)
-"""
-
-
-def python(*words):
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device compiles sooner than eight
-    return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+# --------------------------------------------------------------------------------------------------------------- the do
 
 
 def save_run(workdir, config):
@@ -367,14 +337,15 @@ def save_run(workdir, config):
     return algorithm, state.with_ema()
 
 
-def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config):
+def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, capsys):
     algorithm, state = save_run(tmp_path / "run", make_config(folder))
     run.save_config(tmp_path / "diffusion", tiny_config, {"": images.Spec((28, 28, 1))})
     out = {
         name: f"{tmp_path}/{name}" for name in ("pairs.png", "all/", "path.gif", "random.npz", "walk.png", "to.npz", "no.png")
     }
     given, file = f"--workdir={tmp_path}/run", f"--input={folder}/test/b/01.png"
-    done = python("-c", DRIVER, json.dumps([
+    edit, asked = command("edit"), []
+    for words in [
         ["reconstruct", given, "--input=test:0,4,8", f"--out={out['pairs.png']}"],
         ["reconstruct", given, f"--input={folder}/test/b", "--label=1", f"--out={out['all/']}"],
         ["interpolate", given, "--input=test:0,4", "--num=6", f"--out={out['path.gif']}"],
@@ -389,14 +360,18 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config):
         ["attribute", given, "--input=test:3", "--from=0", "--to=3", f"--out={out['no.png']}"],
         ["attribute", given, "--input=test:3", "--from=0", "--to=1", "--strength=a", f"--out={out['no.png']}"],
         ["traverse", given, file, "--label=0", f"--out={tmp_path}/no.gif"],
-    ]))  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    asked = [part.strip() for part in done.stdout.split("ASKED ")[1:]]
-    assert all(part.endswith("DONE") for part in asked[:6]), asked
+        ["reconstruct", given, f"--out={out['all/']}"],
+    ]:  # fmt: skip
+        try:
+            edit(*words)
+            asked.append(capsys.readouterr().out)
+        except errors.UserError as error:
+            asked.append(str(error))
     for part, words in zip(asked[6:], [
         "is a run of diffusion, whose images have no codes: give the folder of an autoencoder's run",
         "give at least two", "give one image; these are 2", "there is no 5, they go from 0 to 4", "--range is 0.0",
         "--to=3: there is no such class, they go from 0 to 2", "--strength=a: write numbers", "give a path ending in .png",
+        "the folder is not empty",
     ], strict=True):  # fmt: skip
         assert words in part and "\n" not in part
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -459,7 +434,19 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config):
     assert close(np.load(out["to.npz"])["images"].reshape(2, 4, *SHAPE), np.stack([origin.image, made, *there], 1))
 
 
-def test_an_error_is_one_line_and_the_exit_code_2(tmp_path):
-    done = python("-m", "experiments.edit", "reconstruct", f"--workdir={tmp_path}", "--input=test:0", f"--out={tmp_path}/x.png")
-    assert done.returncode == 2 and done.stderr == f"error: {tmp_path} is not the folder of a run: it has no config.json\n"
-    assert not list(tmp_path.iterdir())
+def test_what_is_shown_where_nothing_is_named(tmp_path, folder, command, capsys):
+    """Test images, a fair draw that is printed; random codes where images have none."""
+    save_run(tmp_path / "run", make_config(folder, conditional=False))
+    edit = command("edit")
+    edit("reconstruct", f"--workdir={tmp_path}/run", f"--out={tmp_path}/all/")
+    shown = capsys.readouterr()
+    named = next(line for line in shown.err.splitlines() if line.startswith("--input=test:"))
+    numbers = [int(number) for number in named.removeprefix("--input=test:").split(",")]
+    assert sorted(numbers) == list(range(TEST)) and f"test:{numbers[0]} " in shown.out
+    edit("interpolate", f"--workdir={tmp_path}/run", f"--out={tmp_path}/path.npz", "--num=3")
+    assert np.load(tmp_path / "path.npz")["images"].shape == (9, *SHAPE)
+    written = (tmp_path / "all" / "00000.png").read_bytes()
+    edit("reconstruct", f"--workdir={tmp_path}/run", f"--out={tmp_path}/again/", named)
+    assert (tmp_path / "again" / "00000.png").read_bytes() == written
+    alone = make_config(folder / "train", conditional=False).data
+    assert inputs.some(alone, images.Spec(SHAPE, images.unnamed(3)), 5).startswith("train:")

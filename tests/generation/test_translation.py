@@ -1,12 +1,9 @@
 """Tiles, files, and `python -m experiments.edit translate` as a person meets it, on a run of two steps."""
 
 import html.parser
-import os
-import pathlib
-import subprocess
-import sys
 import types
 import urllib.parse
+import warnings
 
 import jax
 from jax import numpy as jnp
@@ -15,16 +12,16 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 
+from configs import cyclegan
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import pictures
 from imagegen_jax.generation import translation
 from imagegen_jax.networks import cyclegan_nets
+from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 
-ROOT = pathlib.Path(__file__).parents[2]
-PATIENCE = 240  # seconds; a machine under load compiles slowly
 RADIUS = 3
 SIZES = [(61, 47, 32, 12), (64, 33, 32, 16), (20, 75, 32, 7), (9, 9, 32, 12), (40, 40, 16, 0), (100, 30, 25, 24)]
 
@@ -209,7 +206,7 @@ def test_a_name_with_a_comma_is_one_file(folder):
 @pytest.mark.parametrize(
     ("inputs", "out", "words"),
     [
-        ("{0}/in", "{0}/out", "with / at its end"),
+        ("{0}/in", "{0}/out.png", "out.png: give a folder"),
         ("{0}/nothing", "{0}/out/", "no file or folder '.*/nothing'"),
         ("{0}/in/b.png,", "{0}/out/", "no file or folder ''"),
         ("{0}/empty", "{0}/out/", "no .png, .jpg, .webp, .tif or .bmp files in .*/empty"),
@@ -241,13 +238,31 @@ def test_a_palette_counts_as_rgb_and_exif_turns(tmp_path):
     np.testing.assert_array_equal(turned, np.rot90(np.asarray(upright), -1))
 
 
-@pytest.mark.parametrize(("mode", "has", "wants"), [("L", 1, 3), ("RGB", 3, 1), ("P", 3, 1), ("RGBA", 4, 3)])
-@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
-def test_other_channels_are_refused(tmp_path, mode, has, wants, on_bad_image):
-    path = tmp_path / "x.png"
-    Image.new(mode, (20, 20)).save(path)
-    with pytest.raises(errors.UserError, match=rf"x.png has {has} channels and this domain's images have {wants}:"):
-        translation.Reader(wants, on_bad_image).check([translation.File(path, path)])
+@pytest.mark.parametrize(("mode", "kind", "wants"), [("L", "RGB", 3), ("RGB", "grey", 1), ("P", "grey", 1), ("RGBA", "RGB", 3)])
+def test_other_channels_are_converted_as_for_training(tmp_path, capsys, mode, kind, wants):
+    for name in ("x.png", "y.png"):
+        Image.new(mode, (20, 30), 200 if mode in "LP" else (200,) * len(mode)).save(tmp_path / name)
+    Image.new({1: "L", 3: "RGB"}[wants], (20, 30)).save(tmp_path / "z.png")
+    paths = sorted(tmp_path.iterdir())
+    reader = translation.Reader(wants, "error")
+    assert len(reader.check([translation.File(path, path) for path in paths])) == 3
+    assert capsys.readouterr().err == f"2 of 3 images, such as {paths[0]}, were converted to {kind}\n"
+    with Image.open(paths[0]) as image:
+        expected = pictures.convert(image, wants)
+    np.testing.assert_array_equal(reader.read(paths[0]), expected)
+    assert expected.shape == (30, 20, wants)
+
+
+def test_more_pixels_than_are_allowed_are_unreadable(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    Image.new("L", (50, 20)).save(tmp_path / "x.png")
+    files = [translation.File(tmp_path / "x.png", tmp_path / "y.png")]
+    with warnings.catch_warnings():
+        translation.set_most_pixels(999)
+        with pytest.raises(pictures.BadImageError, match="x.png.*remove it, raise --most_pixels, or set --on_bad_image=skip"):
+            translation.Reader(1, "error").check(files)
+        translation.set_most_pixels(1000)
+        assert translation.Reader(1, "error").check(files) == files
 
 
 def test_unreadable_files_stop_or_are_skipped(tmp_path):
@@ -283,27 +298,32 @@ def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run whose domains have three channels, with the checkpoints 1 and 2."""
+    """A run whose domains have three channels, with the checkpoints 1 and 2, and averages unlike the parameters."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "experiments.main", "--config=configs/cyclegan.py:smoke", f"--workdir={workdir}",
-            "--config.duration=2", "--config.checkpoint.every=1", "--config.sample.every=0", "--config.eval.every=0",
-            "--config.data.channels=3", "--config.network.channels=4", "--config.discriminator.channels=4",
-            "--config.cyclegan.identity=0.0", "--config.cyclegan.pool=1", "--config.discriminator.name=pixel",
-            "--config.batch_size=1",
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},  # one device compiles sooner than eight
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    config = cyclegan.get_config("smoke")
+    config.network.channels = config.discriminator.channels = 4
+    config.cyclegan.pool = 1
+    specs = {name: images.Spec((28, 28, 3)) for name in ("a", "b")}
+    state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
+    state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.ema_params))
+    run.save_config(workdir, config, specs)
+    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS, keep=2) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
     return workdir
 
 
-def edit(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.edit", *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
-    )
+@pytest.fixture
+def edit(command, monkeypatch, capsys):
+    """(words) -> what is printed on stderr."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+    def call(*words):
+        with warnings.catch_warnings():
+            command("edit")(*words)
+        return capsys.readouterr().err
+
+    return call
 
 
 def expected(workdir, direction, path, step=None, use_ema=True):
@@ -328,7 +348,7 @@ class Links(html.parser.HTMLParser):
             self.found.append(urllib.parse.unquote(dict(attrs)["src"]))
 
 
-def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained):
+def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained, edit):
     rng = np.random.default_rng(0)
     inputs, out = tmp_path / "in", tmp_path / "out"
     (inputs / "sub").mkdir(parents=True)
@@ -338,16 +358,14 @@ def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained):
     (inputs / "broken.png").write_text("not an image")
     picture(rng, 40, 40, 3).save(inputs / "cut.png")
     (inputs / "cut.png").write_bytes((inputs / "cut.png").read_bytes()[:2000])
-    flags = ("translate", f"--workdir={trained}", f"--input={inputs}", f"--out={out}/", "--tile=64", "--overlap=16")
+    flags = ("translate", f"--workdir={trained}", f"--input={inputs}", f"--out={out}", "--tile=64", "--overlap=16")
 
-    done = edit(*flags, "--direction=ab")
-    error = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(error) == 1 and error[0].startswith(f"error: cannot read the image {inputs}/broken.png")
+    with pytest.raises(errors.UserError, match=f"cannot read the image {inputs}/broken.png"):
+        edit(*flags, "--direction=ab")
     assert not out.exists()
 
-    done = edit(*flags, "--direction=ab", "--on_bad_image=skip")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "3 of 3 images" in done.stderr and done.stderr.endswith("2 unreadable images were skipped\n")
+    said = edit(*flags, "--direction=ab", "--on_bad_image=skip")
+    assert "3 of 3 images" in said and said.endswith("2 unreadable images were skipped\n")
     written = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert written == ["a <b> & #1?.png", "index.html", "sub/large.png"]
     made = np.asarray(Image.open(out / names[0])).astype(int)
@@ -361,54 +379,61 @@ def test_a_folder_becomes_a_folder_with_a_page(tmp_path, trained):
     assert all((out / link).is_file() for link in links)
 
 
-def test_files_the_other_way_by_an_earlier_checkpoint(tmp_path, trained):
+def test_files_the_other_way_by_an_earlier_checkpoint(tmp_path, trained, edit):
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
         picture(rng, 24, 33, 3).save(tmp_path / name)
-    done = edit(
+    said = edit(
         "--noema", "--checkpoint=1", "translate", f"--workdir={trained}", "--direction=ba",
         f"--input={tmp_path}/a.png,{tmp_path}/b.png", f"--out={tmp_path}/out/",
     )  # fmt: skip
-    assert done.returncode == 0 and "step 1" in done.stderr, done.stderr[-2000:]
+    assert "step 1" in said
     made = np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int)
     assert np.abs(made - expected(trained, "ba", tmp_path / "b.png", 1, False)).max() <= 1
     assert np.abs(made - expected(trained, "ab", tmp_path / "b.png", 1, False)).max() > 1
+    assert np.abs(made - expected(trained, "ba", tmp_path / "b.png", 1, True)).max() > 1
+
+
+def test_two_sets_of_results_never_mix(tmp_path, trained, edit):
+    """Any name that the file system has, and a grey image where the network takes colour."""
+    flags = ("translate", f"--workdir={trained}", "--direction=ab", f"--out={tmp_path}/out")
+    names = ["a.png", "caf\udce9.png", "x" * 251 + ".png"]  # the second is not UTF-8 on disk
+    for name in names:
+        picture(np.random.default_rng(0), 16, 16).save(tmp_path / name)
+    assert "2 of 2 images" in edit(*flags, f"--input={tmp_path / names[0]},{tmp_path / names[1]}")
+    third = f"--input={tmp_path / names[2]}"
+    with pytest.raises(errors.UserError, match="out: the folder is not empty"):
+        edit(*flags, third)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names[:2], "index.html"]
+    edit(*flags, third, "--overwrite")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", names[2]]
 
 
 @pytest.mark.parametrize(
-    ("words", "flags", "error"),
+    ("flags", "error"),
     [
-        ([], {}, "the verb is missing: write one of translate"),
-        (["colour"], {}, "no verb 'colour': write one of translate"),
-        (["translate"], {"direction": "ac"}, "<ab|ba>"),
-        (["translate"], {"input": "{0}/grey.png"}, "grey.png has 1 channels and this domain's images have 3"),
-        (["translate"], {"out": "{0}/"}, "would be overwritten"),
-        (["translate"], {"workdir": "{0}/diffusion"}, "diffusion, which does not translate"),
+        ({"out": "{0}/"}, "would be overwritten"),
+        ({"out": "{0}/x.png/out"}, "x.png"),
+        ({"workdir": "{0}/diffusion"}, "diffusion, which does not translate"),
+        ({"most_pixels": "100"}, "raise --most_pixels"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, trained, tiny_config, words, flags, error):
+def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, trained, tiny_config, edit, flags, error):
     picture(np.random.default_rng(0), 20, 20, 3).save(tmp_path / "x.png")
-    picture(np.random.default_rng(0), 20, 20).save(tmp_path / "grey.png")
     run.save_config(tmp_path / "diffusion", tiny_config, {"": images.Spec((28, 28, 1))})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     given = {"workdir": trained, "direction": "ab", "input": "{0}/x.png", "out": "{0}/out/"} | flags
-    done = edit(*words, *(f"--{name}={value}".format(tmp_path) for name, value in given.items()))
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
-    assert error in lines[0]
+    with pytest.raises(errors.UserError, match=error) as caught:
+        edit("translate", *(f"--{name}={value}".format(tmp_path) for name, value in given.items()))
+    assert "\n" not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_only_damaged_images_are_an_error_and_have_no_page(tmp_path, trained):
+def test_only_damaged_images_are_an_error_and_have_no_page(tmp_path, trained, edit):
     whole = tmp_path / "whole.png"
     picture(np.random.default_rng(0), 20, 20, 3).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])  # its header can be read
     given = (f"--workdir={trained}", "--direction=ab", f"--input={tmp_path}/cut.png", f"--out={tmp_path}/out/")
-    done = edit("translate", *given, "--on_bad_image=skip")
-    assert done.returncode == 2 and "error: none of the 1 images can be read" in done.stderr.splitlines()[-1]
+    with pytest.raises(errors.UserError, match="none of the 1 images can be read"):
+        edit("translate", *given, "--on_bad_image=skip")
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_help_names_the_verbs():
-    done = edit("translate", "--help")
-    assert "translate   images of one domain" in done.stdout and "--on_bad_image" in done.stdout and not done.stderr
