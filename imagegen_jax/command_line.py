@@ -67,7 +67,7 @@ def _run(choose):
             _set_up_jax()
             main()
         except errors.UserError as error:
-            _fail(error)
+            _fail(error if "config" in flags.FLAGS else error.without_config)
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names of files need not be text, nor in the terminal's alphabet

@@ -6,4 +6,18 @@ class UserError(Exception):
 
     Its message is one line that says what is wrong, where, and how to mend it. The command line prints that line and exits
     with code 2; anything else that is raised is a defect of ours and keeps its traceback.
+
+    Attributes:
+      without_config: the message for a command that has no --config.
     """
+
+    def __init__(self, message, setting="", otherwise=""):
+        """Makes the error.
+
+        Args:
+          message: what is wrong and where; and how to mend it, unless the next two say so.
+          setting: key and value of a config that mend it, such as 'data.on_bad_image=skip'.
+          otherwise: how to mend it where there is no config to change.
+        """
+        super().__init__(f"{message}; set --config.{setting}" if setting else message)
+        self.without_config = f"{message}; {otherwise}" if otherwise else str(self)

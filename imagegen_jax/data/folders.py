@@ -154,7 +154,7 @@ def _read_headers(files, on_bad_image):
         headers = list(progress.each(found, len(files), "image", "looking at images", many))
     bad = [header for header in headers if isinstance(header, pictures.BadImageError)]
     if bad and on_bad_image == "error":
-        raise pictures.BadImageError(f"{bad[0]}; remove it, or set --config.data.on_bad_image=skip")
+        raise pictures.BadImageError(str(bad[0]), "data.on_bad_image=skip", "remove it")
     for error in bad[:5]:
         progress.tell(f"skipped: {error}")
     return [None if isinstance(header, pictures.BadImageError) else header for header in headers], len(bad)
@@ -168,5 +168,7 @@ def _check_alike(config, files, headers):
             if header[what] != headers[0][what]:
                 raise errors.UserError(
                     f"images of different {name}: {files[0]} has {'x'.join(map(str, headers[0][what]))}, "
-                    f"{file} has {'x'.join(map(str, header[what]))}; set --config.data.{key}"
+                    f"{file} has {'x'.join(map(str, header[what]))}",
+                    f"data.{key}",
+                    "make them alike",
                 )

@@ -32,7 +32,7 @@ def host_shape(source, config):
     shape = ((size, size) if size else tuple(source.image_shape[:2])) + (config.channels or source.image_shape[2],)
     for key, value in (("image_size", shape[0]), ("channels", shape[2])):
         if value is None:
-            raise errors.UserError(f"the images of {config.source} differ in shape: set --config.data.{key}")
+            raise errors.UserError(f"the images of {config.source} differ in shape", f"data.{key}", "make them alike")
     if config.load_size and config.load_size < config.image_size:
         raise errors.UserError(
             f"config.data.load_size is {config.load_size}: it must be at least config.data.image_size, {config.image_size}"
@@ -86,7 +86,8 @@ class Reader:
             records = self._source.__getitems__(indices)
         except pictures.BadImageError as error:
             if self._on_bad_image == "error":
-                raise errors.UserError(f"{error}; remove it, or set --config.data.on_bad_image=skip") from error
+                # Not to be removed in training, which only goes on with the images that it began with.
+                raise errors.UserError(str(error), "data.on_bad_image=skip", "remove it") from error
             records = [self._readable(i) for i in indices]
         return {
             "image": np.stack([fit(record["image"], self.shape) for record in records]),

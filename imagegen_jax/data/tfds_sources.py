@@ -84,8 +84,9 @@ def open_tfds(config, split, class_names=None):
         source = TfdsSource(builder, name)
     except NotImplementedError as error:
         raise errors.UserError(
-            f"{builder.data_path} holds {builder.name} as {builder.info.file_format.value}, which cannot be read at random: "
-            "prepare it as array_record in another --config.data.data_dir"
+            f"{builder.data_path} holds {builder.name} as {builder.info.file_format.value}, which cannot be read at random",
+            "data.data_dir to another folder, to prepare it there as array_record",
+            "prepare it as array_record",
         ) from error
     except ValueError as error:
         raise errors.UserError(f"the TFDS data set {config.source} has no split {name!r}: {pictures.reason(error)}") from error
@@ -131,6 +132,7 @@ def _prepare(builder):
     except OSError as error:  # requests' errors are OSErrors too
         raise errors.UserError(
             f"{builder.name} is not prepared in {builder.data_path} and cannot be "
-            f"({type(error).__name__}: {pictures.reason(error)[:120]}): "
-            "check the network and the folder, or set --config.data.data_dir to where it is prepared"
+            f"({type(error).__name__}: {pictures.reason(error)[:120]}): check the network and the folder",
+            "data.data_dir to where it is prepared",
+            "set the environment variable TFDS_DATA_DIR to where it is prepared",
         ) from error

@@ -239,10 +239,13 @@ def test_bad_image_is_named_or_skipped_and_counted(tmp_path, kind):
     with pytest.raises(errors.UserError, match=r"2\.png.*on_bad_image=skip") as caught:
         batch("error")
     assert "\n" not in str(caught.value)
+    assert caught.value.without_config.endswith("; remove it")  # as commands say it that have no --config
     source, reader, first = batch("skip")
     assert source.skipped + len(reader.skipped) == 1
     np.testing.assert_array_equal(first["image"], batch("skip")[2]["image"])
     if kind == "truncated":  # its successor stands in its place
+        # Met in training, it can be skipped from then on.
+        assert source.fingerprint == folder(tmp_path, on_bad_image="error").fingerprint
         np.testing.assert_array_equal(first["image"][2], first["image"][3])
 
 
