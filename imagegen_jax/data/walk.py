@@ -95,7 +95,8 @@ def summary(folder, images, left_out, classes=None):
     if classes and len(classes) < _MANY_CLASSES:
         line += f" ({', '.join(f'{name} {count}' for name, count in classes.items())})"
     elif classes:
-        line += f" of {len(classes)} classes, {min(classes.values())} to {max(classes.values())} of each"
+        least, most = min(classes.values()), max(classes.values())
+        line += f" of {len(classes)} classes, {least if least == most else f'{least} to {most}'} of each"
     if left_out:
         line += f"; left out: {', '.join(f'{count} {kind}' for kind, count in sorted(left_out.items()))}"
     return line

@@ -83,6 +83,7 @@ def test_people_count_so():
 def test_many_classes_are_counted():
     classes = {str(i): 3 + i % 2 for i in range(100)}
     assert walk.summary("x", 350, {}, classes) == "x: 350 images of 100 classes, 3 to 4 of each"
+    assert walk.summary("x", 100, {}, dict.fromkeys(classes, 1)) == "x: 100 images of 100 classes, 1 of each"
     assert walk.summary("x", 1, {".txt": 2}) == "x: 1 image; left out: 2 .txt"
 
 
