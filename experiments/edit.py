@@ -52,7 +52,7 @@ _OUT = flags.DEFINE_string(
     f"The others: {output.FORMATS}; interpolate: also .gif.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that holds earlier results, and all that is in it.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
 _ON_BAD_IMAGE = flags.DEFINE_enum(
     "on_bad_image", "error", ["error", "skip"], "translate: what to do where a file cannot be read."
@@ -89,7 +89,7 @@ def translate():
     translation.set_most_pixels(_MOST_PIXELS.value)
     planned = translation.plan(_INPUT.value, _OUT.value)
     _check_translates(_WORKDIR.value)
-    _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value, replicate=True)
     overlap = min(64, _TILE.value // 4) if _OVERLAP.value is None else _OVERLAP.value
     translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)

@@ -69,7 +69,7 @@ _INCEPTION = flags.DEFINE_string("inception", None, "FILE of --features=inceptio
 _VGG = flags.DEFINE_string("vgg", None, "FILE of --features=vgg, .pth or .safetensors.")
 _RESIZE = flags.DEFINE_string("resize", None, "How images are resized for these two; by default as their first users did.")
 _SEED = flags.DEFINE_integer("seed", 0, "Image i of a run depends on the seed and on i alone.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or all; by default the latest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, best or all; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Score the moving average of the parameters.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 _IMPORTANCE_SAMPLES = flags.DEFINE_integer(
@@ -122,8 +122,6 @@ def _check_flags():
         _check_draws("--samples are there already, and nothing is drawn")
     if _OUT.value and not _OUT.value.endswith(".json"):
         raise errors.UserError(f"--out={_OUT.value}: give a path ending in .json")
-    if _CHECKPOINT.value not in (None, "all") and not _CHECKPOINT.value.isdigit():
-        raise errors.UserError(f"--checkpoint={_CHECKPOINT.value}: give the number of a step, or all")
     if jax.process_count() > 1:
         raise errors.UserError("scores are made in one process: start it on one host, without --distributed")
 
@@ -174,10 +172,7 @@ def _runs():
     requests = requests_lib.sweep(_SWEEP.value, requests_lib.options())
     asked = requests_lib.latents()
     mesh = sharding.make_mesh(jax.device_count())
-    if _CHECKPOINT.value == "all":
-        steps = checkpoint.available_steps(folder / run.CHECKPOINTS)
-    else:
-        steps = [_CHECKPOINT.value and int(_CHECKPOINT.value)]
+    steps = checkpoint.available_steps(folder / run.CHECKPOINTS) if _CHECKPOINT.value == "all" else [_CHECKPOINT.value]
     for wanted in steps or [None]:  # where there is none, to load the latest is the error that says so
         loaded = run.load(folder, wanted, _EMA.value)
         config, algorithm, state, step = loaded

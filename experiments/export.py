@@ -18,7 +18,7 @@ from imagegen_jax.training import run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", None, "Where to: a path ending in .safetensors.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint; by default the latest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, where there is one.")
 
 

@@ -25,11 +25,15 @@ from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import interruption
+from imagegen_jax.training import lock
 from imagegen_jax.training import logging
 from imagegen_jax.training import loop
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
+from imagegen_jax.training import start
 from imagegen_jax.training import summary
+from imagegen_jax.training import superseded
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -37,14 +41,15 @@ _CONFIG = config_flags.DEFINE_config_file(
     "A recipe and its variant, such as configs/ddpm.py or configs/ddpm.py:smoke; --config.KEY=VALUE changes a key.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds checkpoints is continued.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "Continue from this step; later checkpoints are moved aside.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Continue from this step, or best; what is later is moved aside.")
 
 
 def main():
     """Trains until the end or until a signal asks to stop; either way what was trained is saved."""
     with interruption.Interruption() as stop:
         try:
-            _train(stop)
+            with lock.owned(_WORKDIR.value):
+                _train(stop)
         except interruption.StopRequested:
             print("stopped before the first step: nothing is lost, the same command starts again", file=sys.stderr)
         command_line.finish(stop.abandoned)
@@ -62,7 +67,7 @@ def _train(stop):
     domains.check_pairs(config, test_set)
     records = domains.records(train_set)
     run.fill_foundation(workdir, config, specs)
-    run.check_resumable(workdir, config, specs)
+    gives_way = run.check_resumable(workdir, config, specs)
 
     steps = functools.partial(config_lib.in_steps, config, records=records)
     total_steps = steps("duration")
@@ -71,11 +76,14 @@ def _train(stop):
     state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
+    metric = config.checkpoint.best_metric
+    cadences = [steps(key) for key in ("checkpoint.every", "eval.every")]
+    preservation.check(metric, metric and _measurable(config, algorithm, state_shape, test_set), *cadences, total_steps)
 
     folder = workdir / run.CHECKPOINTS
     run.check_space(workdir, state_shape)
-    state, position = _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder)
-    if position.step >= total_steps:
+    state, position = _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir)
+    if position.step >= total_steps and not position.due:
         falls = "optimizer" in config and config.optimizer.schedule != "constant"
         how = " with --config.optimizer.on_new_duration=restart (or continue)" if falls else ""
         longer = f"a longer --config.duration{how} goes on from there"
@@ -85,6 +93,7 @@ def _train(stop):
     algorithm = run.build_algorithm(config, specs, records, position.schedules)
     if position.step:
         print("; ".join(filter(None, (f"continuing from step {position.step}", told))), file=sys.stderr)
+    superseded.set_aside(workdir, position.step, gives_way)
     if jax.process_index() == 0:
         run.save_config(workdir, config, specs, position.schedules)
 
@@ -93,49 +102,69 @@ def _train(stop):
     step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
     compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
 
-    with checkpoint.Checkpointer(folder, config.checkpoint.keep, config.checkpoint.best_metric) as checkpointer:
-        checkpointer.discard_after(position.step)
-        with (
-            contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
-            progress.Progress(total_steps, "step", done=position.step) as bar,
-        ):
-            writer.write(position.step, compiled)
-            hooks = _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps)
-            state, position = loop.train(
-                state,
-                position,
-                step_fn=step_fn,
-                rng=rngs,
-                batches=domains.train_batches(train_set, config, position.step, jax.process_index(), jax.process_count()),
-                mesh=mesh,
-                batch_size=config.batch_size,
-                total_steps=total_steps,
-                log_every=steps("log.every"),
-                checkpoint_every=steps("checkpoint.every"),
-                hooks=hooks,
-                checkpointer=checkpointer,
-                writer=writer,
-                progress=bar,
-                stop=stop,
-            )
+    scores = run.scores(workdir, metric, position.step)
+    policy = preservation.Policy(config.checkpoint.keep, cadences[0], steps("checkpoint.keep_every"), metric, scores)
+    with (
+        checkpoint.Checkpointer(folder, policy) as checkpointer,
+        contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
+        progress.Progress(total_steps, "step", done=position.step) as bar,
+    ):
+        writer.write(position.step, compiled)
+        hooks = _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps)
+        state, position = loop.train(
+            state,
+            position,
+            step_fn=step_fn,
+            rng=rngs,
+            batches=domains.train_batches(train_set, config, position.step, jax.process_index(), jax.process_count()),
+            mesh=mesh,
+            batch_size=config.batch_size,
+            total_steps=total_steps,
+            log_every=steps("log.every"),
+            checkpoint_every=cadences[0],
+            hooks=hooks,
+            checkpointer=checkpointer,
+            writer=writer,
+            progress=bar,
+            stop=stop,
+        )
     if skipped := domains.skipped(train_set):
         print(f"{skipped} unreadable images were skipped", file=sys.stderr)
-    if position.step < total_steps:
+    if position.step < total_steps or position.due:
         print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
     if jax.process_index() == 0:
         print(*summary.lines(workdir, algorithm), sep="\n", file=sys.stderr)
 
 
-def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, folder):
+def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir):
     """(state, position): of the wanted checkpoint, or of step 0 where the run has none yet."""
     records, fingerprint = domains.records(train_set), domains.fingerprint(train_set)
+    folder = workdir / run.CHECKPOINTS
     if _CHECKPOINT.value is None and not checkpoint.available_steps(folder):
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
-        state = stop.run(run.first_state, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+        state = stop.run(start.first_state, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         return state, checkpoint.Position(0, 0.0, records, fingerprint)
+    wanted = run.find_step(workdir, config, _CHECKPOINT.value)
     reader = checkpoint.Checkpointer(folder, read_only=True)
-    state, position = stop.run(reader.restore, _CHECKPOINT.value, state_shape)
-    return state, run.on_images(position, records, fingerprint)
+    state, position = stop.run(reader.restore, wanted, state_shape)
+    position = run.on_images(position, records, fingerprint)
+    return state, loop.still_due(position, logging.rows(workdir))
+
+
+def _measurable(config, algorithm, state_shape, test_set):
+    """The names of all that is measured on the way."""
+    if test_set is None:
+        return []
+    batch = domains.abstract_batch(test_set, config.eval.batch_size, None)
+    names = jax.eval_shape(algorithm.eval_step, state_shape.with_ema(), batch, jax.random.key(0))
+    names = [f"eval/{name}" for name in names]
+    if config.eval.samples and (algorithm.draws or len(algorithm.domains) == 2):
+        from imagegen_jax.evaluation import tracking  # as in _distances
+
+        tells_classes = config.eval.features.split(":")[0] in ("fashion", "run")
+        suffixes = [""] if algorithm.draws else [f"_{direction}" for direction in cyclegan.DIRECTIONS]
+        names += tracking.names(tells_classes, suffixes)
+    return names
 
 
 def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
@@ -172,7 +201,7 @@ def _hooks(config, algorithm, mesh, test_set, workdir, writer, stop, steps):
         hooks.append(loop.Hook(steps("sample.every"), show))
 
     evaluate = evaluator.Evaluator(algorithm.eval_step, mesh, test_set, config.eval.num, config.eval.batch_size, config.seed)
-    hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema())))
+    hooks.append(loop.Hook(steps("eval.every"), lambda step, state: stop.run(evaluate, state.with_ema(), stop.between)))
     if config.eval.samples and (algorithm.draws or len(algorithm.domains) == 2):
         hooks += [loop.Hook(steps("eval.every"), hook) for hook in _distances(config, algorithm, mesh, test_set, stop, steps)]
     return hooks

@@ -34,6 +34,8 @@ def common():
     c.seed = 0  # of everything random: initialisation, data order, augmentation, training noise
     c.batch_size = 64  # images a step over all devices and hosts
     c.duration = "2000 steps"  # length of the training
+    c.init_from = ""  # WORKDIR[:STEP] or WORKDIR:best of a run: start with its parameters, as far as names and shapes agree
+    c.init_from_regex = ""  # only those whose path, such as 'params/unet/conv_in/kernel', it is found in
 
     c.data = data = config_dict.ConfigDict()
     data.source = "fashion_mnist_10k"  # bundled; or a TFDS name, folder:PATH, idx:PATH
@@ -78,7 +80,8 @@ def common():
     c.checkpoint = checkpoint = config_dict.ConfigDict()
     checkpoint.every = "500 steps"
     checkpoint.keep = 2  # the latest so many
-    checkpoint.best_metric = ""  # also keep the one with the lowest of this, such as 'eval/loss', if measured at its step
+    checkpoint.keep_every = "0"  # of each such duration the first checkpoint stays for good
+    checkpoint.best_metric = ""  # also keep the best by this, such as 'eval/loss', of those at whose step it is measured
 
     c.log = log = config_dict.ConfigDict()
     log.every = "50 steps"  # means since the last line go to metrics.jsonl and TensorBoard
@@ -526,6 +529,7 @@ _DURATIONS = (
     "optimizer.warmup",
     "optimizer.hold",
     "checkpoint.every",
+    "checkpoint.keep_every",
     "log.every",
     "sample.every",
     "eval.every",

@@ -238,10 +238,19 @@ def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
     assert "10, 20 can be;" in error
     assert contents(workdir) == before and not (tmp_path / "grid.png").exists()
 
+    (workdir / "eval").mkdir()
+    for name in ("20-fashion-0.json", "40-fashion-0.json", "40-fashion-0.neighbours.png"):
+        (workdir / "eval" / name).write_text("{}")
+    (workdir / "eval" / "mine.json").write_text('{"label": {"step": 30}}')
     finish(workdir, "--checkpoint=20")
     assert_same_run(workdir, reference)
-    (aside,) = workdir.glob("checkpoints.superseded-*")
-    assert sorted(entry.name for entry in aside.iterdir()) == ["30", "40"]
+    (aside,) = workdir.glob("superseded-*")
+    moved = {str(path.relative_to(aside)) for path in aside.rglob("*") if "checkpoints" not in path.parts and path.is_file()}
+    pictures = {"samples/40.png", "panels/40.png"}
+    scores = {"eval/40-fashion-0.json", "eval/40-fashion-0.neighbours.png", "eval/mine.json"}
+    assert moved == {"metrics.jsonl"} | pictures | scores
+    assert sorted(entry.name for entry in (aside / "checkpoints").iterdir()) == ["30", "40"]
+    assert [path.name for path in (workdir / "eval").iterdir()] == ["20-fashion-0.json"]
 
 
 def test_other_images_under_the_same_name_are_refused(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from imagegen_jax.evaluation import markup
 
-_NO_CURVE = ("compile_seconds", "step_flops", "seconds", "images_seen", "kl_dimension/")  # prefixes
+_NO_CURVE = ("compile_seconds", "step_flops", "seconds", "hook_seconds", "images_seen", "kl_dimension/")  # prefixes
 _ORDER = ("loss", "eval/loss", "eval/fid", "eval/kid", "eval/", "grad_norm", "images_per_second")  # prefixes; then the others
 _POINTS = 500  # of a curve; neighbours beyond are averaged
 _INK = "#010203"  # stands for the colour of text, which is light on dark for some readers and the reverse for others

@@ -35,11 +35,14 @@ class Evaluator:
 
         self._sums = jax.jit(sums, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
-    def __call__(self, state):
-        """{'eval/<metric>': mean over the images} as floats; state.params are measured."""
+    def __call__(self, state, between=iter):
+        """{'eval/<metric>': mean over the images} as floats; state.params are measured.
+
+        `between` is told of the batches, an iterator, and yields them; it may raise interruption.StopRequested.
+        """
         totals = {}
         share = jax.process_index(), jax.process_count()
-        for batch, mask in domains.eval_batches(self._test_set, self._num, self._batch_size, *share):
+        for batch, mask in between(domains.eval_batches(self._test_set, self._num, self._batch_size, *share)):
             batch, mask = sharding.put_batch(self._mesh, (batch, mask))
             sums = jax.device_get(self._sums(state, batch, mask, self._rng))
             totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}

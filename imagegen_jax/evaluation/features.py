@@ -146,7 +146,7 @@ def _pixels(variables, batch):
 
 
 def _of_run(workdir):
-    _, algorithm, state, step = run.load(workdir)
+    _, algorithm, state, step = run.load(workdir, remedy=run.BY_MOVING)
     if not isinstance(algorithm, classifier.Classifier):
         raise errors.UserError(f"--features=run:{workdir}: it is not the run of a classifier (configs/classifier.py)")
     params = jax.device_get(state.params["classifier"])

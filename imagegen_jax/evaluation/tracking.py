@@ -16,6 +16,12 @@ _MOST_DUPLICATES = 0.5
 _LEAST_COVERED = 0.5
 
 
+def names(classes, suffixes):
+    """What `Distances` may measure: with each suffix, and with `classes_covered` where the features' network tells classes."""
+    measured = ("fid", "kid", "duplicates", *["classes_covered"] * classes)
+    return [f"eval/{name}{suffix}" for name in measured for suffix in suffixes]
+
+
 class Distances:
     """Generated images against test images by a few cheap numbers; experiments.evaluate has more, and intervals."""
 

@@ -2,16 +2,22 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.metadata
-import io
+import inspect
+import os
 import pathlib
-import time
+import re
+import sys
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from imagegen_jax import errors
+from imagegen_jax.training import preservation
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +31,9 @@ class Position:
       fingerprint: of the source, so that other data under the same name is noticed.
       schedules: the learning-rate schedules of the run, ((first step, end), ...), each in force until the next one begins;
         () in checkpoints from before there was this field.
+      due: whether hooks of this step had yet to run when it was saved.
+      extra: whether it was saved only because the training was stopped there.
+      interval: the sums of the metrics since their last line, as loop.train continues them; {} right behind a line.
     """
 
     step: int
@@ -32,6 +41,9 @@ class Position:
     records: int
     fingerprint: str
     schedules: tuple[tuple[int, int], ...] = ()
+    due: bool = False
+    extra: bool = False
+    interval: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def available_steps(folder):
@@ -50,35 +62,28 @@ def _array_handlers():
     return ocp.type_handlers.create_type_handler_registry((jax.Array, handler))
 
 
+def left_out(tree):
+    """In place of arrays that `restore` should not read. They come back as something that is no array."""
+    return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
+
+
 class Checkpointer:
     """Saves to and restores from one folder, `<folder>/<step>/`."""
 
-    def __init__(self, folder, keep=1, best_metric="", read_only=False):
+    def __init__(self, folder, policy=None, read_only=False):
         """Opens the folder.
 
         Args:
           folder: path, made at the first save.
-          keep: how many of the latest checkpoints stay.
-          best_metric: the one with the lowest of this metric stays too; '' for none.
+          policy: the preservation.Policy, by default to keep the latest; it learns which of the steps there are extra.
           read_only: restore only; nothing in the folder is created or cleaned up.
         """
         self._folder = pathlib.Path(folder).absolute()
-        preserve = [policies.LatestN(keep)]
-        if best_metric:
-            # BestN sorts ascending and keeps the last n, so the lowest must be the greatest.
-            preserve.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best_metric],
-                    reverse=True,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        self._best_metric = best_metric
+        self._policy = policy or preservation.Policy()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(preserve),
+                preservation_policy=self._policy,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -89,19 +94,22 @@ class Checkpointer:
                 "versions": ocp.JsonCheckpointHandler(),
             },
         )
+        if not read_only:
+            self._policy.extra.update(step for step in available_steps(self._folder) if self._is_extra(step))
 
-    def save(self, state, position, metrics=None):
+    def save(self, state, position):
         """Writes a checkpoint in the background; `state` may be donated to the next step at once.
 
         Args:
           state: the TrainState.
           position: the Position that belongs to it.
-          metrics: the run's latest held-out metrics, if they are of this step.
 
         Raises:
           errors.UserError: the disk is full or the folder cannot be written. Earlier checkpoints stay as they were.
         """
         versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}
+        if position.extra:
+            self._policy.extra.add(position.step)
         self._guarded(
             self._manager.save,
             position.step,
@@ -110,12 +118,22 @@ class Checkpointer:
                 position=ocp.args.JsonSave(dataclasses.asdict(position)),
                 versions=ocp.args.JsonSave(versions),
             ),
-            metrics=metrics if metrics and self._best_metric in metrics else None,
         )
 
+    def measured(self, step, metrics):
+        """Takes note of held-out metrics, for the choice of the best; its checkpoint may have been saved before."""
+        metric = self._policy.metric
+        if metric in metrics:
+            self._policy.scores[step] = metrics[metric]
+        elif metric and metrics and jax.process_index() == 0:
+            print(f"note: {metric} could not be measured at step {step}", file=sys.stderr)
+
     def wait(self):
-        """Returns when the last save is on disk. Raises as `save` does."""
+        """Returns when the last save is on disk, and what need not stay is gone. Raises as `save` does."""
         self._guarded(self._manager.wait_until_finished)
+        steps = sorted(self._manager.all_steps())
+        for step in set(steps) - self._policy.kept(steps):  # what was measured last may have made another the best
+            self._guarded(self._manager.delete, step)
 
     def __enter__(self):
         return self
@@ -123,16 +141,17 @@ class Checkpointer:
     def __exit__(self, kind, error, traceback):
         """Finishes what is being written, also on the way out of an error."""
         try:
-            self.wait()
+            self._guarded(self._manager.wait_until_finished)
         finally:
             self._manager.close()
 
-    def restore(self, step, state):
+    def restore(self, step, state, remedy="choose with --checkpoint=STEP"):
         """Reads one checkpoint.
 
         Args:
           step: which one, or None for the latest.
-          state: pytree of jax.ShapeDtypeStruct with shardings, as the arrays should come.
+          state: pytree of jax.ShapeDtypeStruct with shardings, as the arrays should come, and of what `left_out` makes.
+          remedy: what the error advises where others can be read.
 
         Returns:
           (state, Position)
@@ -146,32 +165,20 @@ class Checkpointer:
         wanted = steps[-1] if step is None else step
         if wanted not in steps:
             raise errors.UserError(f"no checkpoint of step {wanted} in {self._folder}: there are {', '.join(map(str, steps))}")
-        # When one read fails, tensorstore prints a traceback for each of the others that are still under way.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with _abandoned_reads_are_silent():
             try:
                 return self._read(wanted, state)
             except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged folder
-                cause = error
                 readable = [other for other in steps if other != wanted and self._is_readable(other, state)]
-        advice = f"{', '.join(map(str, readable))} can be; choose with --checkpoint=STEP" if readable else "nor can any other"
-        raise errors.UserError(
-            f"checkpoint {self._folder / str(wanted)} cannot be read ({_first_line(cause)}): {advice}"
-        ) from cause
-
-    def discard_after(self, step):
-        """Moves later checkpoints to `<folder>.superseded-<time>/`, so that training can pass there again."""
-        later = [other for other in available_steps(self._folder) if other > step]
-        if later and jax.process_index() == 0:
-            aside = self._folder.with_name(f"{self._folder.name}.superseded-{time.strftime('%Y%m%d-%H%M%S')}")
-            aside.mkdir()
-            for other in later:
-                (self._folder / str(other)).rename(aside / str(other))
-        self._manager.reload()
+                advice = f"{', '.join(map(str, readable))} can be; {remedy}" if readable else "nor can any other"
+                raise errors.UserError(
+                    f"checkpoint {self._folder / str(wanted)} cannot be read ({_first_line(error)}): {advice}"
+                ) from error
 
     def _read(self, step, state):
         placed = ocp.args.PyTreeRestore(state, restore_args=ocp.checkpoint_utils.construct_restore_args(state))
         restored = self._manager.restore(step, args=ocp.args.Composite(state=placed, position=ocp.args.JsonRestore()))
-        return restored["state"], Position(**restored["position"])
+        return restored["state"], _position(restored["position"])
 
     def _is_readable(self, step, state):
         try:
@@ -180,12 +187,48 @@ class Checkpointer:
             return False
         return True
 
+    def _is_extra(self, step):
+        try:
+            saved = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
+            return _position(saved["position"]).extra
+        except Exception:  # as in restore
+            return False
+
     def _guarded(self, call, *args, **kwargs):
         try:
             return call(*args, **kwargs)
-        except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
+        except (OSError, ValueError) as error:  # tensorstore reports what the system refused as a ValueError
             steps = available_steps(self._folder)
             last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
-            raise errors.UserError(
-                f"cannot write a checkpoint to {self._folder} ({_first_line(error)}): free the disk and start again; {last}"
-            ) from error
+            cause, is_full = _cause(error)
+            remedy = "free the disk and start again; " if is_full else ""
+            raise errors.UserError(f"cannot write a checkpoint to {self._folder} ({cause}): {remedy}{last}") from error
+
+
+def _position(saved):
+    """A Position of its JSON, which knows no tuples, and of which earlier versions had less."""
+    return Position(**saved | {"schedules": tuple(map(tuple, saved.get("schedules", ())))})
+
+
+def _cause(error):
+    """(what the system refused, whether for want of space) of an exception."""
+    named = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else named and int(named[1])
+    return os.strerror(number) if number else _first_line(error), number in _FULL
+
+
+@contextlib.contextmanager
+def _abandoned_reads_are_silent():
+    """When one read fails, Orbax leaves the others, and Python tells of each, once as a coroutine and once of its closed loop.
+
+    All else goes its way: stderr is the whole process's, and other threads may have something to say.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable):
+        if not inspect.iscoroutine(unraisable.object) and "loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = previous  # not after a failure: tensorstore's threads tell of it until the process ends

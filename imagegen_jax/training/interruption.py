@@ -1,14 +1,15 @@
 """SIGTERM and SIGINT as a request to stop that is answered soon, whatever the process is doing."""
 
+import contextlib
+import os
 import signal
-import sys
 import threading
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-_AGREE_EVERY = 10  # steps; a stop is late by at most so many on several hosts, and the exchange costs a tenth
+_AGREE_EVERY = 10  # plain steps; a stop is late by at most so many on several hosts, and the exchange costs a tenth
 
 
 class StopRequested(Exception):
@@ -40,7 +41,9 @@ class Interruption:
 
     def _request(self, number, frame):
         self.requested = True
-        print(f"{signal.Signals(number).name}: saving and stopping", file=sys.stderr, flush=True)
+        # The signal may have come while the main thread was inside a print, which cannot be entered twice.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{signal.Signals(number).name}: saving and stopping\n".encode())
         for caught in self._previous:
             signal.signal(caught, signal.SIG_DFL)
 
@@ -77,11 +80,31 @@ class Interruption:
         end = object()
         while (item := self.run(next, iterator, end)) is not end:
             yield item
+            self._leave_together()
 
-    def agreed(self, step):
-        """Whether all processes should stop after this step: at once with one process, else when any was asked to."""
+    def between(self, iterator):
+        """Yields what the iterator yields. On several processes it raises StopRequested as soon as any was asked to stop.
+
+        All of them must be at the same iterator. So is long work of several processes interrupted, as that of one is in `run`.
+        """
+        for item in iterator:
+            yield item
+            self._leave_together()
+
+    def agreed(self, step, pause):
+        """Whether all processes should stop after this step: at once with one process, else when any was asked to.
+
+        Args:
+          step: number of the step.
+          pause: whether more than a plain step is due now; every process must say the same.
+        """
         if jax.process_count() == 1:
             return self.requested
-        if step % _AGREE_EVERY:
-            return False
+        return self._any_requested() if pause or step % _AGREE_EVERY == 0 else False
+
+    def _leave_together(self):
+        if jax.process_count() > 1 and self._any_requested():
+            raise StopRequested
+
+    def _any_requested(self):
         return bool(multihost_utils.process_allgather(np.array(self.requested)).any())

@@ -12,6 +12,8 @@ from imagegen_jax.training import compiler
 from imagegen_jax.training import interruption
 from imagegen_jax.training import sharding
 
+_HOOKS_RAN = "hook_seconds"  # the metric that every step has at which hooks ran to their end
+
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
@@ -77,7 +79,7 @@ def train(
 
     Args:
       state: the TrainState after position.step steps; it is donated.
-      position: the checkpoint.Position of `state`.
+      position: the checkpoint.Position of `state`. If hooks are due there, they run first, as they would have without the stop.
       step_fn: of compile_step.
       rng: as compile_step's, on the mesh.
       batches: iterator over this process's share of each batch, from position.step on.
@@ -86,7 +88,7 @@ def train(
       total_steps: number of the last step.
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; 0 for the last step only.
-      hooks: Hooks, run in this order before the checkpoint of the same step.
+      hooks: Hooks, run in this order behind the checkpoint of the same step, so that what goes wrong in one loses nothing.
       checkpointer: a checkpoint.Checkpointer.
       writer: a logging.MetricWriter.
       progress: the progress.Progress of the steps.
@@ -98,10 +100,17 @@ def train(
     Raises:
       errors.UserError: a metric is not finite, the data cannot be read, or a checkpoint cannot be written.
     """
-    interval = _Interval(writer, progress)
-    batch = _next(batches, mesh, interval)
-    before = None
+    interval = _Interval(writer, progress, position.interval)
     started = time.monotonic() - position.seconds
+    if position.due:
+        due = _due(hooks, position.step, total_steps)
+        if due and not _run(due, position.step, state, writer, checkpointer):
+            return state, position
+        position = dataclasses.replace(position, due=False)
+    interval.restart_clock()
+    if position.step < total_steps:
+        batch = _next(batches, mesh, interval)
+    before = None
     for step in range(position.step + 1, total_steps + 1):
         with jax.transfer_guard("disallow"):
             state, metrics = step_fn(state, batch, rng)
@@ -112,33 +121,61 @@ def train(
                 interval.add(step - 1, before)
             before = metrics
 
-        stopping = stop.agreed(step)
-        last = step == total_steps or stopping
-        due = [hook for hook in hooks if hook.every and (step % hook.every == 0 or step == total_steps)]
-        saving = last or (checkpoint_every and step % checkpoint_every == 0)
-        if not (due or saving or step % log_every == 0):
+        due = _due(hooks, step, total_steps)
+        regular = step == total_steps or bool(checkpoint_every and step % checkpoint_every == 0)
+        pause = bool(due or regular or step % log_every == 0)
+        stopping = stop.agreed(step, pause)
+        if not (pause or stopping):
             continue
 
         interval.add(step, before)  # whatever is about to be saved or drawn is known to be finite
         before = None
-        interval.write(step, time.monotonic() - started, batch_size)
-        measured = {}
-        if not stopping:
+        seconds = time.monotonic() - started
+        if pause:  # at any other step a line would be one that an uninterrupted run has not
+            interval.write(step, seconds, batch_size)
+        position = dataclasses.replace(
+            position, step=step, seconds=seconds, due=bool(due), extra=not regular, interval=interval.sums()
+        )
+        if regular or stopping:
+            checkpointer.save(state, position)
+        if due and not stopping:
+            ran = False
             try:
-                for hook in due:
-                    measured |= hook.run(step, state)
-            except interruption.StopRequested:
-                last = saving = True
-        if measured:
-            writer.write(step, measured)
-        interval.restart()
-        if saving:
-            position = dataclasses.replace(position, step=step, seconds=time.monotonic() - started)
-            checkpointer.save(state, position, measured)
-        if last:
+                ran = _run(due, step, state, writer, checkpointer)
+            finally:
+                if not (ran or regular):
+                    checkpointer.save(state, position)
+            position = dataclasses.replace(position, due=not ran)
+            stopping = not ran
+        if stopping:
             break
+        interval.restart_clock()
     checkpointer.wait()
     return state, position
+
+
+def still_due(position, rows):
+    """A restored checkpoint.Position, whose hooks are due unless the run's metrics say that they ran after it was saved."""
+    ran = any(row["step"] == position.step and _HOOKS_RAN in row for row in rows)
+    return dataclasses.replace(position, due=position.due and not ran)
+
+
+def _due(hooks, step, total_steps):
+    return [hook for hook in hooks if hook.every and (step % hook.every == 0 or step == total_steps)]
+
+
+def _run(due, step, state, writer, checkpointer):
+    """Runs the hooks that are due, writes what they measure, and returns whether they ran to the end."""
+    begin = time.monotonic()
+    measured = {}
+    try:
+        for hook in due:
+            measured |= hook.run(step, state)
+    except interruption.StopRequested:
+        return False
+    checkpointer.measured(step, measured)
+    writer.write(step, measured | {_HOOKS_RAN: time.monotonic() - begin})
+    return True
 
 
 def _next(batches, mesh, interval):
@@ -151,14 +188,21 @@ def _next(batches, mesh, interval):
 class _Interval:
     """The steps since the last line of metrics: their mean metrics, their speed, and the share of time spent on data."""
 
-    def __init__(self, writer, progress):
+    def __init__(self, writer, progress, sums):
+        """Continues the `sums` of an interval that a stop cut in two."""
         self._writer = writer
         self._progress = progress
-        self.restart()
+        self._steps = sums.get("steps", 0)
+        self._sums = dict(sums.get("metrics", {}))
+        self.restart_clock()
 
-    def restart(self):
-        self._sums = {}
-        self._steps = 0
+    def sums(self):
+        """What another start needs to continue this interval, as JSON; {} right behind a line."""
+        return {"steps": self._steps, "metrics": self._sums} if self._steps else {}
+
+    def restart_clock(self):
+        """From now on time goes to the steps to come."""
+        self._timed = 0
         self._begin = time.monotonic()
         self.waited = 0.0
 
@@ -172,13 +216,14 @@ class _Interval:
                 )
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._steps += 1
+        self._timed += 1
         self._progress.count()
 
     def write(self, step, seconds, batch_size):
         """One line for the steps so far."""
         elapsed = time.monotonic() - self._begin
         means = {name: total / self._steps for name, total in self._sums.items()}
-        rate = self._steps * batch_size / elapsed
+        rate = self._timed * batch_size / elapsed
         self._progress.show(f"loss {means['loss']:.4g}, {rate:.0f} images/s")
         speed = {
             "images_per_second": rate,
@@ -187,6 +232,7 @@ class _Interval:
             "images_seen": step * batch_size,
         }
         self._writer.write(step, means | speed)
+        self._steps, self._sums = 0, {}
 
 
 def initialise(algorithm, rng, shardings):

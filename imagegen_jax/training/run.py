@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import shutil
 
@@ -20,11 +21,13 @@ from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import ema
-from imagegen_jax.training import loop
+from imagegen_jax.training import logging
 from imagegen_jax.training import optimisers
+from imagegen_jax.training import preservation
 from imagegen_jax.training import sharding
 
 CHECKPOINTS = "checkpoints"
+BY_MOVING = "move it out of the folder, so that one of these is the latest"  # `remedy` where no flag chooses a checkpoint
 _CONFIG = "config.json"
 
 
@@ -106,18 +109,24 @@ def load_config(workdir):
 
 
 def check_resumable(workdir, config, specs):
-    """Raises errors.UserError where the folder holds a run of another experiment, or checkpoints of an unknown one."""
+    """Whether the folder holds the beginning of another experiment, which left no checkpoint and so gives way to this one.
+
+    Raises:
+      errors.UserError: the folder holds checkpoints of another experiment, or of an unknown one.
+    """
+    begun = checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS)
     saved = load_config(workdir)
     if saved is None:
-        if checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS):
+        if begun:
             raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
-        return
+        return False
     differing = config_lib.contradictions(saved[0], config)
     if saved[1].keys() != specs.keys() or not all(saved[1][name].agrees(spec) for name, spec in specs.items()):
         differing.append(f"images: {saved[1]} in the run, {specs} now")
     differing += _renumbered(saved[1], config, specs)
-    if differing:
+    if differing and begun:
         raise errors.UserError(f"{workdir} holds another experiment ({'; '.join(differing)}): choose another --workdir")
+    return bool(differing)
 
 
 def scheduled(workdir, config, position):
@@ -213,25 +222,6 @@ def _foundation(config, family, specs):
     return founding
 
 
-def first_state(config, algorithm, rng, shardings):
-    """The state of step 0, with what it takes from the trained run that it stands on, if it stands on one.
-
-    Args:
-      config: with config.foundation filled in.
-      algorithm: of that config.
-      rng: key of the stream 'init'.
-      shardings: pytree of the state's.
-
-    Raises:
-      errors.UserError: the trained run has no checkpoint that can be read.
-    """
-    state = loop.initialise(algorithm, rng, shardings)
-    if not algorithm.foundation:
-        return state
-    _, _, founded_on, _ = load(config.foundation.workdir)
-    return jax.jit(algorithm.adopt, out_shardings=shardings)(state, founded_on)
-
-
 def check_space(workdir, state):
     """Raises errors.UserError where the disk has less room than two checkpoints of `state` need."""
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -252,27 +242,82 @@ def named_arrays(state):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf) for path, leaf in leaves}
 
 
-def load(workdir, step=None, use_ema=True):
+def find_step(workdir, config, wanted):
+    """The step that a person asks for.
+
+    Args:
+      workdir: the run's folder.
+      config: of the run.
+      wanted: a number; 'best' for the checkpoint that is best by config.checkpoint.best_metric; 'latest' or None.
+
+    Returns:
+      The number, or None for the latest.
+
+    Raises:
+      errors.UserError: it is none of these, or no checkpoint is known to be the best.
+    """
+    if wanted in (None, "latest"):
+        return None
+    if wanted != "best":
+        if not str(wanted).isdecimal():
+            raise errors.UserError(f"there is no checkpoint '{wanted}': give the number of a step, latest or best")
+        return int(wanted)
+    metric = config.checkpoint.best_metric
+    if not metric:
+        raise errors.UserError(
+            f"{workdir} keeps no best checkpoint, since its config.checkpoint.best_metric is empty: give a step"
+        )
+    steps = checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS)
+    best = preservation.best(metric, scores(workdir, metric), steps)
+    if best is None:
+        raise errors.UserError(f"{workdir} has no checkpoint at whose step {metric} was measured: give a step")
+    return best
+
+
+def scores(workdir, metric, last=math.inf):
+    """{step: value} of a metric, as far as it was measured up to the step `last`."""
+    return {row["step"]: row[metric] for row in logging.rows(workdir) if metric in row and row["step"] <= last}
+
+
+def load(workdir, step=None, use_ema=True, replicate=False, remedy="choose with --checkpoint=STEP"):
     """A trained run, ready to be asked for images.
 
     Args:
       workdir: the run's folder.
-      step: which checkpoint; None for the latest.
+      step: which checkpoint, as `find_step` takes it.
       use_ema: with the moving averages in place of the parameters.
+      replicate: whether each device should have all of each array; otherwise they lie as config.sharding says.
+      remedy: see checkpoint.Checkpointer.restore.
 
     Returns:
-      (config, algorithm, state, step), the state replicated over all devices.
+      (config, algorithm, state, step). The state has params, which are the averages as far as they are wanted and there are
+      some, and extra; nothing else is read.
 
     Raises:
       errors.UserError: the folder is not a run, or the checkpoint cannot be read.
     """
+
+    def unread(shapes):
+        if not use_ema:
+            return {"opt_state": shapes.opt_state, "ema_params": shapes.ema_params}
+        return {"opt_state": shapes.opt_state, "params": {name: shapes.params[name] for name in shapes.ema_params}}
+
+    config, algorithm, state, step = restore(workdir, step, unread, replicate, remedy)
+    state = state.with_ema() if use_ema else state
+    return config, algorithm, state.replace(opt_state={}, ema_params={}), step
+
+
+def restore(workdir, step, unread, replicate=False, remedy="choose with --checkpoint=STEP"):
+    """As `load`, but it reads all of the state that `unread` does not name: state of shapes -> {field: those of its arrays}."""
     found = load_config(workdir)
     if found is None:
         raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
     config, specs = found
     algorithm = build_algorithm(config, specs)
     mesh = sharding.make_mesh(jax.device_count())
-    shapes = abstract_state(algorithm, mesh, (), 0)
-    folder = pathlib.Path(workdir) / CHECKPOINTS
-    state, position = checkpoint.Checkpointer(folder, read_only=True).restore(step, shapes)
-    return config, algorithm, state.with_ema() if use_ema else state, position.step
+    rules = ((), 0) if replicate else (config.sharding.rules, config.sharding.min_size)
+    shapes = abstract_state(algorithm, mesh, *rules)
+    left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in unread(shapes).items()}
+    reader = checkpoint.Checkpointer(pathlib.Path(workdir) / CHECKPOINTS, read_only=True)
+    state, position = reader.restore(find_step(workdir, config, step), shapes.replace(**left_out), remedy)
+    return config, algorithm, state, position.step

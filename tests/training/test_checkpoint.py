@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what survives donation and a full disk."""
 
+import errno
 import pathlib
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from imagegen_jax import errors
 from imagegen_jax.training import checkpoint
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 
 
@@ -19,10 +21,11 @@ def position(step):
     return checkpoint.Position(step=step, seconds=1.5, records=10, fingerprint="abc")
 
 
-def test_the_latest_and_the_best_are_kept(tmp_path):
-    with checkpoint.Checkpointer(tmp_path, keep=2, best_metric="eval/loss") as checkpointer:
+def test_the_latest_and_the_best_are_kept_though_scores_come_after_the_checkpoint(tmp_path):
+    with checkpoint.Checkpointer(tmp_path, preservation.Policy(latest=2, metric="eval/loss")) as checkpointer:
         for step, loss in enumerate([0.5, 0.2, 0.4, 0.3, 0.6], start=1):
-            checkpointer.save({"x": jnp.full(4, step)}, position(step), {"eval/loss": loss})
+            checkpointer.save({"x": jnp.full(4, step)}, position(step))
+            checkpointer.measured(step, {"eval/loss": loss})
     assert checkpoint.available_steps(tmp_path) == [2, 4, 5]
 
 
@@ -30,7 +33,7 @@ def test_a_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
     """The buffers are donated while the checkpoint is still being written."""
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = jnp.zeros((512, 1024))
-    with checkpoint.Checkpointer(tmp_path, keep=3) as checkpointer:
+    with checkpoint.Checkpointer(tmp_path, preservation.Policy(latest=3)) as checkpointer:
         for i in range(3):
             checkpointer.save({"x": x}, position(i))
             for _ in range(5):
@@ -71,7 +74,29 @@ except errors.UserError as error:
 """
     root = pathlib.Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
-    assert "cannot write a checkpoint" in done.stdout and "the last good checkpoint is step 1" in done.stdout, done.stderr[
-        -2000:
-    ]
+    assert (
+        "cannot write a checkpoint" in done.stdout and "(File too large): the last good checkpoint is step 1" in done.stdout
+    ), done.stderr[-2000:]
     assert checkpoint.available_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "…"), "No space left on device): free the disk"),
+        (OSError(errno.EDQUOT, "…"), "quota exceeded): free the disk"),
+        (ValueError("OUT_OF_RANGE: Error writing x [os_error_code='28']"), "No space left on device): free the disk"),
+        (PermissionError(errno.EACCES, "…"), "Permission denied): there is none yet"),
+        (FileNotFoundError(errno.ENOENT, "…"), "No such file or directory): there is none yet"),
+        (ValueError("something else\nat length"), "(something else): there is none yet"),
+    ],
+)
+def test_a_write_that_fails_names_its_cause(tmp_path, monkeypatch, error, words):
+    def save(*args, **kwargs):
+        raise error
+
+    with checkpoint.Checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "save", save)
+        with pytest.raises(errors.UserError) as raised:
+            checkpointer.save({"x": jnp.zeros(4)}, position(1))
+    assert words in str(raised.value) and ("free" in words) == ("free" in str(raised.value))

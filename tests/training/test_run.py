@@ -1,16 +1,154 @@
-"""What config.json keeps of the images, and which images a run goes on with."""
+"""A run's folder: what is read of a checkpoint, and where it lies; what a new run takes from it; the images it goes on with."""
 
+import contextlib
 import json
 
+import jax
+from jax import numpy as jnp
+import numpy as np
 import pytest
 
 from configs import classifier
+from configs import vae
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
+from imagegen_jax.training import logging
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+from imagegen_jax.training import start
+from imagegen_jax.training import superseded
 
+SPECS = {"": images.Spec((8, 8, 1))}
 SHAPE = (28, 28, 1)
+
+
+def recipe(**changes):
+    config = vae.get_config("smoke")
+    config.network.name = "dense"
+    config.network.widths = (16,)
+    config.sharding.rules = ((".*", "fsdp"),)
+    config.sharding.min_size = 0
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def first_state(config):
+    algorithm = run.build_algorithm(config, SPECS)
+    mesh = sharding.make_mesh(8)
+    shapes = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    return shapes, start.first_state(config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+
+
+def elements_on_a_device(state):
+    return sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(workdir, state) of a run with checkpoints of steps 1, 2 and 3, the best in the middle.
+
+    The optimiser's state in them has other shapes than the algorithm's, so that whoever reads it fails.
+    """
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    config = recipe(**{"checkpoint.best_metric": "eval/loss"})
+    _, state = first_state(config)
+    state = state.replace(ema_params=jax.tree.map(lambda x: x + 0.01, state.ema_params))
+    run.save_config(workdir, config, SPECS)
+    saved = state.replace(opt_state=jax.tree.map(lambda _: jnp.zeros(3), state.opt_state))
+    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS, preservation.Policy(latest=9)) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(saved, checkpoint.Position(step, 0.0, 1, ""))
+    with contextlib.closing(logging.MetricWriter(workdir, 0)) as writer:
+        for step, loss in ((1, 0.5), (2, 0.1), (3, 0.2), (4, 0.0)):
+            writer.write(step, {"eval/loss": loss})
+    return workdir, state
+
+
+def test_a_run_is_read_without_its_optimiser_and_stays_split_over_the_devices(trained):
+    workdir, state = trained
+    config, algorithm, whole, _ = run.load(workdir, replicate=True)
+    _, _, split, _ = run.load(workdir)
+    sizes = elements_on_a_device(whole), elements_on_a_device(split)
+    assert sizes[0] == sum(leaf.size for leaf in jax.tree.leaves(state.params)) and sizes[1] < sizes[0] / 7
+    assert split.opt_state == split.ema_params == {}
+    drawer = sampling.Drawer(algorithm, sharding.make_mesh(8), 8)
+    drawn = [np.concatenate(list(drawer.batches(state, config.seed, 8))).astype(int) for state in (whole, split)]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.ptp(drawn[0]) > 50  # of 255: float rounding
+
+    for use_ema, wanted in ((True, state.ema_params), (False, state.params)):
+        _, _, found, _ = run.load(workdir, use_ema=use_ema)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(wanted))
+    shapes, _ = first_state(config)
+    with pytest.raises(errors.UserError, match="cannot be read"):
+        checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
+
+
+@pytest.mark.parametrize(("wanted", "step"), [(None, 3), ("latest", 3), ("best", 2), ("1", 1), (1, 1)])
+def test_a_checkpoint_is_named_by_its_step_or_as_the_latest_or_best(trained, wanted, step):
+    assert run.load(trained[0], wanted)[-1] == step
+
+
+def test_a_checkpoint_that_cannot_be_meant_is_refused(trained, tmp_path):
+    workdir = trained[0]
+    for wanted, words in (("two", "number of a step, latest or best"), ("-1", "'-1'"), ("7", "there are 1, 2, 3")):
+        with pytest.raises(errors.UserError, match=words):
+            run.load(workdir, wanted)
+    with pytest.raises(errors.UserError, match="best_metric is empty"):
+        run.find_step(workdir, recipe(), "best")
+    with pytest.raises(errors.UserError, match="eval/kl was measured"):
+        run.find_step(workdir, recipe(**{"checkpoint.best_metric": "eval/kl"}), "best")
+
+
+def test_a_new_run_takes_the_networks_of_another_as_far_as_they_fit(trained, capsys):
+    workdir, state = trained
+    shapes, warm = first_state(recipe(init_from=f"{workdir}:best", seed=1))
+    for name in ("params", "ema_params", "extra"):
+        jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(getattr(s, name)) for s in (warm, state)))
+    assert "taken from step 2" in capsys.readouterr().err and int(warm.step) == 0
+    jax.tree.map(lambda x, shape: x.sharding == shape.sharding or pytest.fail(str(x.sharding)), warm, shapes)
+
+    _, new = first_state(recipe(seed=1, **{"network.latent": 4}))
+    config = recipe(
+        init_from=str(workdir), init_from_regex="encoder|posterior|prior|likelihood", seed=1, **{"network.latent": 4}
+    )
+    _, warm = first_state(config)
+    said = capsys.readouterr().err
+    assert "taken from step 3" in said and "not chosen (" in said and "of another shape (" in said
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    kept = []
+    for path, ours, theirs, drawn in zip(paths, *(jax.tree.leaves(jax.device_get(s.params)) for s in (warm, state, new))):
+        fits = "decoder" not in path and ours.shape == theirs.shape
+        kept.append(fits)
+        np.testing.assert_array_equal(ours, theirs if fits else drawn)
+    assert 0 < sum(kept) < len(kept)
+
+    with pytest.raises(errors.UserError, match="none can be taken.*not chosen"):
+        first_state(recipe(init_from=str(workdir), init_from_regex="unet"))
+    with pytest.raises(errors.UserError, match="no regular expression"):
+        first_state(recipe(init_from=str(workdir), init_from_regex="("))
+    with pytest.raises(errors.UserError, match="not the folder of a run"):
+        first_state(recipe(init_from=str(workdir / "nowhere")))
+
+
+def test_before_the_first_checkpoint_any_key_may_change_and_what_was_drawn_gives_way(trained, tmp_path):
+    config = recipe()
+    run.save_config(tmp_path, config, SPECS)
+    assert run.check_resumable(tmp_path, config, SPECS) is False
+    other = recipe(seed=5, **{"network.latent": 4})
+    assert run.check_resumable(tmp_path, other, {"": images.Spec((8, 8, 1), ("a", "b", "c"))}) is True
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "10.png").write_text("of the first")
+    superseded.set_aside(tmp_path, 0)  # of the same experiment: it will come again
+    assert (tmp_path / "samples" / "10.png").exists()
+    superseded.set_aside(tmp_path, 0, foreign=True)
+    (aside,) = tmp_path.glob("superseded-*")
+    assert (aside / "samples" / "10.png").read_text() == "of the first" and not (tmp_path / "samples" / "10.png").exists()
+    with pytest.raises(errors.UserError, match="seed: 0 in the run, 5 asked for"):
+        run.check_resumable(trained[0], other, SPECS)
 
 
 def old(text, classes):
@@ -28,6 +166,7 @@ def test_names_of_classes_are_kept_and_decide(tmp_path):
     assert before.classes == 2 and before.known_names is None and before.name_of(1) == "1" and spec.name_of(1) == "dog"
 
     run.save_config(tmp_path, config, {"": spec})
+    (tmp_path / run.CHECKPOINTS / "1").mkdir(parents=True)
     for other in (("cat", "wolf"), ("dog", "cat"), ("cat",), ()):
         with pytest.raises(errors.UserError, match="another experiment"):
             run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, other)})
@@ -39,6 +178,7 @@ def test_names_of_classes_are_kept_and_decide(tmp_path):
 
 def test_an_old_run_whose_folders_were_numbered_as_text_is_not_continued_with_other_labels(tmp_path):
     config, names = classifier.get_config("smoke"), tuple(map(str, range(12)))
+    (tmp_path / run.CHECKPOINTS / "1").mkdir(parents=True)
     (tmp_path / "config.json").write_text(old(run.to_json(config, {}), 12))
     run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})
     config.data.source = "edges:folder:x"

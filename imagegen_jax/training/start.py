@@ -1,0 +1,87 @@
+"""The state that a training begins with: drawn at random, and in part that of other runs."""
+
+import re
+import sys
+
+import jax
+
+from imagegen_jax import errors
+from imagegen_jax.training import loop
+from imagegen_jax.training import run
+
+# What belongs to networks; an image pool, say, belongs to the data of the run that it is of.
+_OF_NETWORKS = re.compile(r"(params|ema_params)/|extra/(ema/)?(\w*stats|codebook|singular_vectors)(/|$)")
+_SHOWN = 3  # names in a line
+
+
+def first_state(config, algorithm, rng, shardings):
+    """The state of step 0, with what it takes from the trained run that it stands on, and from config.init_from.
+
+    Args:
+      config: with config.foundation filled in.
+      algorithm: of that config.
+      rng: key of the stream 'init'.
+      shardings: pytree of the state's.
+
+    Raises:
+      errors.UserError: one of these runs has no checkpoint that can be read, or config.init_from has nothing that fits.
+    """
+    state = loop.initialise(algorithm, rng, shardings)
+    if algorithm.foundation:
+        _, _, founded_on, _ = run.load(config.foundation.workdir, remedy=run.BY_MOVING)
+        state = jax.jit(algorithm.adopt, out_shardings=shardings)(state, founded_on)
+    return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
+
+
+def _warm(source, regex, state, shardings):
+    """The state with the arrays of another run's networks, their averages and statistics, where path and shape agree."""
+    try:
+        chosen = re.compile(regex)
+    except re.error as error:
+        raise errors.UserError(f"config.init_from_regex is {regex!r}, which is no regular expression: {error}") from error
+    folder, step = _parse(source)
+    remedy = "choose with --config.init_from=WORKDIR:STEP"
+    _, _, other, step = run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
+    theirs, ours = _by_path(other), _by_path(state)
+    left = {"not chosen": [], "not there": [], "of another shape": []}
+    taken = {}
+    for path, array in ours.items():
+        if not chosen.search(path):
+            left["not chosen"].append(path)
+        elif path not in theirs:
+            left["not there"].append(path)
+        elif (theirs[path].shape, theirs[path].dtype) != (array.shape, array.dtype):
+            left["of another shape"].append(path)
+        else:
+            taken[path] = theirs[path]
+    lines = [f"{len(paths)} {why} ({_few(paths)})" for why, paths in left.items() if paths]
+    if not taken:
+        raise errors.UserError(f"config.init_from is {source}, and of this run's arrays none can be taken: {', '.join(lines)}")
+    if jax.process_index() == 0:
+        print(f"taken from step {step} of {folder}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
+        if lines:
+            print(f"newly drawn: {', '.join(lines)}", file=sys.stderr)
+    wanted = _by_path(shardings)
+    taken = jax.jit(lambda arrays: arrays, out_shardings={path: wanted[path] for path in taken})(taken)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: taken.get(_name(path), leaf), state)
+
+
+def _parse(source):
+    """(folder, what run.find_step takes) of 'WORKDIR' or 'WORKDIR:STEP'."""
+    folder, colon, step = source.rpartition(":")
+    return (folder, step) if colon and (step.isdecimal() or step in ("best", "latest")) else (source, None)
+
+
+def _name(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _by_path(state):
+    """{'params/unet/conv_in/kernel': leaf} of what belongs to the networks of a state or a pytree like it."""
+    named = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return {name: leaf for name, leaf in named.items() if _OF_NETWORKS.match(name)}
+
+
+def _few(paths):
+    paths = list(paths)
+    return ", ".join(paths[:_SHOWN] + ["…"] * (len(paths) > _SHOWN))
