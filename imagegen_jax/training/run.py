@@ -260,7 +260,7 @@ def find_step(workdir, config, wanted):
         return None
     if wanted != "best":
         if not str(wanted).isdecimal():
-            raise errors.UserError(f"there is no checkpoint '{wanted}': give the number of a step, latest or best")
+            raise errors.UserError(f"--checkpoint={wanted}: give the number of a step, latest or best")
         return int(wanted)
     metric = config.checkpoint.best_metric
     if not metric:

@@ -94,7 +94,7 @@ def test_a_checkpoint_is_named_by_its_step_or_as_the_latest_or_best(trained, wan
 
 def test_a_checkpoint_that_cannot_be_meant_is_refused(trained, tmp_path):
     workdir = trained[0]
-    for wanted, words in (("two", "number of a step, latest or best"), ("-1", "'-1'"), ("7", "there are 1, 2, 3")):
+    for wanted, words in (("two", "number of a step, latest or best"), ("-1", "checkpoint=-1"), ("7", "there are 1, 2, 3")):
         with pytest.raises(errors.UserError, match=words):
             run.load(workdir, wanted)
     with pytest.raises(errors.UserError, match="best_metric is empty"):
