@@ -14,6 +14,7 @@ from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.generation import requests
 from imagegen_jax.training import checkpoint
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 from imagegen_jax.training import summary
 
@@ -34,7 +35,7 @@ def diffusion(tmp_path_factory):
     specs = {"": images.Spec((28, 28, 1))}
     run.save_config(folder, config, specs)
     state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
-    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, keep=2) as checkpointer:
+    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
         for step in (2, 4):
             checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
     return folder

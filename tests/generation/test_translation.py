@@ -20,6 +20,7 @@ from imagegen_jax.data import pictures
 from imagegen_jax.generation import translation
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.training import checkpoint
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 
 RADIUS = 3
@@ -307,7 +308,7 @@ def trained(tmp_path_factory):
     state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
     state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.ema_params))
     run.save_config(workdir, config, specs)
-    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS, keep=2) as checkpointer:
+    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
         for step in (1, 2):
             checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
     return workdir
