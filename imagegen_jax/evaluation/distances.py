@@ -1,4 +1,4 @@
-"""How far apart two sets of features are, in float64 on the host; and the interval in which such a number can be trusted.
+"""How far apart two sets of features are; and the interval in which such a number can be trusted.
 
 With moments m, S of each set, the Fréchet distance (Heusel et al. 2017, equation 6; Dowson and Landau 1982) is
 
@@ -13,6 +13,9 @@ The kernel distance (Binkowski et al. 2018, section 4) is the squared maximum me
     mean over i != j of k(x_i, x_j)  +  mean over i != j of k(y_i, y_j)  -  2 mean over i, j of k(x_i, y_j),             (2)
 
 of which the expectation is free of the number of samples. That of (1) is not: it grows by about c / n.
+
+Means over samples are in float64 on the host: (1) takes roots of covariances, which would show the rounding of float32. Means
+over pairs of samples, as (2), are made on the device (`all_pairs`).
 
 Intervals. A bootstrap of (1) or (2) repeats rows, which shrinks covariances and pairs a row with itself, and so is biased by as
 much again as the estimate: its percentile interval can miss the estimate. Here, rather, a distance D is replaced by the plane
@@ -30,15 +33,8 @@ from scipy import linalg
 from scipy import special
 
 from imagegen_jax import errors
-
-# 128 MiB of float64.
-_BLOCK = 2**24
-
-
-def chunks(rows, width):
-    """Slices of range(rows) of which each, times `width` float64, stays within 128 MiB."""
-    step = max(1, _BLOCK // max(width, 1))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+from imagegen_jax import progress
+from imagegen_jax.evaluation import all_pairs
 
 
 def checked(features):
@@ -76,7 +72,7 @@ class Moments:
     def of(cls, features):
         """Those of (n, d) features, n >= 1. Raises errors.UserError where one is not finite."""
         features = checked(features)
-        return functools.reduce(cls.__add__, (cls._of(features[part]) for part in chunks(*features.shape)))
+        return functools.reduce(cls.__add__, (cls._of(features[part]) for part in all_pairs.chunks(*features.shape)))
 
     @classmethod
     def _of(cls, features):
@@ -154,7 +150,7 @@ def frechet_influence(features, own, other):
     roots = np.sqrt(np.maximum(values, 0))
     whiten = linalg.solve_triangular(factor[pivots], vectors, trans="T", lower=True)
     influence = np.empty(len(features))
-    for part in chunks(*features.shape):
+    for part in all_pairs.chunks(*features.shape):
         centred = features[part] - own.mean
         transported = np.square(centred[:, pivots] @ whiten) @ roots
         influence[part] = 2 * centred @ (own.mean - other.mean) + np.square(centred).sum(1) - transported
@@ -194,15 +190,6 @@ def frechet_infinity(features, reference, points=15, smallest=None, seed=0):
     return float(limit), float(slope)
 
 
-def _kernel(x, y):
-    """(n, m) (x.y / d + 1)^3 of (n, d) and (m, d) float64."""
-    base = x @ y.T
-    base /= x.shape[1]
-    base += 1
-    # A power by a float exponent takes ten times as long.
-    return base * base * base
-
-
 def kernel_distance(x, y, subsets=100, subset_size=1000, seed=2020):
     """Equation 2, averaged over random subsets, as torch-fidelity does, with its subsets too.
 
@@ -226,42 +213,33 @@ def kernel_distance(x, y, subsets=100, subset_size=1000, seed=2020):
             f"give more samples, or ask for subsets of 2 to {min(len(x), len(y))}"
         )
     rng = np.random.RandomState(seed)
+    cubic = all_pairs.Cubic(x, y)
     values = []
-    for _ in range(subsets):
-        part_x, part_y = (z[rng.choice(len(z), subset_size, replace=False)].astype(np.float64) for z in (x, y))
-        pairs = subset_size * (subset_size - 1)
-        within = 0.0
-        for part in (part_x, part_y):
-            kernel = _kernel(part, part)
-            within += (kernel.sum() - np.trace(kernel)) / pairs
-        values.append(within - 2 * _kernel(part_x, part_y).mean())
+    long = 3 * subsets * subset_size**2 * x.shape[1] > all_pairs.LONG
+    for _ in progress.each(range(subsets), subsets, "subset", "kernel distance", long):
+        chosen = [rng.choice(len(z), subset_size, replace=False) for z in (x, y)]
+        a, b = (tuple(part[rows] for part in z) for z, rows in zip(cubic.sets, chosen))
+        within = sum(cubic.sums(z, z, among=True)[0].sum() for z in (a, b)) / (subset_size * (subset_size - 1))
+        values.append(within - 2 * cubic.sums(a, b)[0].sum() / subset_size**2)
     return float(np.mean(values)), float(np.std(values))
 
 
 def kernel_influence(x, y):
-    """Equation 2 over all rows at once, and what more weight on a row would add to it: the u_i and v_j for `bootstrap`.
+    """Equation 2 over all rows at once, and the u_i and v_j for `bootstrap`: n - 1 times what a row adds to it.
 
     Args:
-      x: (n, d), n >= 2.
-      y: (m, d), m >= 2. Takes (n + m)^2 d operations.
+      x: (n, d), n >= 3.
+      y: (m, d), m >= 3. Takes (n + m)^2 d operations.
 
     Returns:
       (distance, (n,), (m,)): a float, and float64 of mean 0.
     """
-    x, y = (checked(z).astype(np.float64) for z in (x, y))
-    within = []
-    for z in (x, y):
-        own = np.square(z).sum(1) / z.shape[1] + 1
-        total = np.concatenate([_kernel(z[part], z).sum(1) for part in chunks(len(z), len(z))])
-        within.append((total - own**3) / (len(z) - 1))
-    x_across, y_across = np.zeros(len(x)), np.zeros(len(y))
-    for part in chunks(len(x), len(y)):
-        kernel = _kernel(x[part], y)
-        x_across[part] = kernel.mean(1)
-        y_across += kernel.sum(0) / len(x)
-    distance = within[0].mean() + within[1].mean() - 2 * x_across.mean()
+    cubic = all_pairs.Cubic(checked(x), checked(y))
+    within = [cubic.sums(z, z, among=True)[0] / (len(z[0]) - 1) for z in cubic.sets]
+    across = [sums / len(other) for sums, other in zip(cubic.sums(*cubic.sets), (y, x))]
+    distance = within[0].mean() + within[1].mean() - 2 * across[0].mean()
     # Each row is in two places of a mean over pairs.
-    influences = [2 * (row - across) for row, across in zip(within, (x_across, y_across))]
+    influences = [2 * ((len(own) - 1) / (len(own) - 2) * own - other) for own, other in zip(within, across)]
     return float(distance), *(u - u.mean() for u in influences)
 
 

@@ -57,7 +57,10 @@ class Features:
 
 
 class Extractor:
-    """Features of any number of images, over all devices, in batches of one shape; compiled at the first call."""
+    """Features of any number of images, over all devices, in batches of one shape; compiled at the first call.
+
+    Products are in full float32, so that accelerators of all kinds give the same scores.
+    """
 
     def __init__(self, features, mesh, batch_size):
         """`batch_size` images go through the network at once, rounded up to a multiple of the number of devices."""
@@ -65,9 +68,13 @@ class Extractor:
         self._mesh = mesh
         self._batch_size = sharding.divisible(batch_size, mesh)
         self._variables = jax.device_put(features.variables, sharding.replicated(mesh))
-        self._apply = jax.jit(
-            features.apply, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options()
-        )  # fmt: skip
+
+        def apply(variables, prepared):
+            # By default accelerators round the arguments of products to fewer digits, each kind in its own way.
+            with jax.default_matmul_precision("highest"):
+                return features.apply(variables, prepared)
+
+        self._apply = jax.jit(apply, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
     def __call__(self, batch):
         """(n, h, w, c) uint8 -> (features (n, d) float32, logits (n, k) float32, k being 0 where there are none).

@@ -1,6 +1,6 @@
 """What the neighbours of samples say: precision, recall, density, coverage; copies of training images; diversity.
 
-All distances are Euclidean, in float64 on the host, in blocks of 128 MiB. With B(x) the ball about x through its k-th neighbour
+All distances are Euclidean, as exact as in float64 (`all_pairs`). With B(x) the ball about x through its k-th neighbour
 in its own set, itself not counted,
 
     precision   share of the generated samples in a ball of a real one                Kynkaanniemi et al. 2019, equation 2
@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax.evaluation import all_pairs
 from imagegen_jax.evaluation import distances
 
-# |x|^2 + |y|^2 - 2 x.y is rounded by about 1e-15 of the greatest |x|^2. Features are float32, and less exact by far.
-_ROUNDING = 1e-12
+# A distance is rounded by about 1e-16 of the greatest |x|. Features are float32, and less exact by far.
+_ROUNDING = 1e-13
 
 
 def neighbours(queries, points=None, k=1):
@@ -46,22 +47,7 @@ def neighbours(queries, points=None, k=1):
     # Near the origin fewer digits cancel.
     centre = points.mean(0)
     points -= centre
-    squares = np.square(points).sum(1)
-    found = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    for part in distances.chunks(len(queries), max(len(points), k * points.shape[1])):
-        rows = queries[part] - centre
-        # Without |x|^2, which does not change the order.
-        apart = rows @ points.T
-        apart *= -2
-        apart += squares
-        if among:
-            apart[np.arange(len(rows)), np.arange(part.start, part.stop)] = np.inf
-        index = np.argpartition(apart, k - 1, axis=1)[:, :k] if k > 1 else np.argmin(apart, 1, keepdims=True)
-        exact = np.linalg.norm(rows[:, None] - points[index], axis=-1)
-        order = np.argsort(exact, 1, kind="stable")
-        found[0][part] = np.take_along_axis(exact, order, 1)
-        found[1][part] = np.take_along_axis(index, order, 1)
-    return found
+    return all_pairs.nearest(points if among else queries - centre, points, k, among)
 
 
 def neighbours_of_batches(queries, batches, k):
@@ -110,27 +96,12 @@ def prdc_rows(real, fake, k=3, density_k=5):
     """
     radii, _ = neighbours(real, k=max(k, density_k))
     fake_radii = neighbours(fake, k=k)[0][:, -1]
-    real = real.astype(np.float64)
-    centre = real.mean(0)
-    real -= centre
-    squares = np.square(real).sum(1)
-
-    precision, density = np.empty(len(fake)), np.empty(len(fake))
-    recall, nearest = np.zeros(len(real), bool), np.full(len(real), np.inf)
-    for part in distances.chunks(len(fake), max(real.shape)):
-        rows = fake[part] - centre
-        own = np.square(rows).sum(1)[:, None]
-        # Squared distances, less what their rounding may add.
-        apart = rows @ real.T
-        apart *= -2
-        apart += squares
-        apart += own - _ROUNDING * (own + squares.max())
-        precision[part] = (apart <= radii[:, k - 1] ** 2).any(1)
-        density[part] = (apart <= radii[:, density_k - 1] ** 2).sum(1) / density_k
-        recall |= (apart <= fake_radii[part, None] ** 2).any(0)
-        np.minimum(nearest, apart.min(0), out=nearest)
-    coverage = nearest <= radii[:, density_k - 1] ** 2
-    return {"precision": precision, "recall": recall.astype(float), "density": density, "coverage": coverage.astype(float)}
+    centre = real.mean(0, dtype=np.float64)
+    inside, held, near = all_pairs.balls(
+        fake - centre, real - centre, fake_radii, radii[:, [k - 1, density_k - 1]].T, _ROUNDING
+    )
+    rows = {"precision": inside[0] > 0, "recall": near, "density": inside[1] / density_k, "coverage": held[1]}
+    return {name: row.astype(float) for name, row in rows.items()}
 
 
 def prdc(real, fake, k=3, density_k=5):
@@ -245,7 +216,7 @@ def pairwise_distance(features, pairs=10_000, seed=0):
     """
     features = distances.checked(features)
     first, second = _random_pairs(len(features), pairs, seed)
-    parts = distances.chunks(len(first), features.shape[1])
+    parts = all_pairs.chunks(len(first), features.shape[1])
     apart = [np.linalg.norm(features[first[p]].astype(np.float64) - features[second[p]], axis=1) for p in parts]
     return float(np.concatenate(apart).mean())
 
@@ -268,5 +239,6 @@ def pairwise_ssim(images, pairs=1000, seed=0, batch_size=100):
     for start in range(0, len(first), batch_size):
         # The last batch is filled up from the first, to be compiled once.
         place = np.arange(start, start + batch_size) % len(first)
-        values.append(np.asarray(ssim(images[first[place]], images[second[place]]), np.float64))
+        with jax.default_matmul_precision("highest"):
+            values.append(np.asarray(ssim(images[first[place]], images[second[place]]), np.float64))
     return float(np.concatenate(values)[: len(first)].mean())

@@ -19,6 +19,25 @@ def test_features_do_not_depend_on_batch_and_devices(devices, size):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def precisions(jaxpr):
+    """The precision of each product and convolution of a program."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            found.append(equation.params["precision"])
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found += precisions(inner)
+    return found
+
+
+def test_products_are_in_full_float32():
+    """A processor computes so in any case; an accelerator rounds the arguments unless told."""
+    extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 8)
+    program = extractor._apply.trace(extractor._variables, np.zeros((8, 28, 28, 1), np.uint8)).jaxpr
+    found = precisions(program.jaxpr)
+    assert len(found) >= 7 and set(found) == {(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+
+
 def test_other_sizes_are_refused():
     extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 8)
     with pytest.raises(errors.UserError, match="32x32x3 and the features 'fashion' take 28x28x1"):
