@@ -12,7 +12,6 @@ GPU, where JAX takes most of the memory at its start, the twin needs XLA_PYTHON_
 import datetime
 import functools
 import json
-import pathlib
 import resource
 import sys
 import time
@@ -105,7 +104,7 @@ def main():
 
 def check_out(out):
     """Raises errors.UserError where no JSON can be written to `out`, before anything is measured."""
-    path = pathlib.Path(out)
+    path = files.to_path(out)
     if path.suffix != ".json" or path.is_dir():
         raise errors.UserError(f"--out={out}: give a path ending in .json")
     try:

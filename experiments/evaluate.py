@@ -104,10 +104,10 @@ def main():
     every = itertools.chain([first], subjects)
     reports = [_report(extractor, subject, reference, about, seen, metrics, anchors) for subject in every]
     if _OUT.value:
-        _write(pathlib.Path(_OUT.value), reports if len(reports) > 1 else reports[0])
+        _write(files.to_path(_OUT.value), reports if len(reports) > 1 else reports[0])
     if len(reports) > 1 and "fid" in metrics:
         name = f"sweep-{fingerprints.digest(_SWEEP.value)}.json"
-        path = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "eval" / name)
+        path = files.to_path(_OUT.value or files.to_path(_WORKDIR.value) / "eval" / name)
         plots.sweep(path.with_suffix(".png"), reports)
 
 
@@ -168,7 +168,7 @@ def _files():
 
 def _runs():
     """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = files.to_path(_WORKDIR.value)
     requests = requests_lib.sweep(_SWEEP.value, requests_lib.options())
     asked = requests_lib.latents()
     mesh = sharding.make_mesh(jax.device_count())

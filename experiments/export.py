@@ -6,8 +6,6 @@ The names of the arrays are their paths, such as 'unet/conv_in/kernel'. What a f
 'extra/': batch statistics, a codebook. The metadata hold the run's config.json under 'run'.
 """
 
-import pathlib
-
 from absl import flags
 from safetensors import numpy as safetensors
 
@@ -24,7 +22,7 @@ _EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, whe
 
 def main():
     """Loads, and writes."""
-    out = pathlib.Path(_OUT.value)
+    out = files.to_path(_OUT.value)
     if out.suffix != ".safetensors":
         raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
     _, _, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)

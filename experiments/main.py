@@ -5,7 +5,6 @@ python -m experiments.main --config=configs/ddpm.py --workdir=runs/ddpm
 
 import contextlib
 import functools
-import pathlib
 import sys
 import time
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from imagegen_jax import command_line
 from imagegen_jax import config as config_lib
+from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax import progress
 from imagegen_jax.algorithms import cyclegan
@@ -59,7 +59,7 @@ def _train(stop):
     """Reads top to bottom: check everything, restore or initialise, and only then write; compile; train."""
     config = _CONFIG.value
     config_lib.check(config)
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = files.to_path(_WORKDIR.value)
 
     train_set = domains.open_domains(config.data, "train")
     specs = domains.specs(train_set)

@@ -5,7 +5,6 @@ python -m experiments.report --compare='runs/*' --out=leaderboard.html
 """
 
 import itertools
-import pathlib
 import sys
 
 from absl import flags
@@ -13,6 +12,7 @@ import jax
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.evaluation import leaderboard
 from imagegen_jax.evaluation import markup
 from imagegen_jax.evaluation import report
@@ -28,7 +28,7 @@ def main():
     """Checks, reads, and writes a page."""
     if (_WORKDIR.value is None) == (_COMPARE.value is None):
         raise errors.UserError("give either --workdir, a run to report on, or --compare, several to compare")
-    default = "leaderboard.html" if _WORKDIR.value is None else pathlib.Path(_WORKDIR.value) / "report.html"
+    default = "leaderboard.html" if _WORKDIR.value is None else files.to_path(_WORKDIR.value) / "report.html"
     out = _OUT.value or default
     markup.check(out)
     page = report.of_run(_WORKDIR.value) if _COMPARE.value is None else leaderboard.of_runs(leaderboard.find(_COMPARE.value))

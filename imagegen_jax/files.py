@@ -11,6 +11,49 @@ import numpy as np
 
 from imagegen_jax import errors
 
+_reached = set()  # buckets
+
+
+def to_path(text):
+    """What a person wrote as the place of a run or of a result, as a path that can be asked and opened.
+
+    Args:
+      text: a str, or a path.
+
+    Returns:
+      A pathlib.Path; of 'gs://BUCKET/...' an etils.epath.Path, which has the methods of one.
+
+    Raises:
+      errors.UserError: it is on a storage that nothing here writes to.
+    """
+    scheme, separator, _ = str(text).partition("://")
+    if not separator:
+        return pathlib.Path(text)
+    if scheme != "gs":  # of object storages the one that Orbax writes to
+        raise errors.UserError(
+            f"{text}: give a folder, or one in a bucket as gs://BUCKET/FOLDER; nothing here writes to {scheme}://"
+        )
+    from etils import epath  # both come with Orbax
+    import fsspec
+
+    path = epath.Path(text)
+    bucket = path.parts[:3]
+    if bucket not in _reached:
+        try:
+            fsspec.get_filesystem_class(scheme)
+            path.exists()
+        except ImportError as error:
+            raise errors.UserError(f"{text}: reaching gs:// takes gcsfs, which is not installed: pip install gcsfs") from error
+        except Exception as error:  # each storage's client has its own kinds
+            raise errors.UserError(f"cannot reach {text}: {_reason(error)}") from error
+        _reached.add(bucket)
+    return path
+
+
+def is_remote(path):
+    """Whether a path of `to_path` is on an object storage, which knows no locks, no appending and no free space."""
+    return not isinstance(path, pathlib.Path)
+
 
 @contextlib.contextmanager
 def draft(path, complaint=None):
@@ -24,22 +67,29 @@ def draft(path, complaint=None):
       complaint: how the error begins; by default 'cannot write <path>'.
 
     Yields:
-      A hidden pathlib.Path in the same folder. It is gone afterwards, whatever happens.
+      A hidden pathlib.Path in the same folder, or, for an object storage, in a temporary one. It is gone afterwards.
 
     Raises:
       errors.UserError: the file cannot be written, '<complaint>: <reason>'. Any OSError in the block counts as that.
     """
-    path = pathlib.Path(path)
-    aside = _beside(path, "draft")
+    path = to_path(path)
+    complaint = complaint or f"cannot write {path}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        aside.replace(path)
+        if is_remote(path):
+            with tempfile.TemporaryDirectory() as folder:
+                yield (aside := pathlib.Path(folder) / path.name)
+                upload(aside, path, complaint)
+        else:
+            aside = _beside(path, "draft")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield aside
+                aside.replace(path)
+            finally:
+                with contextlib.suppress(OSError):
+                    aside.unlink()
     except OSError as error:
-        raise errors.UserError(f"{complaint or f'cannot write {path}'}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
+        raise errors.UserError(f"{complaint}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -82,13 +132,44 @@ def _beside(path, what):
 
 
 def check_writable(path):
-    """Raises errors.UserError where nothing can be written beside `path`; makes the folder that it is in."""
-    folder = pathlib.Path(path).resolve().parent
+    """Raises errors.UserError where nothing can be written beside `path`; makes the folder that it is in.
+
+    Of an object storage the first file tells.
+    """
+    if is_remote(path := to_path(path)):
+        return
+    folder = path.resolve().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def move(path, target):
+    """Moves a file or a folder of `to_path` to where nothing is, within one disk or bucket. Raises OSError."""
+    if not is_remote(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    elif path.is_dir():
+        # Object by object, and first the one by which Orbax tells a checkpoint that is whole.
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name != "commit_success.txt"):
+            move(entry, target / entry.name)
+    else:
+        path.copy(target)
+        path.unlink()
+
+
+def upload(source, target, complaint):
+    """Makes the file `target`, on an object storage, what `source` is, at once. Raises errors.UserError, as `draft` does."""
+    try:
+        target.write_bytes(source.read_bytes())
+    except Exception as error:  # each storage's client has its own kinds
+        raise errors.UserError(f"{complaint}: {_reason(error)}") from error
+
+
+def _reason(error):
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def read_npz(path, names=None):
@@ -105,7 +186,7 @@ def read_npz(path, names=None):
       ValueError: it cannot be read; the message is the reason, in one line.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with to_path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             wanted = [name for name in members if names is None or name in names]
             size = sum(members[name].file_size for name in wanted)  # of which zipfile never unpacks more
@@ -119,7 +200,7 @@ def read_npz(path, names=None):
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     except Exception as error:  # damaged archives make a dozen kinds, from zipfile, its decompressors and numpy
-        with contextlib.suppress(OSError), open(path, "rb") as file:
+        with contextlib.suppress(OSError), to_path(path).open("rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise ValueError("it is a single array, .npy, and not the several of an .npz") from error
         raise ValueError(str(error).split("\n")[0] or type(error).__name__) from error

@@ -59,13 +59,23 @@ def tiny_config():
 
 @pytest.fixture(scope="module")
 def command():
-    """Gives, of a name such as 'sample', experiments/sample.py in this process: a function of the words of a command line."""
+    """Gives, of a name such as 'sample', experiments/sample.py in this process: a function of the words of a command line.
+
+    It is good until another command is asked for, since two may have flags of one name.
+    """
     loaded = {}
+
+    def take_back():
+        for flag in list(flags.FLAGS):
+            if flags.FLAGS.find_module_defining_flag(flag) in {*(m.__name__ for m in loaded.values()), requests.__name__}:
+                delattr(flags.FLAGS, flag)
+        loaded.clear()
 
     def load(name):
         if name not in loaded:
+            take_back()
             module = f"experiments.{name}"
-            sys.modules.pop(module, None)  # its flags were taken back when another file of tests ended
+            sys.modules.pop(module, None)  # it defines its flags again
             loaded[name] = importlib.import_module(module)
         module = loaded[name]
 
@@ -78,6 +88,4 @@ def command():
         return call
 
     yield load
-    for flag in list(flags.FLAGS):
-        if flags.FLAGS.find_module_defining_flag(flag) in {*(m.__name__ for m in loaded.values()), requests.__name__}:
-            delattr(flags.FLAGS, flag)
+    take_back()

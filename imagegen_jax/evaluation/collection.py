@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -87,10 +86,10 @@ def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, wha
 
 def discard(folder):
     """Removes what `collect` kept, when the scores are written, but not what another process is writing there."""
-    for piece in pathlib.Path(folder).glob("*.npz"):
+    for piece in files.to_path(folder).glob("*.npz"):
         piece.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        pathlib.Path(folder).rmdir()
+    with contextlib.suppress(OSError, ValueError):  # the latter of a bucket
+        files.to_path(folder).rmdir()
 
 
 def save(path, collection):
@@ -109,14 +108,14 @@ def load(path):
 
 def _keep(folder, first, part):
     if folder is not None:
-        save(pathlib.Path(folder) / f"{first:08d}.npz", part)
+        save(files.to_path(folder) / f"{first:08d}.npz", part)
     return part
 
 
 def _kept(folder):
     """The pieces in a folder, from image 0 on without a gap."""
     parts, done = [], 0
-    while folder is not None and (part := load(pathlib.Path(folder) / f"{done:08d}.npz")) is not None:
+    while folder is not None and (part := load(files.to_path(folder) / f"{done:08d}.npz")) is not None:
         parts.append(part)
         done += len(part)
     return parts

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.evaluation import measures
 from imagegen_jax.training import run
 
@@ -86,7 +87,7 @@ class Run:
 
 def read(folder):
     """The Run of a folder. Raises errors.UserError: it is not a run's, or its config or one of its scores is damaged."""
-    folder = pathlib.Path(folder)
+    folder = files.to_path(folder)
     found = run.load_config(folder)
     if found is None:
         raise errors.UserError(f"{folder} is not the folder of a run: it has no config.json")
@@ -115,19 +116,19 @@ def _metrics(path):
     if not path.exists():
         return {}, 0
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                    step = int(entry.pop("step"))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    skipped += 1
-                    continue
-                for name, value in entry.items():
-                    if measures.is_number(value) and math.isfinite(value):
-                        series.setdefault(name, []).append((step, value))
+        text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError as error:
         raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            step = int(entry.pop("step"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            skipped += 1
+            continue
+        for name, value in entry.items():
+            if measures.is_number(value) and math.isfinite(value):
+                series.setdefault(name, []).append((step, value))
     return {name: tuple(np.array(points, np.float64).T) for name, points in series.items()}, skipped
 
 

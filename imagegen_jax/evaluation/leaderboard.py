@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.evaluation import history
 from imagegen_jax.evaluation import markup
 from imagegen_jax.evaluation import measures
@@ -24,10 +25,16 @@ def find(names: Iterable[str]) -> list[pathlib.Path]:
     """
     found = []
     for name in names:
-        matched = [name] if pathlib.Path(name).exists() else sorted(glob.glob(name))
+        place = files.to_path(name)
+        if place.exists():
+            matched = [place]
+        elif files.is_remote(place):
+            matched = sorted(place.parent.glob(place.name))
+        else:
+            matched = list(map(pathlib.Path, sorted(glob.glob(name))))
         if not matched:
             raise errors.UserError(f"--compare: there is no folder {name}")
-        for path in map(pathlib.Path, matched):
+        for path in matched:
             if (path / "config.json").exists():
                 found.append(path)
             else:

@@ -5,7 +5,6 @@ import datetime
 import html
 import io
 import json
-import pathlib
 
 from imagegen_jax import errors
 from imagegen_jax import files
@@ -65,16 +64,17 @@ def section(title, *children):
 def image(path, alt, side=1600):
     """A picture file in the page: as it is, or made smaller where a side is longer than `side` pixels."""
     try:
-        with pictures.opened(path) as image:
+        data = path.read_bytes()
+        with pictures.opened(io.BytesIO(data)) as image:
             image.load()
-            size, data = image.size, path.read_bytes()
+            size = image.size
             if max(size) > side:
                 small = image.convert("RGB" if image.mode not in ("L", "RGBA") else image.mode)
                 small.thumbnail((side, side))
                 buffer = io.BytesIO()
                 small.save(buffer, "png", optimize=True)
                 size, data = small.size, buffer.getvalue()
-    except pictures.BadImageError:
+    except (pictures.BadImageError, OSError):
         return tag("p", f"{path.name} cannot be read.", class_="note")
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     kind = {"class_": "pixels"} if max(size) < 600 else {}  # which a screen would show enlarged, and blurred
@@ -172,7 +172,7 @@ def duration(seconds):
 
 def check(out):
     """Raises errors.UserError where `out` is not the path of a page."""
-    if pathlib.Path(out).suffix != ".html" or pathlib.Path(out).is_dir():
+    if files.to_path(out).suffix != ".html" or files.to_path(out).is_dir():
         raise errors.UserError(f"--out={out}: give a file, a path ending in .html")
 
 

@@ -14,7 +14,6 @@ they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the
 
 import dataclasses
 import json
-import pathlib
 import warnings
 
 import flax.struct
@@ -156,7 +155,7 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
     # The parameters are looked at because the step alone may have been trained anew, by --checkpoint=STEP.
     key = asked | {"step": step, "ema": use_ema, "parameters": _digest(state.params, state.extra)}
     name = "-".join(map(str, [step, *["raw"] * (not use_ema), *asked.values()]))
-    path = pathlib.Path(workdir) / "latents" / f"{name}.npz"
+    path = files.to_path(workdir) / "latents" / f"{name}.npz"
     dimensions = codes_lib.Coder(algorithm, state, specs[""].shape, mesh, config.eval.batch_size).dimensions
     mixture, about = load(path, dimensions) if path.exists() else (None, {})
     if any(about.get(name) != value for name, value in key.items()):

@@ -28,7 +28,7 @@ def check(out, animated=False, overwrite=False):
     Raises:
       errors.UserError: it cannot.
     """
-    path = pathlib.Path(out)
+    path = files.to_path(out)
     endings = (".png", ".npz", ".gif") if animated else (".png", ".npz")
     if str(out).endswith("/"):
         check_folder(out, overwrite)
@@ -46,7 +46,9 @@ def check_folder(out, overwrite):
 
     What is overwritten is deleted, so that two sets of images never become one. Only results of commands are.
     """
-    path = pathlib.Path(out)
+    path = files.to_path(out)
+    if files.is_remote(path):
+        raise errors.UserError(f"--out={out}: a folder of images can only be on this machine; in a bucket, give a single file")
     if path.exists() and not path.is_dir():
         raise errors.UserError(f"--out={out}: it exists and is a file")
     for entry in path.rglob("*") if path.exists() else ():
@@ -111,7 +113,7 @@ def save(out, batches, labels=None, texts=None):
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text)
     else:
-        _save_file(pathlib.Path(out), np.concatenate(list(batches)), labels)
+        _save_file(files.to_path(out), np.concatenate(list(batches)), labels)
 
 
 def _save_file(path, drawn, labels):

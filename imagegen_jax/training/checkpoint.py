@@ -6,7 +6,6 @@ import errno
 import importlib.metadata
 import inspect
 import os
-import pathlib
 import re
 import sys
 from typing import Any
@@ -15,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.training import preservation
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -48,8 +48,11 @@ class Position:
 
 def available_steps(folder):
     """Steps with a folder in the checkpoint folder, ascending, readable or not."""
-    folder = pathlib.Path(folder)
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+    folder = files.to_path(folder)
+    found = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    if files.is_remote(folder):  # where nothing is renamed at the end, a file says that a checkpoint is whole
+        found = filter(ocp.utils.is_checkpoint_finalized, found)
+    return sorted(int(entry.name) for entry in found)
 
 
 def _first_line(error):
@@ -78,7 +81,8 @@ class Checkpointer:
           policy: the preservation.Policy, by default to keep the latest; it learns which of the steps there are extra.
           read_only: restore only; nothing in the folder is created or cleaned up.
         """
-        self._folder = pathlib.Path(folder).absolute()
+        folder = files.to_path(folder)
+        self._folder = folder if files.is_remote(folder) else folder.absolute()
         self._policy = policy or preservation.Policy()
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -197,7 +201,10 @@ class Checkpointer:
     def _guarded(self, call, *args, **kwargs):
         try:
             return call(*args, **kwargs)
-        except (OSError, ValueError) as error:  # tensorstore reports what the system refused as a ValueError
+        except Exception as error:
+            # tensorstore reports what the system refused as a ValueError; the clients of object storages have their own kinds.
+            if not isinstance(error, OSError | ValueError) and not files.is_remote(self._folder):
+                raise
             steps = available_steps(self._folder)
             last = f"the last good checkpoint is step {steps[-1]}" if steps else "there is none yet"
             cause, is_full = _cause(error)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import pathlib
 import socket
 import sys
 import time
@@ -14,6 +13,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import files
+from imagegen_jax import progress
 
 _LOCK = "lock"
 
@@ -24,12 +25,16 @@ def owned(workdir):
 
     The kernel gives the lock up when the process ends, however it ends. Other hosts see it as far as their file system passes
     flock on, as NFS 4 does. A folder in which nothing was written is removed again. Where nothing can be written at all there
-    is nothing to hold, and a file system without locks is a note on stderr.
+    is nothing to hold, and a file system without locks, as object storages are, is a note on stderr.
 
     Raises:
       errors.UserError: another training holds it, or the folder cannot be made.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    if files.is_remote(workdir := files.to_path(workdir)):
+        progress.tell(f"note: {workdir} cannot be locked: see that nothing else trains there")
+        yield
+        return
+    workdir = workdir.absolute()
     with contextlib.ExitStack() as held:
         error = None
         if jax.process_index() == 0:

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import pathlib
+import shutil
 import sys
+import tempfile
+import time
 
 import jax
 import numpy as np
@@ -19,11 +22,12 @@ if _hidden:
 
 
 METRICS = "metrics.jsonl"
+_UPLOAD_EVERY = 30.0  # seconds
 
 
 def rows(workdir):
     """Yields the dict of each line of a run's metrics.jsonl, if there is one; a line that a kill cut short is left out."""
-    path = pathlib.Path(workdir) / METRICS
+    path = files.to_path(workdir) / METRICS
     if not path.exists():
         return
     for line in path.read_text().splitlines():
@@ -34,7 +38,8 @@ def rows(workdir):
 class MetricWriter:
     """Writes metrics.jsonl (one object a line) and the same scalars, and image grids, for TensorBoard.
 
-    Only the first process writes; on the others every method does nothing.
+    Only the first process writes; on the others every method does nothing. An object storage takes whole files only: for one
+    they are written on this machine, and uploaded twice a minute, by `flush` and at the end.
     """
 
     def __init__(self, workdir, first_step):
@@ -43,8 +48,14 @@ class MetricWriter:
         if not self._active:
             return
         _keep_until(workdir, first_step)
-        self._lines = (pathlib.Path(workdir) / METRICS).open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        folder = self._workdir = files.to_path(workdir)
+        self._spool = None
+        if files.is_remote(folder):
+            folder = self._spool = pathlib.Path(tempfile.mkdtemp(prefix="imagegen_jax_"))
+            (folder / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows(workdir)))
+            self._uploaded, self._last = {}, time.monotonic()
+        self._lines = (folder / METRICS).open("a")
+        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step, scalars):
         """One line: {'step': step, **scalars}; TensorBoard gets the numbers among them."""
@@ -56,6 +67,8 @@ class MetricWriter:
             if not isinstance(value, str):
                 self._events.add_scalar(name, value, step)
         self._events.flush()
+        if self._spool and time.monotonic() - self._last >= _UPLOAD_EVERY:
+            self.flush()
 
     def image(self, step, name, image):
         """An (h, w, c) uint8 picture for TensorBoard."""
@@ -63,16 +76,30 @@ class MetricWriter:
             self._events.add_image(name, np.asarray(image), step, dataformats="HWC")
             self._events.flush()
 
+    def flush(self):
+        """Returns when all that was written is in the run's folder. Raises errors.UserError."""
+        if not (self._active and self._spool):
+            return
+        for path in sorted(self._spool.iterdir()):
+            size = path.stat().st_size
+            if self._uploaded.get(path.name) != size:
+                files.upload(path, self._workdir / path.name, f"cannot write to the workdir {self._workdir}")
+                self._uploaded[path.name] = size
+        self._last = time.monotonic()
+
     def close(self):
         """Closes the files."""
         if self._active:
             self._lines.close()
             self._events.close()
+            self.flush()
+            if self._spool:
+                shutil.rmtree(self._spool)
 
 
 def _keep_until(workdir, step):
     """Drops the lines of later steps, and a line that a kill cut short."""
-    path = pathlib.Path(workdir) / METRICS
+    path = files.to_path(workdir) / METRICS
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in rows(workdir) if row["step"] <= step]
         with files.draft(path) as draft:

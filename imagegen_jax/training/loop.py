@@ -137,6 +137,7 @@ def train(
             position, step=step, seconds=seconds, due=bool(due), extra=not regular, interval=interval.sums()
         )
         if regular or stopping:
+            writer.flush()  # so that no checkpoint is without its metrics
             checkpointer.save(state, position)
         if due and not stopping:
             ran = False

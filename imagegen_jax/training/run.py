@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import pathlib
 import shutil
 
 import jax
@@ -89,7 +88,7 @@ def _spec(shape, class_names=None, classes=0):
 
 def save_config(workdir, config, specs, schedules=()):
     """Makes the folder and writes config.json. Raises errors.UserError."""
-    with files.draft(pathlib.Path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as draft:
+    with files.draft(files.to_path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as draft:
         draft.write_text(to_json(config, specs, schedules) + "\n")
 
 
@@ -99,7 +98,7 @@ def load_config(workdir):
     Raises:
       errors.UserError: config.json is damaged.
     """
-    path = pathlib.Path(workdir) / _CONFIG
+    path = files.to_path(workdir) / _CONFIG
     if not path.exists():
         return None
     try:
@@ -114,7 +113,7 @@ def check_resumable(workdir, config, specs):
     Raises:
       errors.UserError: the folder holds checkpoints of another experiment, or of an unknown one.
     """
-    begun = checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS)
+    begun = checkpoint.available_steps(files.to_path(workdir) / CHECKPOINTS)
     saved = load_config(workdir)
     if saved is None:
         if begun:
@@ -154,7 +153,7 @@ def scheduled(workdir, config, position):
 
 def _first_schedule(workdir, records):
     """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
-    saved = json.loads((pathlib.Path(workdir) / _CONFIG).read_text())
+    saved = json.loads((files.to_path(workdir) / _CONFIG).read_text())
     return saved.get("first_schedule") or (0, config_lib.in_steps(load_config(workdir)[0], "duration", records))
 
 
@@ -197,7 +196,7 @@ def fill_foundation(workdir, config, specs):
     family = algorithms.ALGORITHMS[config.algorithm].foundation if config.algorithm in algorithms.ALGORITHMS else ""
     if not family:
         return
-    own = load_config(workdir) if checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS) else None
+    own = load_config(workdir) if checkpoint.available_steps(files.to_path(workdir) / CHECKPOINTS) else None
     found = own[0].foundation.run if own and "foundation" in own[0] else _foundation(config, family, specs)
     with config.unlocked():
         config.foundation.run = found
@@ -223,9 +222,11 @@ def _foundation(config, family, specs):
 
 
 def check_space(workdir, state):
-    """Raises errors.UserError where the disk has less room than two checkpoints of `state` need."""
+    """Raises errors.UserError where the disk has less room than two checkpoints of `state` need. A bucket has no end."""
+    if files.is_remote(workdir := files.to_path(workdir)):
+        return
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = workdir.absolute()
     existing = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -267,7 +268,7 @@ def find_step(workdir, config, wanted):
         raise errors.UserError(
             f"{workdir} keeps no best checkpoint, since its config.checkpoint.best_metric is empty: give a step"
         )
-    steps = checkpoint.available_steps(pathlib.Path(workdir) / CHECKPOINTS)
+    steps = checkpoint.available_steps(files.to_path(workdir) / CHECKPOINTS)
     best = preservation.best(metric, scores(workdir, metric), steps)
     if best is None:
         raise errors.UserError(f"{workdir} has no checkpoint at whose step {metric} was measured: give a step")
@@ -318,6 +319,6 @@ def restore(workdir, step, unread, replicate=False, remedy="choose with --checkp
     rules = ((), 0) if replicate else (config.sharding.rules, config.sharding.min_size)
     shapes = abstract_state(algorithm, mesh, *rules)
     left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in unread(shapes).items()}
-    reader = checkpoint.Checkpointer(pathlib.Path(workdir) / CHECKPOINTS, read_only=True)
+    reader = checkpoint.Checkpointer(files.to_path(workdir) / CHECKPOINTS, read_only=True)
     state, position = reader.restore(find_step(workdir, config, step), shapes.replace(**left_out), remedy)
     return config, algorithm, state, position.step

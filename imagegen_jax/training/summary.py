@@ -1,8 +1,8 @@
 """What there is to see of a run when its training ends, and what to ask of it next."""
 
-import pathlib
 import shlex
 
+from imagegen_jax import files
 from imagegen_jax.training import logging
 
 
@@ -13,11 +13,11 @@ def lines(workdir, algorithm):
       workdir: folder of the run, which has a checkpoint.
       algorithm: of the run.
     """
-    found = []
+    place, found = files.to_path(workdir), []
     for name, folder in (("grid", "samples"), ("panel", "panels")):
-        steps = [int(path.stem) for path in (pathlib.Path(workdir) / folder).glob("*.png") if path.stem.isdecimal()]
+        steps = [int(path.stem) for path in (place / folder).glob("*.png") if path.stem.isdecimal()]
         if steps:
-            found.append(f"last {name}: {pathlib.Path(workdir) / folder / str(max(steps))}.png")
+            found.append(f"last {name}: {place / folder / str(max(steps))}.png")
     measured = [row for row in logging.rows(workdir) if any(name.startswith("eval/") for name in row)]
     if measured:
         values = ", ".join(f"{name} {value:.4g}" for name, value in measured[-1].items() if name.startswith("eval/"))

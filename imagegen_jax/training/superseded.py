@@ -1,15 +1,15 @@
 """What a run's folder holds of steps that will be trained anew."""
 
 import json
-import pathlib
 import re
-import shutil
 import time
 
 import jax
 from jax.experimental import multihost_utils
 
 from imagegen_jax import errors
+from imagegen_jax import files
+from imagegen_jax.training import checkpoint
 from imagegen_jax.training import logging
 from imagegen_jax.training import run
 
@@ -31,7 +31,7 @@ def set_aside(workdir, step, foreign=False):
     Raises:
       errors.UserError: it cannot be moved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = files.to_path(workdir)
     if jax.process_index() == 0:
         later = [path for name in _FOLDERS for path in sorted((workdir / name).glob("*")) if _step(path) > step]
         if later and (foreign or any(path.parent.name == run.CHECKPOINTS for path in later)):
@@ -46,17 +46,15 @@ def set_aside(workdir, step, foreign=False):
 
 def _move(workdir, later, aside):
     for path in later:
-        target = aside / path.relative_to(workdir)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        files.move(path, aside / path.relative_to(workdir))
     if (workdir / logging.METRICS).exists():
-        shutil.copy2(workdir / logging.METRICS, aside)
+        (aside / logging.METRICS).write_bytes((workdir / logging.METRICS).read_bytes())
 
 
 def _step(path):
     """The step that a file tells of, by its name or, of scores under a name of their own, by its content; -1 for none."""
-    if path.parent.name == run.CHECKPOINTS:
-        return int(path.name) if path.name.isdigit() else -1  # Orbax clears up what it did not finish
+    if path.parent.name == run.CHECKPOINTS:  # Orbax clears up what it did not finish
+        return next((step for step in checkpoint.available_steps(path.parent) if str(step) == path.name), -1)
     if number := re.match(r"\d+(?=[-.])", path.name):
         return int(number[0])
     if path.suffix != ".json":
