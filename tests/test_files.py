@@ -107,7 +107,7 @@ def test_what_is_no_npz_is_one_line(tmp_path, monkeypatch, damage, reason):
     np.savez_compressed(path, images=np.random.default_rng(0).integers(0, 256, 10_000, np.uint8))
     assert files.read_npz(path)["images"].shape == (10_000,)
     damage(path)
-    monkeypatch.setattr(files, "_memory", lambda: 10**6)
+    monkeypatch.setattr(files, "memory", lambda: 10**6)
     with pytest.raises(ValueError, match=reason) as caught:
         files.read_npz(path)
     assert "\n" not in str(caught.value) and not isinstance(caught.value, zlib.error)
@@ -115,6 +115,6 @@ def test_what_is_no_npz_is_one_line(tmp_path, monkeypatch, damage, reason):
 
 def test_of_an_npz_only_what_is_wanted_is_read(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", mu=np.arange(3.0), images=np.zeros(10**4, np.uint8))
-    monkeypatch.setattr(files, "_memory", lambda: 1000)
+    monkeypatch.setattr(files, "memory", lambda: 1000)
     found = files.read_npz(tmp_path / "a.npz", ("mu", "sigma"))
     assert list(found) == ["mu"] and found["mu"].tolist() == [0, 1, 2]
