@@ -16,6 +16,11 @@ def get_config(variant=""):
 
 def _bundled():
     c = defaults.classifier()
+    # So that its features see grain and blur, at which those of a classifier alone hardly change.
+    c.network.multiscale = True
+    c.network.detail = 64.0
+    c.classifier.degradation = 0.3
+    c.classifier.estimate_weight = 4.0
     c.data.flip = True
     c.batch_size = 64
     c.duration = "24 epochs"

@@ -204,9 +204,13 @@ def classifier():
     network.widths = (32, 64, 96)  # channels of each level; each halves the resolution, and the last is that of the features
     network.groups = 8  # of GroupNorm
     network.dropout = 0.3
+    network.multiscale = False  # features of every level, which see texture beside class
+    network.detail = 0.0  # shown beside the image: how pixels differ from those around, up to so many grey levels; 0: not shown
 
     c.classifier = classifier = config_dict.ConfigDict()
     classifier.label_smoothing = 0.1
+    classifier.degradation = 0.0  # share of images that are blurred, and given noise, which is to be estimated beside the class
+    classifier.estimate_weight = 1.0  # of the estimates' squared error, beside the cross-entropy of classes
     return c
 
 

@@ -174,7 +174,7 @@ def _fashion():
 
 def _classifier(algorithm, params, protocol):
     def apply(params, batch):
-        return algorithm.network.apply({"params": params}, images.to_float(batch))
+        return algorithm.network.apply({"params": params}, images.to_float(batch))[:2]
 
     names = tuple(str(i) for i in range(algorithm.network.classes))
     return Features(protocol, algorithm.image_shape, names, _as_it_is, apply, params)

@@ -1,5 +1,7 @@
 """A small convolutional classifier of small images."""
 
+import math
+
 from flax import linen as nn
 from jax import numpy as jnp
 
@@ -7,28 +9,61 @@ from imagegen_jax.networks import blocks
 
 
 class Classifier(nn.Module):
-    """Two convolutions a level, the first of which halves the resolution; the mean over what is left are the features.
+    """Two convolutions a level, the first of which halves the resolution; means over the maps of levels are the features.
 
-    (n, h, w, c) in [-1, 1] -> (features (n, last of widths), logits (n, classes)), float32.
+    (n, h, w, c) in [-1, 1] -> (features (n, d), logits (n, classes), estimates (n, estimates)), float32.
+
+    What tells classes is in the last level, and little of grain and blur is left there. With `multiscale` the features are of
+    every level. An earlier level's mean is over more positions, and so varies less from image to image: it is multiplied by the
+    root of how many times as many they are, as if independent positions had been added. Logits are made of the last level.
+
+    A noise of a few grey levels is small beside the contrast of an image. With `detail` the network is shown it by itself, as
+    detectors of hidden messages are (Fridrich and Kodovsky 2012, section II): what a pixel differs by from the mean of the 3x3
+    pixels around it, cut off where it is larger than that.
 
     Attributes:
       classes: number of labels.
       widths: channels of each level.
       groups: of GroupNorm.
-      dropout: share of the features that are left out in training.
+      dropout: share of what logits are made of that is left out in training.
+      multiscale: whether d is the sum of widths, first level first, rather than the last of them.
+      detail: grey levels (of 255) at which detail is cut off; 0: the network is shown the image alone.
+      estimates: numbers that are estimated from the features beside the class.
     """
 
     classes: int
     widths: tuple[int, ...] = (32, 64, 96)
     groups: int = 8
     dropout: float = 0.0
+    multiscale: bool = False
+    detail: float = 0.0
+    estimates: int = 0
 
     @nn.compact
     def __call__(self, x, train=False):
+        if self.detail:
+            x = jnp.concatenate([x, detail(x, self.detail / 127.5)], -1)
+        maps = []
         for width in self.widths:
             for stride in (2, 1):
                 x = nn.Conv(width, (3, 3), stride)(x)
                 x = nn.relu(blocks.GroupNorm(self.groups)(x))
-        features = x.mean((1, 2), dtype=jnp.float32)
-        kept = nn.Dropout(self.dropout, deterministic=not train)(features)
-        return features, nn.Dense(self.classes)(kept)
+            maps.append(x)
+        last = x.mean((1, 2), dtype=jnp.float32)
+        kept = nn.Dropout(self.dropout, deterministic=not train)(last)
+        logits = nn.Dense(self.classes)(kept)
+        features = _means(maps) if self.multiscale else last
+        return features, logits, nn.Dense(self.estimates)(features) if self.estimates else jnp.zeros((len(x), 0))
+
+
+def detail(x, limit):
+    """(n, h, w, c) -> the same shape: how a value differs from the mean of its 3x3 pixels, over `limit`, within [-1, 1]."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return jnp.clip((x - nn.avg_pool(padded, (3, 3))) / limit, -1, 1)
+
+
+def _means(maps):
+    """(n, sum of channels) of maps (n, h, w, c) of several sizes."""
+    sizes = [math.prod(x.shape[1:3]) for x in maps]
+    factors = [math.sqrt(size / sizes[-1]) for size in sizes]
+    return jnp.concatenate([factor * x.mean((1, 2), dtype=jnp.float32) for factor, x in zip(factors, maps)], -1)

@@ -111,7 +111,7 @@ def test_a_run_is_scored(trained, tmp_path):
 def test_images_are_scored_without_a_run(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
     np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(60) % 10)
-    np.savez(tmp_path / "stats.npz", mu=np.zeros(96), sigma=np.eye(96))
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(192), sigma=np.eye(192))
     np.savez(tmp_path / "other.npz", mu=np.zeros(8), sigma=np.eye(8))
     np.savez(tmp_path / "large.npz", images=np.zeros((9, 32, 32, 3), np.uint8))
     noise = f"--samples={tmp_path / 'noise.npz'}"

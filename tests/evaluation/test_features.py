@@ -4,8 +4,12 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax.data import domains
+from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import features
 from imagegen_jax.training import sharding
 
@@ -60,3 +64,35 @@ def test_other_sizes_are_refused():
 def test_what_is_not_there_is_named(name, resize, words):
     with pytest.raises(errors.UserError, match=words):
         features.named(name, resize)
+
+
+def test_the_packaged_features_see_noise_and_blur():
+    """A little of either moves other real images beyond the interval of their distance; more moves them further."""
+    config = config_lib.common().data
+    train, test = (
+        np.concatenate([batch["image"] for batch, _ in domains.eval_batches(domains.open_domains(config, split), 2000, 500)])
+        for split in ("train", "test")
+    )
+    grain = np.random.default_rng(0).standard_normal(train.shape)
+    noisy = [train + deviation * grain for deviation in (2, 4, 8, 16, 32)]
+    blurred = [ndimage.gaussian_filter(train.astype(float), (0, deviation, deviation, 0)) for deviation in (0.4, 0.7, 1)]
+    one = jax.sharding.Mesh(np.array(jax.devices()[:1]), (sharding.AXIS,))
+    extractor = features.Extractor(features.named("fashion"), one, 500)
+
+    def extract(drawn):
+        return extractor(np.clip(np.round(drawn), 0, 255).astype(np.uint8))[0]
+
+    real = extract(test)
+    reference = distances.Moments.of(real)
+
+    def distance(found):
+        return distances.frechet_distance(distances.Moments.of(found), reference)
+
+    clean = extract(train)
+    own = distances.Moments.of(clean)
+    rows = distances.frechet_influence(clean, own, reference), distances.frechet_influence(real, reference, own)
+    _, bound = distances.bootstrap(distance(clean) + rows[0], rows[1])
+    noise, blur = ([distance(extract(drawn)) for drawn in each] for each in (noisy, blurred))
+    assert noise[1] > bound and blur[0] > bound
+    for rising in ([distance(clean), *noise], [distance(clean), *blur]):
+        assert (np.diff(rising) > 0).all(), rising
