@@ -151,12 +151,21 @@ def _set_up_jax():
     # When one of Orbax's reads fails, it reports at exit that nobody looked at the others.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(files.cache_folder()))
-        # By default what compiles within a second is not kept, and a start has dozens of such.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        _keep_compiled(files.cache_folder())
     if _DISTRIBUTED.value or _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
         jax.devices()
     except RuntimeError as error:
         raise errors.UserError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
+
+
+def _keep_compiled(folder):
+    try:
+        files.check_writable(folder / "jit")
+    except errors.UserError as error:
+        print(f"{error}; everything is compiled anew each time", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default what compiles within a second is not kept, and a start has dozens of such.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

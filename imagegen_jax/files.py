@@ -213,4 +213,7 @@ def memory():
 
 def cache_folder():
     """Where what can be computed again is kept between processes."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "imagegen_jax"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # a user without one, as in some containers
+        home = tempfile.gettempdir()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path(home) / ".cache") / "imagegen_jax"

@@ -66,6 +66,12 @@ def test_every_name_that_a_file_system_has(tmp_path, draft, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(files.os.path, "expanduser", lambda path: path)
+    assert files.cache_folder().is_absolute()
+
+
 def _damaged(path):
     """One compressed member whose middle is other bytes."""
     with zipfile.ZipFile(path) as archive:

@@ -62,7 +62,7 @@ def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, wha
       A Collection.
 
     Raises:
-      errors.UserError: there are no images, they do not fit the network, or the folder cannot be written.
+      errors.UserError: there are no images, or they do not fit the network.
     """
     parts = _kept(folder)
     done = sum(map(len, parts))
@@ -74,7 +74,10 @@ def collect(extractor, batches: Callable[[int], Iterator], num, folder=None, wha
             done += len(batch)
             bar.update(len(batch))
             if done >= num or sum(map(len, waiting)) >= _PIECE:
-                parts.append(_keep(folder, sum(map(len, parts)), joined(waiting)))
+                part = joined(waiting)
+                if folder is not None and not save(files.to_path(folder) / f"{sum(map(len, parts)):08d}.npz", part):
+                    folder = None  # which is said once
+                parts.append(part)
                 waiting = []
             if done >= num:
                 break
@@ -93,9 +96,14 @@ def discard(folder):
 
 
 def save(path, collection):
-    """Writes a Collection to one .npz file, which is there as a whole or not at all. Raises errors.UserError."""
-    with files.draft(path) as draft, draft.open("wb") as file:
-        np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
+    """Writes a Collection to one .npz file, as a whole or not at all. Returns whether it could; a printed line says if not."""
+    try:
+        with files.draft(path) as draft, draft.open("wb") as file:
+            np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
+        return True
+    except errors.UserError as error:
+        progress.tell(f"{error}; it will be computed again the next time")
+        return False
 
 
 def load(path):
@@ -104,12 +112,6 @@ def load(path):
         return Collection(**files.read_npz(path, [field.name for field in dataclasses.fields(Collection)]))
     except (ValueError, TypeError):
         return None
-
-
-def _keep(folder, first, part):
-    if folder is not None:
-        save(files.to_path(folder) / f"{first:08d}.npz", part)
-    return part
 
 
 def _kept(folder):

@@ -18,6 +18,7 @@ class _Parser(flags.ArgumentParser):
 
     def __init__(self, kind):
         self._kind = kind
+        self.syntactic_help = {int: "an integer", float: "a number", tuple: "numbers, separated by commas"}.get(kind, "")
 
     def parse(self, argument):
         return argument if isinstance(argument, self._kind) else parsed(self._kind, argument)
