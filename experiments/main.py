@@ -76,9 +76,7 @@ def _train(stop):
     state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
-    metric = config.checkpoint.best_metric
-    cadences = [steps(key) for key in ("checkpoint.every", "eval.every")]
-    preservation.check(metric, metric and _measurable(config, algorithm, state_shape, test_set), *cadences, total_steps)
+    policy = _policy(config, steps, algorithm, state_shape, test_set)
 
     folder = workdir / run.CHECKPOINTS
     run.check_space(workdir, state_shape)
@@ -102,8 +100,7 @@ def _train(stop):
     step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
     compiled = {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
 
-    scores = run.scores(workdir, metric, position.step)
-    policy = preservation.Policy(config.checkpoint.keep, cadences[0], steps("checkpoint.keep_every"), metric, scores)
+    policy.scores.update(run.scores(workdir, policy.metric, position.step))
     with (
         checkpoint.Checkpointer(folder, policy) as checkpointer,
         contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
@@ -121,7 +118,7 @@ def _train(stop):
             batch_size=config.batch_size,
             total_steps=total_steps,
             log_every=steps("log.every"),
-            checkpoint_every=cadences[0],
+            checkpoint_every=policy.cadence,
             hooks=hooks,
             checkpointer=checkpointer,
             writer=writer,
@@ -149,6 +146,14 @@ def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape
     state, position = stop.run(reader.restore, wanted, state_shape)
     position = run.on_images(position, records, fingerprint)
     return state, loop.still_due(position, logging.rows(workdir))
+
+
+def _policy(config, steps, algorithm, state_shape, test_set):
+    """The preservation.Policy of a checked config."""
+    cadence, metric = steps("checkpoint.every"), config.checkpoint.best_metric
+    measurable = metric and _measurable(config, algorithm, state_shape, test_set)
+    preservation.check(metric, measurable, cadence, steps("eval.every"), steps("duration"))
+    return preservation.Policy(config.checkpoint.keep, cadence, steps("checkpoint.keep_every"), metric)
 
 
 def _measurable(config, algorithm, state_shape, test_set):

@@ -23,7 +23,7 @@ def make_mesh(batch_size):
     if batch_size % len(devices):
         raise errors.UserError(
             f"a batch of {batch_size} cannot be divided over {len(devices)} devices: "
-            f"set --config.batch_size to a multiple of {len(devices)}"
+            f"set --config.batch_size to a multiple of {len(devices)} in a new run, or use as many devices as divide it"
         )
     return jax.sharding.Mesh(np.array(devices), (AXIS,))
 

@@ -27,6 +27,15 @@ def test_a_second_training_is_refused_and_told_whose_the_folder_is(tmp_path):
     assert [path.name for path in workdir.parent.iterdir()] == ["a"]
 
 
+def test_the_same_command_twice_touches_nothing(tmp_path, command):
+    workdir = tmp_path / "run"
+    with lock.owned(workdir):
+        for word in ("", "--checkpoint=3"):
+            with pytest.raises(errors.UserError, match="is being trained by process"):
+                command("main")("--config=configs/vae.py:smoke", f"--workdir={workdir}", *filter(None, [word]))
+        assert [path.name for path in workdir.iterdir()] == ["lock"]
+
+
 def test_the_lock_dies_with_its_process(tmp_path):
     """And what it leaves behind says nothing of the next owner."""
     code = f"""

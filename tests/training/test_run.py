@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import jax
 from jax import numpy as jnp
@@ -101,6 +102,16 @@ def test_a_checkpoint_that_cannot_be_meant_is_refused(trained, tmp_path):
         run.find_step(workdir, recipe(), "best")
     with pytest.raises(errors.UserError, match="eval/kl was measured"):
         run.find_step(workdir, recipe(**{"checkpoint.best_metric": "eval/kl"}), "best")
+
+
+def test_a_damaged_checkpoint_can_be_moved_out_of_the_way_as_the_error_says(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    shutil.rmtree(workdir / run.CHECKPOINTS / "3" / "state")
+    with pytest.raises(errors.UserError, match="1, 2 can be; move it out of the folder"):
+        run.load(workdir, remedy=run.BY_MOVING)
+    (workdir / run.CHECKPOINTS / "3").rename(tmp_path / "3")
+    assert run.load(workdir)[-1] == 2
 
 
 def test_a_new_run_takes_the_networks_of_another_as_far_as_they_fit(trained, capsys):
