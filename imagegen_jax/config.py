@@ -563,6 +563,7 @@ _FREE = (
 
 def check(config):
     """Raises errors.UserError for the first value that cannot be."""
+    _check_whole_numbers(config)
     families = _FAMILIES.get(config.algorithm)
     if families and all(set(family()) != set(config) for family in families):
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
@@ -627,6 +628,14 @@ def completed(saved):
         if "foundation" in config and config.foundation.run:
             config.foundation.run = completed(config.foundation.run)
     return config
+
+
+def _check_whole_numbers(config):
+    """Raises errors.UserError for what is no whole number in a key that holds several, of which config_flags looks at none."""
+    for key, value in flatten(config).items():
+        several = key.split(".")[-1] in ("attention_levels", "latents", "multipliers", "widths")
+        if several and any(type(number) is not int for number in value):
+            raise errors.UserError(f"config.{key} is {tuple(value)}: give whole numbers, such as (1, 2)")
 
 
 def parse_duration(key, text):

@@ -148,3 +148,8 @@ def test_the_packaged_weights_know_the_bundled_images():
         assert found.dtype == np.float32 and np.isfinite(found).all()
         hits.append(logits.argmax(1) == batch["label"])
     assert np.mean(hits) > 0.85
+
+
+def test_a_network_without_levels_is_refused():
+    with pytest.raises(errors.UserError, match=r"config.network.widths is \(\): give one at least"):
+        build(**{"network.widths": ()})

@@ -140,3 +140,20 @@ def test_images_may_move_and_bad_ones_may_be_skipped_from_now_on():
     assert config_lib.contradictions(saved, now) == []
     now.data.source_a = "edges:folder:/a/b"
     assert len(config_lib.contradictions(saved, now)) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [
+        ("ddpm", "network.multipliers"),
+        ("ddpm", "network.attention_levels"),
+        ("hvae", "network.latents"),
+        ("gan", "network.widths"),
+    ],
+)
+@pytest.mark.parametrize("value", [(1.5,), ("a",), (True,)])
+def test_several_numbers_are_whole_ones(recipe, key, value):
+    config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.UserError, match=f"config.{key} is .*: give whole numbers"):
+        config_lib.check(config)

@@ -51,6 +51,8 @@ class Classifier(base.Algorithm):
             raise errors.UserError(
                 f"the images of {config.data.source} have no labels: put them in one sub-folder a class, or name another source"
             )
+        if not config.network.widths:
+            raise errors.UserError("config.network.widths is (): give one at least")
         share = config.classifier.degradation
         if not 0 <= share < 1:
             raise errors.UserError(f"config.classifier.degradation is {share}: give a share of the images, below 1")
