@@ -46,7 +46,7 @@ class ResNetGenerator(nn.Module):
       blocks: residual blocks at a quarter of it.
       upsampling: 'transposed' (convolutions, the paper's) or 'resize' (nearest neighbour, then a convolution; Odena et al.
         2016, against checkerboards).
-      dtype: of the computation; normalisation is float32.
+      dtype: of the computation; normalisation and the last layer are float32.
       multiple: of which the sides of an image must be.
     """
 
@@ -73,7 +73,7 @@ class ResNetGenerator(nn.Module):
                 x = blocks.upsample_nearest(x, 2 * x.shape[1], 2 * x.shape[2])
                 x = conv(multiplier * self.channels, 3)(_reflect(x, 1))
             x = nn.relu(blocks.instance_norm(x))
-        return jnp.tanh(conv(self.out_channels, 7)(_reflect(x, 3)).astype(jnp.float32))
+        return jnp.tanh(_conv(self.out_channels, 7)(_reflect(x, 3)))
 
 
 class UNetGenerator(nn.Module):
@@ -83,7 +83,7 @@ class UNetGenerator(nn.Module):
       out_channels: of the other domain.
       channels: width after the first halving; it doubles up to eightfold.
       levels: halvings.
-      dtype: of the computation; normalisation is float32.
+      dtype: of the computation; normalisation and the last layer are float32.
     """
 
     out_channels: int
@@ -104,7 +104,7 @@ class UNetGenerator(nn.Module):
 
         def up(x, i):
             width = self.channels * min(2 ** (i - 1), 8) if i else self.out_channels
-            x = blocks.TransposedConv(width, 4, _normal, self.dtype)(nn.relu(x))
+            x = blocks.TransposedConv(width, 4, _normal, self.dtype if i else jnp.float32)(nn.relu(x))
             return blocks.instance_norm(x) if i else x
 
         skips = []
@@ -113,7 +113,7 @@ class UNetGenerator(nn.Module):
             skips.append(x)
         for i in reversed(range(self.levels)):
             x = up(x if i == self.levels - 1 else jnp.concatenate([skips[i], x], -1), i)
-        return jnp.tanh(x.astype(jnp.float32))
+        return jnp.tanh(x)
 
 
 class PatchDiscriminator(nn.Module):
@@ -122,7 +122,7 @@ class PatchDiscriminator(nn.Module):
     Attributes:
       channels: width of the first layer.
       layers: convolutions of stride 2.
-      dtype: of the computation; normalisation is float32.
+      dtype: of the computation; normalisation and the last layer are float32.
     """
 
     channels: int = 64
@@ -136,7 +136,7 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if i < self.layers else 1
             x = _conv(self.channels * min(2**i, 8), 4, stride, 1, self.dtype)(x)
             x = nn.leaky_relu(blocks.instance_norm(x), 0.2)
-        return _conv(1, 4, 1, 1, self.dtype)(x).astype(jnp.float32)
+        return _conv(1, 4, 1, 1)(x)
 
 
 class PixelDiscriminator(nn.Module):
@@ -144,7 +144,7 @@ class PixelDiscriminator(nn.Module):
 
     Attributes:
       channels: width of the first layer.
-      dtype: of the computation; normalisation is float32.
+      dtype: of the computation; normalisation and the last layer are float32.
     """
 
     channels: int = 64
@@ -154,4 +154,4 @@ class PixelDiscriminator(nn.Module):
     def __call__(self, x):
         x = nn.leaky_relu(_conv(self.channels, 1, dtype=self.dtype)(x), 0.2)
         x = nn.leaky_relu(blocks.instance_norm(_conv(2 * self.channels, 1, dtype=self.dtype)(x)), 0.2)
-        return _conv(1, 1, dtype=self.dtype)(x).astype(jnp.float32)
+        return _conv(1, 1)(x)

@@ -34,7 +34,7 @@ class Generator(nn.Module):
       classes: labels that it is told; 0 for none.
       conditioning: how: 'projection' by scale and bias of normalisation, 'concat' beside the noise.
       attention: side of the maps with self-attention; 0 for none.
-      dtype: of the computation.
+      dtype: of the computation; the last layer is float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -54,18 +54,19 @@ class Generator(nn.Module):
         coarsest, *finer = zip(*(sides(size, len(self.widths)) for size in shape))
         coarsest = (*coarsest, self.widths[0])
         x = nn.Dense(math.prod(coarsest), kernel_init=_normal, dtype=self.dtype)(z).reshape(-1, *coarsest)
-        for features, (height, width) in zip((*self.widths[1:], channels), finer):
+        dtypes = (*[self.dtype] * (len(self.widths) - 1), jnp.float32)
+        for features, dtype, (height, width) in zip((*self.widths[1:], channels), dtypes, finer):
             x = _rectified(gan_blocks.BatchNorm(told, self.dtype)(x, label, train))
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
-            x = self._doubled(x, features)[:, :height, :width]
-        return jnp.tanh(x.astype(jnp.float32))
+            x = self._doubled(x, features, dtype)[:, :height, :width]
+        return jnp.tanh(x)
 
-    def _doubled(self, x, features):
+    def _doubled(self, x, features, dtype):
         if self.upsampling == "transposed":
-            return blocks.TransposedConv(features, 4, _normal, self.dtype)(x)
+            return blocks.TransposedConv(features, 4, _normal, dtype)(x)
         x = blocks.upsample_nearest(x, 2 * x.shape[1], 2 * x.shape[2])
-        return nn.Conv(features, (3, 3), kernel_init=_normal, dtype=self.dtype)(x)
+        return nn.Conv(features, (3, 3), kernel_init=_normal, dtype=dtype)(x)
 
 
 def _halved(x, features, dtype):

@@ -59,8 +59,8 @@ class Rung(nn.Module):
     def _gaussian(self, h, name):
         """It begins as the standard normal distribution, or as no correction."""
         h = nn.swish(nn.Dense(h.shape[-1], dtype=self.dtype, name=f"{name}_hidden")(h))
-        parameters = nn.Dense(2 * self.channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=name)(h)
-        mean, log_std = jnp.split(parameters.astype(jnp.float32), 2, -1)
+        parameters = nn.Dense(2 * self.channels, dtype=jnp.float32, kernel_init=nn.initializers.zeros, name=name)(h)
+        mean, log_std = jnp.split(parameters, 2, -1)
         return distributions.Gaussian(mean, jnp.clip(log_std, -5.0, 5.0))
 
 
@@ -76,7 +76,7 @@ class Ladder(nn.Module):
       outputs: channels of the output.
       patch_size: pixels a side that are taken as one.
       classes: labels that both ways are told; 0 for none.
-      dtype: of the computation; distributions are float32.
+      dtype: of the computation; the layers that make distributions and the output are float32.
     """
 
     widths: tuple[int, ...]
@@ -151,7 +151,7 @@ class Ladder(nn.Module):
                     h = h + nn.Conv(self.widths[level], (1, 1), dtype=self.dtype)(z)
                 h = vae_nets.Residual(self.groups, self.dtype)(h)
         h = nn.swish(blocks.GroupNorm(self.groups)(h))
-        output = nn.Conv(self.outputs * self.patch_size**2, (3, 3), dtype=self.dtype)(h)
+        output = nn.Conv(self.outputs * self.patch_size**2, (3, 3), dtype=jnp.float32)(h)
         return tuple(levels), blocks.depth_to_space(output, self.patch_size)
 
     @property

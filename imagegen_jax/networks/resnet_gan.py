@@ -74,7 +74,7 @@ class Generator(nn.Module):
       widths: channels of each block, from the coarsest up; each doubles the sides.
       classes: labels that it is told by scale and bias of normalisation; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
-      dtype: of the computation.
+      dtype: of the computation; the last layer is float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -93,8 +93,7 @@ class Generator(nn.Module):
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
         x = nn.relu(gan_blocks.BatchNorm(0, self.dtype)(x, label, train))
-        x = nn.Conv(channels, (3, 3), kernel_init=_xavier, dtype=self.dtype)(x)
-        return jnp.tanh(x.astype(jnp.float32))
+        return jnp.tanh(nn.Conv(channels, (3, 3), kernel_init=_xavier, dtype=jnp.float32)(x))
 
 
 class Discriminator(nn.Module):

@@ -71,7 +71,7 @@ class UNet(nn.Module):
       groups: groups of each GroupNorm.
       patch_size: the network works on patch_size^2-pixel patches as channels (1: on pixels, as DDPM does).
       out_channels: channels of the result.
-      dtype: of the computation; parameters, normalisation, softmax and the result are float32.
+      dtype: of the computation; parameters, normalisation, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
 
@@ -102,8 +102,8 @@ class UNet(nn.Module):
                 x = attention_block(self.heads, self.groups, self.dtype, name=f"{name}_attention")(x)
             return x
 
-        def conv(features, name, init=blocks.fan_avg, strides=1):
-            return nn.Conv(features, (3, 3), strides, kernel_init=init, dtype=self.dtype, name=name)
+        def conv(features, name, init=blocks.fan_avg, strides=1, dtype=self.dtype):
+            return nn.Conv(features, (3, 3), strides, kernel_init=init, dtype=dtype, name=name)
 
         def dense(name):
             return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
@@ -137,5 +137,5 @@ class UNet(nn.Module):
                 x = conv(x.shape[-1], f"up{i}_conv")(blocks.upsample_nearest(x, height, width))
 
         x = nn.swish(blocks.GroupNorm(self.groups, name="norm_out")(x))
-        x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero)(x)
-        return blocks.depth_to_space(x, self.patch_size).astype(jnp.float32)
+        x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero, dtype=jnp.float32)(x)
+        return blocks.depth_to_space(x, self.patch_size)

@@ -8,6 +8,8 @@ An encoder takes (n, h, w, c) images in [-1, 1] to (n, features), a decoder (n, 
     pythae  the networks that the pythae library has for MNIST (clementchadebec/benchmark_VAE, nn/benchmarks/mnist/convnets.py)
 
 A model's methods agree with networks/ladder.py's: `infer`, `generate`, `decode`.
+
+In bfloat16 the last layer of a decoder is float32 still: a value near 1 would be rounded by up to a quarter of an 8-bit one.
 """
 
 import math
@@ -93,7 +95,7 @@ class DenseDecoder(nn.Module):
     def __call__(self, z, train):
         for width in reversed(self.widths):
             z = nn.relu(nn.Dense(width, dtype=self.dtype)(z))
-        return nn.Dense(math.prod(self.image_shape), dtype=self.dtype)(z).reshape(-1, *self.image_shape)
+        return nn.Dense(math.prod(self.image_shape), dtype=jnp.float32)(z).reshape(-1, *self.image_shape)
 
 
 class ConvEncoder(nn.Module):
@@ -134,7 +136,7 @@ class ConvDecoder(nn.Module):
             x = blocks.upsample_nearest(x, *sides[level])
             x = nn.Conv(self.widths[max(level - 1, 0)], (3, 3), dtype=self.dtype)(x)
         x = nn.swish(blocks.GroupNorm(self.groups)(x))
-        return nn.Conv(outputs, (3, 3), dtype=self.dtype)(x)
+        return nn.Conv(outputs, (3, 3), dtype=jnp.float32)(x)
 
 
 class PythaeEncoder(nn.Module):
@@ -163,7 +165,7 @@ class PythaeDecoder(nn.Module):
         for width, side in ((512, 7), (256, 14)):
             x = blocks.TransposedConv(width, 3, dtype=self.dtype)(x)[:, :side, :side]
             x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x))
-        return blocks.TransposedConv(self.outputs, 3, dtype=self.dtype)(x)
+        return blocks.TransposedConv(self.outputs, 3, dtype=jnp.float32)(x)
 
 
 class Autoencoder(nn.Module):

@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         for _ in range(self.blocks):
             x = vae_nets.Residual(self.groups, self.dtype)(x)
         x = nn.swish(blocks.GroupNorm(self.groups)(x))
-        return nn.Conv(self.dimensions, (1, 1), dtype=self.dtype)(x)
+        return nn.Conv(self.dimensions, (1, 1), dtype=jnp.float32)(x)
 
 
 class Decoder(nn.Module):
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         for level in reversed(range(len(self.widths))):
             x = blocks.TransposedConv(self.widths[max(level - 1, 0)], 4, dtype=self.dtype)(nn.swish(x))
             x = x[:, : -(-height // 2**level), : -(-width // 2**level)]  # an odd side was rounded up when it was halved
-        return nn.Conv(channels, (3, 3), dtype=self.dtype)(nn.swish(x))
+        return nn.Conv(channels, (3, 3), dtype=jnp.float32)(nn.swish(x))
 
 
 class Coder(nn.Module):
@@ -57,7 +57,7 @@ class Coder(nn.Module):
       groups: of GroupNorm.
       dimensions: of a code.
       image_shape: (h, w, c).
-      dtype: of the computation.
+      dtype: of the computation; the last layer of each is float32.
     """
 
     widths: tuple[int, ...]
@@ -81,8 +81,8 @@ class Coder(nn.Module):
 
     def encode(self, x):
         """(n, h, w, c) in [-1, 1] -> (n, *code_shape) float32."""
-        return self.encoder(x).astype(jnp.float32)
+        return self.encoder(x)
 
     def decode(self, z):
         """(n, *code_shape) -> (n, h, w, c) float32, about [-1, 1]."""
-        return self.decoder(z).astype(jnp.float32)
+        return self.decoder(z)
