@@ -7,6 +7,7 @@ A duration is a string: '2000 steps', '40 epochs', or a bare number of steps. '0
 """
 
 import json
+import math
 import pathlib
 import re
 
@@ -174,7 +175,7 @@ def cyclegan():
     discriminator.layers = 3  # convolutions of stride 2 (patch); 3 judge 70x70 pixels, 2 34x34, 1 16x16
 
     c.cyclegan = cyclegan = config_dict.ConfigDict()
-    cyclegan.loss = "least_squares"  # a key of losses.ADVERSARIAL
+    cyclegan.loss = "least_squares"  # of losses.BOUNDED
     cyclegan.lambda_a = 10.0  # weight of |G_ba(G_ab(a)) - a|
     cyclegan.lambda_b = 10.0  # weight of |G_ab(G_ba(b)) - b|
     cyclegan.identity = 0.5  # weight of |G_ba(a) - a| and |G_ab(b) - b|, as a share of those; 0 for none
@@ -448,7 +449,7 @@ _CHOICES = {
     "likelihood.scale": distributions.SCALES,
     "network.upsampling": cyclegan_nets.UPSAMPLINGS,
     "discriminator.name": ("patch", "pixel"),
-    "cyclegan.loss": tuple(losses.ADVERSARIAL),
+    "cyclegan.loss": losses.BOUNDED,  # nothing holds the slope of its discriminators, as the Wasserstein loss needs it
     "discriminator.norm": ("none", "batch", "spectral"),
     "gan.loss": tuple(losses.ADVERSARIAL),
     "gan.penalty": ("none", *penalties.PENALTIES),
@@ -475,6 +476,12 @@ _AT_LEAST = {
     "optimizer.lr": 0,
     "optimizer.lr_end": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.b1": 0,
+    "optimizer.b2": 0,
+    "optimizer.eps": 0,
+    "optimizer.clip_norm": 0,
+    "ema.decay": 0,
+    "sharding.min_size": 0,
     "checkpoint.keep": 1,
     "sample.num": 1,
     "sample.batch_size": 1,
@@ -486,7 +493,9 @@ _AT_LEAST = {
     "network.heads": 1,
     "network.groups": 1,
     "network.patch_size": 1,
+    "network.dropout": 0,
     "diffusion.length": 1,
+    "diffusion.gamma": 0,
     "sampler.steps": 1,
     "sampler.eta": 0,
     "network.levels": 1,
@@ -507,6 +516,7 @@ _AT_LEAST = {
     "vqvae.commitment": 0,
     "vqvae.decay": 0,
     "vqvae.restart": 0,
+    "classifier.label_smoothing": 0,
     "network.attention": 0,
     "discriminator.plain": 0,
     "discriminator.stddev": 0,
@@ -516,6 +526,7 @@ _AT_LEAST = {
     "gan.penalty_weight": 0,
     "gan.penalty_every": 1,
     "gan.auxiliary": 0,
+    "augment.target": -1,
     "augment.span": 1,
     "vaegan.gamma": 0,
     "vaegan.beta": 0,
@@ -527,6 +538,23 @@ _AT_MOST = {
     "sampler.eta": 1,
     "gan.label_smoothing": 0.5,
     "augment.target": 1,
+    "classifier.label_smoothing": 1,
+    "ema.decay": 1,
+    "vqvae.decay": 1,
+    "vqvae.restart": 1,
+}
+_BELOW = {
+    "network.dropout": 1,
+    "optimizer.b1": 1,
+    "optimizer.b2": 1,
+}
+# Of keys with several numbers, what each is at least.
+_EACH_AT_LEAST = {
+    "discriminator.widths": 1,
+    "encoder.widths": 1,
+    "network.widths": 1,
+    "network.multipliers": 1,
+    "network.latents": 0,
 }
 _DURATIONS = (
     "duration",
@@ -541,6 +569,7 @@ _DURATIONS = (
 )
 
 # What may change between two starts of one run: how long, how often, how fast, where from. All else is the experiment.
+# A batch in other pieces has the same mean loss; dropout draws other masks in them, from the same distribution.
 _FREE = (
     "duration",
     "data.data_dir",
@@ -568,44 +597,95 @@ def check(config):
     if families and all(set(family()) != set(config) for family in families):
         raise errors.UserError(f"config.algorithm is {config.algorithm!r}, whose recipe starts from another default than this")
     flat = flatten(config)
-    of_family = {"network.name": _NETWORKS[config.algorithm]} if config.algorithm in _NETWORKS else {}
+    _check_values(config.algorithm, flat)
+    for key in (key for key in _DURATIONS if key in flat):
+        amount, _ = parse_duration(key, flat[key])
+        if not amount and key in ("duration", "log.every"):
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be more than 0")
+    if "multipliers" in config.get("network", {}):
+        _check_unet(config.network)
+    for objection, holds in _objections(config, flat).items():
+        if holds:
+            raise errors.UserError(objection)
+
+
+def _check_values(family, flat):
+    """Raises errors.UserError for the first value that is wrong by itself."""
+    of_family = {"network.name": _NETWORKS[family]} if family in _NETWORKS else {}
     for key, choices in (_CHOICES | of_family).items():
         if key in flat and flat[key] not in choices:
             listed = ", ".join(str(choice) for choice in choices)
             raise errors.UserError(f"config.{key} is {flat[key]!r}: choose one of {listed}")
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise errors.UserError(f"config.{key} is {value}: it must be a finite number")
     for key, least in _AT_LEAST.items():
         if key in flat and flat[key] < least:
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be at least {least}")
     for key, most in _AT_MOST.items():
         if key in flat and flat[key] > most:
             raise errors.UserError(f"config.{key} is {flat[key]!r}: it can be at most {most}")
-    for key in (key for key in flat if key.endswith(".widths")):
-        if any(width < 1 for width in flat[key]):
-            raise errors.UserError(f"config.{key} is {tuple(flat[key])}: a layer is at least 1 wide")
-    for key in (key for key in _DURATIONS if key in flat):
-        amount, _ = parse_duration(key, flat[key])
-        if not amount and key in ("duration", "log.every"):
-            raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be more than 0")
-    if flat.get("optimizer.lr_end", 0) > (peak := flat.get("optimizer.lr", 0)):
-        raise errors.UserError(
-            f"config.optimizer.lr_end is {flat['optimizer.lr_end']}: it can be at most config.optimizer.lr ({peak})"
-        )
-    accumulate = flat.get("optimizer.accumulate", 1)
-    if config.batch_size % accumulate:
-        raise errors.UserError(
-            f"config.optimizer.accumulate is {accumulate}: it must divide config.batch_size ({config.batch_size})"
-        )
-    if accumulate > 1 and "discriminator" in config:
-        raise errors.UserError("config.optimizer.accumulate must be 1: a step of two players is not made of pieces")
+    for key, bound in _BELOW.items():
+        if key in flat and flat[key] >= bound:
+            raise errors.UserError(f"config.{key} is {flat[key]!r}: it must be less than {bound}")
+    for key, least in _EACH_AT_LEAST.items():
+        if any(number < least for number in flat.get(key, ())):
+            raise errors.UserError(f"config.{key} is {tuple(flat[key])}: each must be at least {least}")
     for name in flat.get("augment.policy", ()):
         if name not in augmentation.TRANSFORMATIONS:
             listed = ", ".join(augmentation.TRANSFORMATIONS)
             raise errors.UserError(f"config.augment.policy has {name!r}: choose of {listed}")
-    if "sampler" in config and config.sampler.steps > config.diffusion.length:
+
+
+def _check_unet(network):
+    """Raises errors.UserError where the levels of a U-Net do not fit together."""
+    levels = len(network.multipliers)
+    if not levels:
+        raise errors.UserError("config.network.multipliers is (): give one for each level, such as (1, 2)")
+    if any(level not in range(levels) for level in network.attention_levels):
         raise errors.UserError(
-            f"config.sampler.steps is {config.sampler.steps}: it can be at most config.diffusion.length "
-            f"({config.diffusion.length})"
+            f"config.network.attention_levels is {tuple(network.attention_levels)}: choose of 0 to {levels - 1}, since "
+            f"config.network.multipliers has {levels}"
         )
+    for level in {*network.attention_levels, levels - 1}:  # there is attention in the middle, too
+        width = network.channels * network.multipliers[level]
+        if width % network.heads:
+            raise errors.UserError(
+                f"config.network.heads is {network.heads}: it must divide the {width} channels of level {level}, which has "
+                "attention"
+            )
+
+
+def needs_whole_batches(config):
+    """Whether the objective is no mean over examples, so that pieces of a batch (optimizer.accumulate) make another one."""
+    flat = flatten(config)
+    return "discriminator" in config or flat.get("network.name") == "pythae" or flat.get("vae.free_bits", 0) > 0
+
+
+def _objections(config, flat):
+    """{what is said of values that do not go together: whether they are there}."""
+    accumulate = flat.get("optimizer.accumulate", 1)
+    coder = config.algorithm in ("autoencoder", "vae", "vqvae")
+    ladder = flat.get("network.name") == "ladder"
+    steps, length = flat.get("sampler.steps", 0), flat.get("diffusion.length", 0)
+    rate, end = flat.get("optimizer.lr", 0), flat.get("optimizer.lr_end", 0)
+    wide = coder and flat.get("network.name") not in ("linear", "dense", "pythae")
+    taken = f"config.network.name={flat.get('network.name')}"
+    return {
+        f"config.optimizer.lr_end is {end}: it can be at most config.optimizer.lr ({rate})": end > rate,
+        f"config.optimizer.accumulate is {accumulate}: it must divide config.batch_size ({config.batch_size})": (
+            config.batch_size % accumulate
+        ),
+        f"config.optimizer.accumulate is {accumulate}: it must be 1 here, where the loss is no mean over images (two players, "
+        "batch normalisation, free bits)": accumulate > 1 and needs_whole_batches(config),
+        f"config.sampler.steps is {steps}: it can be at most config.diffusion.length ({length})": steps > length,
+        "config.eval.samples is 1: distances between sets of images need 2 at least, and 0 measures none": (
+            flat["eval.samples"] == 1
+        ),
+        "config.network.widths is (): give one at least": wide and not flat["network.widths"],
+        f"{taken} is of configs/hvae.py: start from that recipe": ladder and "network.latents" not in flat,
+        f"{taken} is of configs/vae.py: start from that recipe": not ladder and "network.latents" in flat,
+    }
 
 
 def completed(saved):
@@ -671,11 +751,12 @@ def flatten(config):
 def contradictions(saved, config):
     """Keys that make two configs different experiments, as ['seed: 0 in the run, 1 asked for', ...]."""
     old, new = flatten(saved), flatten(config)
+    free = [key for key in _FREE if key != "optimizer.accumulate" or not needs_whole_batches(saved)]
     return [
         f"{key}: {old.get(key)!r} in the run, {new.get(key)!r} asked for"
         for key in sorted(old.keys() | new.keys())
         if _placeless(old.get(key)) != _placeless(new.get(key))
-        and not any(key == free or key.startswith(free + ".") for free in _FREE)
+        and not any(key == one or key.startswith(one + ".") for one in free)
     ]
 
 

@@ -12,10 +12,15 @@ log of a sigmoid is softplus(-x), exact and with a gradient at any logit.
 
 One-sided label smoothing (Salimans et al. 2016, section 3.4) asks of the discriminator 1 - a instead of 1 on real images, where
 a loss has targets at all: (1 - a) softplus(-r) + a softplus(r) = softplus(-r) + a r, and (r - 1 + a)^2.
+
+The decision boundary is the best logit of an image that is as likely real as generated: 0 for the log losses and hinge, 1/2 for
+least squares; smoothed log((1 - a) / (1 + a)) and (1 - a) / 2. The Wasserstein loss has none: a constant added to all logits
+leaves it as it is, and only a bound on the discriminator's slope keeps it finite.
 """
 
 from collections.abc import Callable
 import dataclasses
+import math
 
 import jax
 from jax import numpy as jnp
@@ -29,11 +34,13 @@ class Adversarial:
       real: the discriminator's, on its logits of real images.
       fake: the discriminator's, on its logits of generated images.
       generator: the generator's, on the discriminator's logits of its images.
+      boundary: the logit above which the discriminator takes an image for real; None where no logit means that.
     """
 
     real: Callable[[jax.Array], jax.Array]
     fake: Callable[[jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
+    boundary: float | None = 0.0
 
 
 _log_loss = dict(real=lambda r: jax.nn.softplus(-r), fake=jax.nn.softplus)
@@ -41,15 +48,22 @@ _log_loss = dict(real=lambda r: jax.nn.softplus(-r), fake=jax.nn.softplus)
 ADVERSARIAL = {
     "minimax": Adversarial(**_log_loss, generator=lambda f: -jax.nn.softplus(f)),
     "non_saturating": Adversarial(**_log_loss, generator=lambda f: jax.nn.softplus(-f)),
-    "least_squares": Adversarial(lambda r: jnp.square(r - 1), jnp.square, lambda f: jnp.square(f - 1)),
+    "least_squares": Adversarial(lambda r: jnp.square(r - 1), jnp.square, lambda f: jnp.square(f - 1), 0.5),
     "hinge": Adversarial(lambda r: jax.nn.relu(1 - r), lambda f: jax.nn.relu(1 + f), jnp.negative),
-    "wasserstein": Adversarial(jnp.negative, lambda f: f, jnp.negative),
+    "wasserstein": Adversarial(jnp.negative, lambda f: f, jnp.negative, None),
 }
 
+BOUNDED = tuple(name for name, terms in ADVERSARIAL.items() if terms.boundary is not None)  # whatever the discriminator
+
+
+def _smoothed_log_loss(amount):
+    return dict(real=lambda r: jax.nn.softplus(-r) + amount * r, boundary=math.log((1 - amount) / (1 + amount)))
+
+
 _SMOOTHED = {
-    "minimax": lambda r, amount: jax.nn.softplus(-r) + amount * r,
-    "non_saturating": lambda r, amount: jax.nn.softplus(-r) + amount * r,
-    "least_squares": lambda r, amount: jnp.square(r - 1 + amount),
+    "minimax": _smoothed_log_loss,
+    "non_saturating": _smoothed_log_loss,
+    "least_squares": lambda amount: dict(real=lambda r: jnp.square(r - 1 + amount), boundary=(1 - amount) / 2),
 }
 SMOOTHED = tuple(_SMOOTHED)  # the losses with targets
 
@@ -58,4 +72,4 @@ def adversarial(name, smoothing=0.0):
     """The Adversarial of a key of ADVERSARIAL, with labels smoothed by this amount where it is not 0 (keys of SMOOTHED)."""
     if not smoothing:
         return ADVERSARIAL[name]
-    return dataclasses.replace(ADVERSARIAL[name], real=lambda r: _SMOOTHED[name](r, smoothing))
+    return dataclasses.replace(ADVERSARIAL[name], **_SMOOTHED[name](smoothing))

@@ -70,6 +70,18 @@ def test_durations():
         ("seed", -1),
         ("seed", 2**64),
         ("optimizer.accumulate", 7),
+        ("optimizer.clip_norm", -1.0),
+        ("optimizer.lr", float("nan")),
+        ("optimizer.b1", 1.0),
+        ("optimizer.b2", -0.1),
+        ("ema.decay", 1.01),
+        ("network.dropout", 1.0),
+        ("network.heads", 3),
+        ("network.multipliers", ()),
+        ("network.multipliers", (1, 0)),
+        ("network.attention_levels", (4,)),
+        ("network.attention_levels", (-1,)),
+        ("eval.samples", 1),
         ("log.every", "0"),
     ],
 )
@@ -90,6 +102,7 @@ def test_impossible_values_are_named(key, value):
         ("discriminator.name", "patches"),
         ("discriminator.layers", 0),
         ("cyclegan.loss", "lsgan"),
+        ("cyclegan.loss", "wasserstein"),
         ("cyclegan.pool", -1),
         ("optimizer.accumulate", 2),
         ("optimizer.hold", "soon"),
@@ -101,6 +114,42 @@ def test_impossible_values_of_a_cyclegan_are_named(key, value):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(errors.UserError, match=f"config.{key}"):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "key"),
+    [
+        ("vae", {"vae.free_bits": 0.1, "optimizer.accumulate": 2}, "optimizer.accumulate"),
+        ("vae", {"network.name": "pythae", "optimizer.accumulate": 2}, "optimizer.accumulate"),
+        ("autoencoder", {"network.name": "pythae", "optimizer.accumulate": 2}, "optimizer.accumulate"),
+        ("gan", {"optimizer.accumulate": 2}, "optimizer.accumulate"),
+        ("vae", {"network.widths": ()}, "network.widths"),
+        ("hvae", {"network.widths": ()}, "network.widths"),
+        ("vqvae", {"network.widths": ()}, "network.widths"),
+        ("vqvae", {"vqvae.decay": 1.5}, "vqvae.decay"),
+        ("vae", {"network.name": "ladder"}, "network.name=ladder"),
+        ("hvae", {"network.name": "conv"}, "network.name=conv"),
+        ("hvae", {"network.latents": (1, -1, 1)}, "network.latents"),
+        ("classifier", {"classifier.label_smoothing": -0.1}, "classifier.label_smoothing"),
+    ],
+)
+def test_what_cannot_be_in_a_family_is_named(recipe, changes, key):
+    config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(errors.UserError, match=f"config.{key} ") as caught:
+        config_lib.check(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("recipe", "changes", "same"), [("vae", {}, True), ("vae", {"vae.free_bits": 0.1}, False)])
+def test_pieces_of_a_batch_are_another_experiment_where_they_change_the_loss(recipe, changes, same):
+    """Runs from before that was refused are told."""
+    saved, config = (importlib.import_module(f"configs.{recipe}").get_config("smoke") for _ in range(2))
+    for one in (saved, config):
+        one.update_from_flattened_dict(changes)
+    saved.optimizer.accumulate = 2
+    found = config_lib.contradictions(saved, config)
+    assert found == ([] if same else ["optimizer.accumulate: 2 in the run, 1 asked for"])
 
 
 def test_contradictions_are_what_makes_another_experiment():

@@ -39,6 +39,22 @@ def test_terms_are_their_formulas_with_finite_gradients(name):
         np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("amount", [0.0, 0.2])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_decision_boundary_is_the_best_logit_of_an_image_as_likely_real_as_generated(name, amount):
+    """Found by search in the sum of both terms; with none, the sum of them is the same at all logits."""
+    if amount and name not in losses.SMOOTHED:
+        return
+    terms = losses.adversarial(name, amount)
+    logits = np.linspace(-4, 4, 8001).astype(np.float32)
+    both = np.asarray(terms.real(logits) + terms.fake(logits), np.float64)
+    if terms.boundary is None:
+        assert np.ptp(both) == 0 and name not in losses.BOUNDED
+    else:
+        best = logits[both <= both.min() + 1e-7]
+        assert best.mean() == pytest.approx(terms.boundary, abs=0.01)
+
+
 def test_only_the_non_saturating_generator_learns_where_the_discriminator_is_sure():
     at = jnp.float32(-80.0)
     assert jax.grad(losses.ADVERSARIAL["non_saturating"].generator)(at) == -1

@@ -92,7 +92,7 @@ def adapted(probability, logits, target, span):
 
     Args:
       probability: () float before it.
-      logits: (n,) of those images, as the discriminator saw them.
+      logits: (n,) of those images, as the discriminator saw them, above its decision boundary.
       target: r_t, the mean sign of the logits that is aimed at (Karras et al. 2020, equation 1).
       span: images over which the probability can go from 0 to 1.
     """
