@@ -126,6 +126,12 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
         "config.augment.adaptive",
         ("--config.augment.policy",),
     ),
+    "adaptive augmentation by logits that say nothing": (
+        wgan_gp,
+        {"augment.adaptive": True, "augment.policy": ("translation",)},
+        "config.augment.adaptive",
+        ("--config.augment.adaptive=False",),
+    ),
     "a batch without equal shares": (gan, {"gan.d_steps": 3}, "config.gan.d_steps is 3", ("config.batch_size (8)",)),
     "a share without whole groups": (
         gan,

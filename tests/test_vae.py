@@ -245,6 +245,7 @@ def test_gradients_do_not_depend_on_the_pieces(family):
     largest = max(np.abs(x).max() for x in jax.tree.leaves(whole))
     chex.assert_trees_all_close(pieces, whole, rtol=1e-4, atol=1e-6 * largest)
     assert of_pieces["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
+    assert of_pieces.get("active_units") == metrics.get("active_units")
 
 
 @LEVELS
@@ -444,6 +445,10 @@ def test_batch_statistics_move_in_training_and_are_used_afterwards(family):
     before, after = (s.extra["batch_stats"] for s in (first, state))
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.any(old != new)
+    # Averaged as the parameters are, at .1 in the first step.
+    averaged = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before, after)
+    chex.assert_trees_all_close(state.with_ema().extra["batch_stats"], averaged, rtol=1e-6)
+
     x = images.to_float(batch["image"])
     params = first.params[family]
     conv = params.get("network", params)["encoder"]["Conv_0"]

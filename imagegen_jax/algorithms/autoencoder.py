@@ -53,8 +53,8 @@ class Autoencoder(base.Algorithm):
 
     def init(self, rng):
         variables = self.network.init(rng, jnp.zeros((1, *self.image_shape)))
-        extra = {"batch_stats": variables.get("batch_stats", {})}
-        return base.first_state("autoencoder", variables["params"], self.optimizer, extra)
+        averaged = {"batch_stats": variables.get("batch_stats", {})}
+        return base.first_state("autoencoder", variables["params"], self.optimizer, averaged)
 
     def train_step(self, state, batch, rng):
         stats = state.extra["batch_stats"]
@@ -69,7 +69,8 @@ class Autoencoder(base.Algorithm):
         (value, stats), grads = base.value_and_grad(loss, params, x, rng, self.accumulate)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
         state = base.update(state, "autoencoder", grads, self.optimizer, self.ema_decay)
-        return state.replace(step=state.step + 1, extra={"batch_stats": stats}), metrics
+        state = base.update_averaged(state, {"batch_stats": stats}, self.ema_decay)
+        return state.replace(step=state.step + 1), metrics
 
     def eval_step(self, state, batch, rng):
         x = images.to_float(batch["image"])

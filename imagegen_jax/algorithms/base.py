@@ -42,6 +42,12 @@ class TrainState:
         """The same state with the moving averages in place of the parameters that have one."""
         return self.replace(params=self.params | self.ema_params, extra=self.extra | self.extra.get("ema", {}))
 
+    def without_averages(self, names):
+        """The same state as it was before those entries of `extra` had a moving average."""
+        rest = {name: value for name, value in self.extra.get("ema", {}).items() if name not in names}
+        extra = {name: value for name, value in self.extra.items() if name != "ema"}
+        return self.replace(extra=extra | ({"ema": rest} if rest else {}))
+
 
 def _option(meaning):
     """A field of SampleRequest that is fixed when `sample` is compiled; `meaning` is what --help says of it."""
@@ -228,15 +234,29 @@ def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate:
     return jax.tree.map(lambda x: x / accumulate, total)
 
 
-def first_state(name: str, params, optimizer: optax.GradientTransformation, extra=None) -> TrainState:
-    """The state before the first step of a method with one network, called `name`, and one optimiser of all its parameters."""
+def first_state(name: str, params, optimizer: optax.GradientTransformation, averaged=None, extra=None) -> TrainState:
+    """The state before the first step of a method with one network, called `name`, and one optimiser of all its parameters.
+
+    Args:
+      name: of the network.
+      params: its parameters.
+      optimizer: of them.
+      averaged: {name: pytree}, what is kept beside the parameters and averaged with them (`update_averaged`).
+      extra: what else is kept.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params={name: params},
         opt_state={name: optimizer.init(params)},
         ema_params={name: params},
-        extra=extra or {},
+        extra=(extra or {}) | with_averages(averaged or {}),
     )
+
+
+def with_averages(averaged):
+    """The entries of TrainState.extra for {name: pytree} that are averaged with the parameters. Empty trees have no average."""
+    averages = {name: value for name, value in averaged.items() if jax.tree.leaves(value)}
+    return averaged | ({"ema": averages} if averages else {})
 
 
 def update(state: TrainState, name: str, grads, optimizer: optax.GradientTransformation, ema_decay=None) -> TrainState:
@@ -251,3 +271,16 @@ def update(state: TrainState, name: str, grads, optimizer: optax.GradientTransfo
         return state
     ema = optax.incremental_update(params, state.ema_params[name], 1 - ema_decay(state.step))
     return state.replace(ema_params=state.ema_params | {name: ema})
+
+
+def update_averaged(state: TrainState, fresh: dict[str, Any], ema_decay: Callable) -> TrainState:
+    """The state with new values of those entries of `extra` that `with_averages` made, and with their moving averages.
+
+    The parameters' averages are an average model only with batch statistics and codebooks averaged at the same decay: to first
+    order, what an average network makes is the average of what the networks made.
+    """
+    averages = state.extra.get("ema", {})
+    mine = {name: averages[name] for name in fresh if name in averages}
+    theirs = {name: fresh[name] for name in mine}
+    averaged = {"ema": averages | optax.incremental_update(theirs, mine, 1 - ema_decay(state.step))} if mine else {}
+    return state.replace(extra=state.extra | fresh | averaged)

@@ -145,4 +145,4 @@ class CodePrior(base.Algorithm):
 
 def _frozen(state):
     """Of a VQ-VAE's state, what it takes to encode and decode."""
-    return state.replace(opt_state={}, ema_params={})
+    return state.replace(opt_state={}, ema_params={}, extra={"codebook": state.extra["codebook"]})

@@ -151,18 +151,16 @@ class Gan(base.Algorithm):
         optimizers = {"generator": self.optimizer, "discriminator": self.d_optimizer}
         stats = generator.get("batch_stats", {})
         extra = {
-            "generator_stats": stats,
             "discriminator_stats": discriminator.get("batch_stats", {}),
             "singular_vectors": spectral_norm.start(keys[2], params["discriminator"]) if self.spectral else {},
             "augmentation": jnp.float32(0.0),
-            "ema": {"generator_stats": stats},
         }
         return base.TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state={name: optimizers[name].init(params[name]) for name in params},
             ema_params={"generator": params["generator"]},
-            extra=extra,
+            extra=extra | base.with_averages({"generator_stats": stats}),
         )
 
     def train_step(self, state, batch, rng):
@@ -177,11 +175,8 @@ class Gan(base.Algorithm):
         params, _ = spectral_norm.normalise(state.params["discriminator"], state.extra["singular_vectors"])
         variables = {"params": params, "batch_stats": state.extra["discriminator_stats"]}
         on_real, on_fake = (self.discriminator.apply(variables, x, label) for x in (real, fake))
-        return {
-            "loss": self.adversarial.real(on_real.logits) + self.adversarial.fake(on_fake.logits),
-            "accuracy_real": (on_real.logits > 0).astype(jnp.float32),
-            "accuracy_fake": (on_fake.logits < 0).astype(jnp.float32),
-        }
+        loss = self.adversarial.real(on_real.logits) + self.adversarial.fake(on_fake.logits)
+        return {"loss": loss} | self._accuracies(on_real, on_fake)
 
     def sample(self, state, rng, request):
         return self.decode(state, self._noise(rng_lib.per_index(rng, request.index), request.truncation), request.label)
@@ -217,12 +212,16 @@ class Gan(base.Algorithm):
     def _train_discriminator(self, state, share):
         """(state, None) after an update of the discriminator alone."""
         real, label, rng, number = share
-        noise_rng, rng = jax.random.split(rng)
-        z = jax.random.normal(noise_rng, (len(real), self.latent))
-        fake, _ = self._generate(state.params["generator"], state.extra["generator_stats"], z, label)
-        judgement = self._judge(state, real, fake, label, label, rng, number)
+        fake, fake_label, rng = self._fakes(state, real, label, rng)
+        judgement = self._judge(state, real, fake, label, fake_label, rng, number)
         state = state.replace(extra=state.extra | judgement.extra)
         return base.update(state, "discriminator", judgement.gradients, self.d_optimizer), None
+
+    def _fakes(self, state, real, label, rng):
+        """What an update of the discriminator alone is shown: (images, their labels, key of the rest)."""
+        noise_rng, rng = jax.random.split(rng)
+        z = jax.random.normal(noise_rng, (len(real), self.latent))
+        return self._generate(state.params["generator"], state.extra["generator_stats"], z, label)[0], label, rng
 
     def _train_all(self, state, share):
         """(state, metrics) after an update of all networks."""
@@ -240,7 +239,10 @@ class Gan(base.Algorithm):
         return self._updated(state, judgement, {"generator": gradients}, {"generator_stats": stats}, {"loss": loss})
 
     def _judge(self, state, real, fake, real_label, fake_label, rng, number):
-        """The Judgement of the discriminator's update of this number, at its present parameters."""
+        """The Judgement of the discriminator's update of this number, at its present parameters.
+
+        There may be several kinds of generated images, one after the other, of each as many as real ones and with their labels.
+        """
         real_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
         look = functools.partial(self._look, state)
         stats = state.extra["discriminator_stats"]
@@ -261,18 +263,18 @@ class Gan(base.Algorithm):
         gradients = optax.tree.add(pull_real(real_slope)[0], pull_fake(fake_slope)[0])
         metrics = {
             "discriminator": real_loss + fake_loss,
-            "accuracy_real": (on_real.logits > 0).mean(),
-            "accuracy_fake": (on_fake.logits < 0).mean(),
             "logit_real": on_real.logits.mean(),
             "logit_fake": on_fake.logits.mean(),
         }
+        metrics |= {name: correct.mean() for name, correct in self._accuracies(on_real, on_fake).items()}
         if self.penalty:
+            mixed = _alternating(fake, len(real), number // self.penalty.every)
 
             def penalise(weights):
                 def logits(image):
                     return look(weights, stats, image, real_label, real_rng)[0].logits
 
-                value = self.penalty.of(logits, real, fake[: len(real)], penalty_rng).mean()
+                value = self.penalty.of(logits, real, mixed, penalty_rng).mean()
                 return self.penalty.weight * self.penalty.every * value
 
             metrics["penalty"], slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
@@ -283,7 +285,8 @@ class Gan(base.Algorithm):
         extra = {"discriminator_stats": stats, "singular_vectors": vectors}
         if self.augmentation.target is not None:
             before, rule = state.extra["augmentation"], self.augmentation
-            metrics["augmentation"] = augmentation.adapted(before, on_real.logits, rule.target, rule.span)
+            above = on_real.logits - self.adversarial.boundary
+            metrics["augmentation"] = augmentation.adapted(before, above, rule.target, rule.span)
             extra["augmentation"] = metrics["augmentation"]
         return Judgement(gradients, on_fake, on_real, lambda slope: pull_fake(slope)[1], extra, metrics)
 
@@ -294,6 +297,14 @@ class Gan(base.Algorithm):
         variables = {"params": weights, "batch_stats": stats}
         verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
         return verdict, updated.get("batch_stats", {})
+
+    def _accuracies(self, on_real, on_fake):
+        """(n,) float32, 1 where the discriminator tells an image's kind; nothing where the loss has no decision boundary."""
+        boundary = self.adversarial.boundary
+        if boundary is None:
+            return {}
+        told = {"accuracy_real": on_real.logits > boundary, "accuracy_fake": on_fake.logits < boundary}
+        return {name: correct.astype(jnp.float32) for name, correct in told.items()}
 
     def _told_apart(self, verdict, label, term):
         """The discriminator's loss on images of one kind."""
@@ -323,14 +334,22 @@ class Gan(base.Algorithm):
         """
         metrics |= judgement.metrics | {f"grad_norm_{name}": optax.tree.norm(value) for name, value in gradients.items()}
         metrics["param_norm"] = optax.tree.norm(state.params)
-        averages = optax.incremental_update(stats, state.extra["ema"], 1 - self.ema_decay(state.step))
-        state = state.replace(extra=state.extra | judgement.extra | stats | {"ema": averages})
+        state = base.update_averaged(state.replace(extra=state.extra | judgement.extra), stats, self.ema_decay)
         for name, value in gradients.items():
             state = base.update(state, name, value, self.optimizer, self.ema_decay)
         state = base.update(state, "discriminator", judgement.gradients, self.d_optimizer)
         ours, average = state.params["generator"], state.ema_params["generator"]
         metrics["ema_distance"] = optax.tree.norm(optax.tree.sub(ours, average)) / optax.tree.norm(ours)
         return state.replace(step=state.step + 1), metrics
+
+
+def _alternating(images, n, number):
+    """n images: of the kinds that follow each other in (kinds n, h, w, c), each in turn, the first one by `number`."""
+    kinds = len(images) // n
+    if kinds == 1:
+        return images
+    which = (jnp.arange(n) + number) % kinds
+    return images.reshape(kinds, n, *images.shape[1:])[which, jnp.arange(n)]
 
 
 def parts(config, spec, training):
@@ -406,6 +425,9 @@ def _check(config, spec):
         "config.gan.conditioning=concat is of --config.network.name=dcgan": resnet and gan.conditioning == "concat",
         "config.discriminator.norm=batch is of --config.network.name=dcgan": resnet and discriminator.norm == "batch",
         "config.augment.adaptive needs --config.augment.policy": config.augment.adaptive and not config.augment.policy,
+        f"config.augment.adaptive follows how many training images the discriminator takes for real, and the logits of "
+        f"config.gan.loss={gan.loss} do not say: set --config.augment.adaptive=False": config.augment.adaptive
+        and gan.loss not in losses.BOUNDED,
     }
     for objection, holds in objections.items():
         if holds:

@@ -100,7 +100,7 @@ class Vae(base.Algorithm):
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
         variables = self.network.init(rng, blank, jnp.zeros(1, jnp.int32), noise, method="infer")
         params = {"network": variables["params"], "likelihood": self.likelihood.init()}
-        return base.first_state("vae", params, self.optimizer, extra={"batch_stats": variables.get("batch_stats", {})})
+        return base.first_state("vae", params, self.optimizer, {"batch_stats": variables.get("batch_stats", {})})
 
     def train_step(self, state, batch, rng):
         observe_rng, noise_rng = jax.random.split(rng)
@@ -127,23 +127,25 @@ class Vae(base.Algorithm):
                 "distortion": distortion,
                 "kl": rate,
                 "bits_per_dim": distributions.bits_per_dimension(-distortion - rate, self.image_shape),
-                "active_units": sum(_active(level) for level in levels),
             }
             metrics |= {f"kl_level_{i}": channel.sum() for i, channel in enumerate(channels)} if len(channels) > 1 else {}
             if len(channels) == 1 and len(channels[0]) <= _LISTED:
                 metrics |= {f"kl_dimension/{i:02d}": value for i, value in enumerate(channels[0])}
-            return distortion + beta * cost, (metrics, updated.get("batch_stats", {}))
+            means = [(level.posterior.mean.mean(0), jnp.square(level.posterior.mean).mean(0)) for level in levels]
+            return distortion + beta * cost, (metrics, means, updated.get("batch_stats", {}))
 
         params = state.params["vae"]
-        (value, (metrics, stats)), grads = base.value_and_grad(loss, params, (x, label, noise), rng, self.accumulate)
+        (value, (metrics, means, stats)), grads = base.value_and_grad(loss, params, (x, label, noise), rng, self.accumulate)
         metrics |= {
             "loss": value,
             "beta": beta,
+            "active_units": sum(_active(*moments) for moments in means),
             "grad_norm": optax.tree.norm(grads),
             "param_norm": optax.tree.norm(params),
         }
         state = base.update(state, "vae", grads, self.optimizer, self.ema_decay)
-        return state.replace(step=state.step + 1, extra={"batch_stats": stats}), metrics
+        state = base.update_averaged(state, {"batch_stats": stats}, self.ema_decay)
+        return state.replace(step=state.step + 1), metrics
 
     def eval_step(self, state, batch, rng):
         x, noise = self._observed(batch, rng, 0)
@@ -239,9 +241,9 @@ def _by_channel(level):
     return kl.reshape(len(kl), -1, kl.shape[-1]).sum(1)
 
 
-def _active(level):
-    """How many units' posterior means differ between the images of the batch."""
-    return (level.posterior.mean.var(0) > _ACTIVE).sum().astype(jnp.float32)
+def _active(mean, square):
+    """How many units' posterior means differ between images, given the means over images of that and of its square."""
+    return (square - jnp.square(mean) > _ACTIVE).sum().astype(jnp.float32)
 
 
 def _network(config, image_shape, outputs, classes):

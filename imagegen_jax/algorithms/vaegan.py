@@ -9,7 +9,8 @@ activations of the discriminator's last level (algorithm 1 and equations 5 to 8)
     the generator minimises       gamma L_llike + generator(D(x')) + generator(D(G(z_p)))
     the discriminator minimises   what algorithms/gan.py says, on x against x' and G(z_p)
 
-where the adversarial terms are the mean over both kinds of generated images, and L_llike does not change the discriminator.
+where the adversarial terms are the mean over both kinds of generated images, in every update of the discriminator, a penalty at
+generated images takes the two kinds in turn, and L_llike does not change the discriminator.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import rng as rng_lib
+from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import vae_nets
@@ -65,12 +67,12 @@ class VaeGan(gan.Gan):
         state = super().init(rng)
         blank = jnp.zeros((1, *self.image_shape))
         variables = self.encoder.init(jax.random.fold_in(rng, 1), blank, jnp.zeros(1, jnp.int32))
-        stats = {"encoder_stats": variables["batch_stats"]}
+        stats = {"generator_stats": state.extra["generator_stats"], "encoder_stats": variables.get("batch_stats", {})}
         return state.replace(
             params=state.params | {"encoder": variables["params"]},
             opt_state=state.opt_state | {"encoder": self.optimizer.init(variables["params"])},
             ema_params=state.ema_params | {"encoder": variables["params"]},
-            extra=state.extra | stats | {"ema": state.extra["ema"] | stats},
+            extra=state.extra | base.with_averages(stats),
         )
 
     def eval_step(self, state, batch, rng):
@@ -100,11 +102,21 @@ class VaeGan(gan.Gan):
         parameters, updated = self.encoder.apply(variables, image, label, train=train, mutable=mutable)
         return vae_nets.gaussian(parameters), updated.get("batch_stats", stats)
 
+    def _noises(self, n, rng):
+        """(noise of the posterior, z of the prior, both (n, latent), key of the rest)."""
+        noise_rng, prior_rng, rng = jax.random.split(rng, 3)
+        return *(jax.random.normal(key, (n, self.latent)) for key in (noise_rng, prior_rng)), rng
+
+    def _fakes(self, state, real, label, rng):
+        noise, z_prior, rng = self._noises(len(real), rng)
+        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], real, label, train=True)
+        z, labels = jnp.concatenate([posterior.at(noise), z_prior]), jnp.concatenate([label, label])
+        return self._generate(state.params["generator"], state.extra["generator_stats"], z, labels)[0], labels, rng
+
     def _train_all(self, state, share):
         real, label, rng, number = share
         n = len(real)
-        noise_rng, prior_rng, rng = jax.random.split(rng, 3)
-        noise, z_prior = (jax.random.normal(key, (n, self.latent)) for key in (noise_rng, prior_rng))
+        noise, z_prior, rng = self._noises(n, rng)
         labels = jnp.concatenate([label, label])
 
         def encode(params):

@@ -13,6 +13,9 @@ nearest vector is e_i, and s_i the sum of their z,
 
 A vector that is hardly ever the nearest is replaced by a z of the batch (Dhariwal et al. 2020, section 3.1), and in the first
 step all of them are, so that the codebook begins among what it is to represent.
+
+The networks' moving averages go with a codebook that is averaged at their decay, not with the last one. The average of a vector
+that is replaced begins anew with it.
 """
 
 from collections.abc import Callable
@@ -57,7 +60,12 @@ class Codebook:
         # One row of each of K equal parts: no vector comes twice where there are enough.
         chosen = (jnp.arange(codes) + jax.random.uniform(rng, (codes,))) * (rows / codes)
         fresh = z[jnp.minimum(chosen.astype(jnp.int32), rows - 1)]
-        return Codebook(jnp.where(dead[:, None], fresh, self.vectors), jnp.where(dead, rows / codes, self.counts))
+        return self.where(dead, Codebook(fresh, jnp.full(codes, rows / codes)))
+
+    def where(self, chosen, other):
+        """With the vectors and counts of another codebook in place of those that are chosen, (K,) bool."""
+        vectors = jnp.where(chosen[:, None], other.vectors, self.vectors)
+        return Codebook(vectors, jnp.where(chosen, other.counts, self.counts))
 
     def updated(self, z, uses, decay):
         """After a batch: z (m, d), and uses (m, K) that are 1 at each row's nearest vector and 0 elsewhere.
@@ -83,7 +91,7 @@ class VqVae(base.Algorithm):
       decay: of the codebook's moving averages.
       restart: a vector is replaced when its count falls below this share of an even one; 0: in the first step alone.
       optimizer: optax transformation.
-      ema_decay: step -> decay of the moving average of the networks' parameters.
+      ema_decay: step -> decay of the moving average of the networks' parameters and of the codebook that goes with it.
       accumulate: pieces in which a batch's gradient is computed.
     """
 
@@ -130,7 +138,7 @@ class VqVae(base.Algorithm):
         params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
         # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.
         vectors = jax.random.normal(jax.random.fold_in(rng, 1), (self.codes, self.network.dimensions))
-        return base.first_state("vqvae", params, self.optimizer, extra={"codebook": Codebook(vectors, jnp.zeros(self.codes))})
+        return base.first_state("vqvae", params, self.optimizer, {"codebook": Codebook(vectors, jnp.zeros(self.codes))})
 
     def train_step(self, state, batch, rng):
         params, codebook = state.params["vqvae"], state.extra["codebook"]
@@ -162,7 +170,10 @@ class VqVae(base.Algorithm):
             "param_norm": optax.tree.norm(params),
         }
         state = base.update(state, "vqvae", grads, self.optimizer, self.ema_decay)
-        return state.replace(step=state.step + 1, extra={"codebook": codebook.updated(rows, uses, self.decay)}), metrics
+        average = state.extra["ema"]["codebook"].where(dead, codebook)
+        state = state.replace(extra=state.extra | {"ema": {"codebook": average}})
+        state = base.update_averaged(state, {"codebook": codebook.updated(rows, uses, self.decay)}, self.ema_decay)
+        return state.replace(step=state.step + 1), metrics
 
     def eval_step(self, state, batch, rng):
         x = images.to_float(batch["image"])

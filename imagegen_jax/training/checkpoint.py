@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax.algorithms import base
 from imagegen_jax.training import preservation
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,6 +54,19 @@ def available_steps(folder):
     if files.is_remote(folder):  # where nothing is renamed at the end, a file says that a checkpoint is whole
         found = filter(ocp.utils.is_checkpoint_finalized, found)
     return sorted(int(entry.name) for entry in found)
+
+
+def _with_averages(restored, state, names):
+    """The restored state, in which averages that a checkpoint lacks begin as what they are of, placed as in `state`."""
+    if not names:
+        return restored
+    # Copies, since both are donated to the next step.
+    averages = {
+        name: jax.tree.map(lambda x, as_: jax.device_put(x, as_.sharding, may_alias=False), restored.extra[name], average)
+        for name, average in state.extra["ema"].items()
+        if name in names
+    }
+    return restored.replace(extra=restored.extra | {"ema": restored.extra.get("ema", {}) | averages})
 
 
 def _first_line(error):
@@ -180,9 +194,19 @@ class Checkpointer:
                 ) from error
 
     def _read(self, step, state):
-        placed = ocp.args.PyTreeRestore(state, restore_args=ocp.checkpoint_utils.construct_restore_args(state))
+        gained = self._gained(step, state)
+        asked = state.without_averages(gained) if gained else state
+        placed = ocp.args.PyTreeRestore(asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked))
         restored = self._manager.restore(step, args=ocp.args.Composite(state=placed, position=ocp.args.JsonRestore()))
-        return restored["state"], _position(restored["position"])
+        return _with_averages(restored["state"], state, gained), _position(restored["position"])
+
+    def _gained(self, step, state):
+        """The entries of TrainState.extra whose moving averages the checkpoint is too old to have."""
+        averages = state.extra.get("ema", {}) if isinstance(state, base.TrainState) else {}
+        if not averages:
+            return []
+        saved = self._manager.item_metadata(step)["state"].tree["extra"].get("ema", {})
+        return [name for name in averages if name not in saved]
 
     def _is_readable(self, step, state):
         try:
