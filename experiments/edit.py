@@ -66,12 +66,14 @@ _MOST_PIXELS = flags.DEFINE_integer(
     "translate: files with more pixels count as unreadable, since a few bytes can become a great many.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images (un)coded at once; by default the run's sample.batch_size.")
-_LABEL = flags.DEFINE_integer("label", None, "The class of the images in files and of random codes, for a run with labels.")
+_LABEL = flags.DEFINE_string(
+    "label", None, "The class of the images in files and of random codes, by name or number, for a run with labels."
+)
 _NUM = flags.DEFINE_integer("num", 9, "interpolate: images from one to the next, with both; traverse: images a row.")
 _RANGE = flags.DEFINE_float("range", 2.5, "traverse: how far to go to either side, in deviations of each dimension.")
 _DIMENSIONS = flags.DEFINE_list("dimensions", None, "traverse: which, such as 0,3,7; by default the 10 that vary most.")
-_FROM = flags.DEFINE_integer("from", None, "attribute: the class to come from.")
-_TO = flags.DEFINE_integer("to", None, "attribute: the class to go to.")
+_FROM = flags.DEFINE_string("from", None, "attribute: the class to come from, by name or number.")
+_TO = flags.DEFINE_string("to", None, "attribute: the class to go to, likewise.")
 _STRENGTH = flags.DEFINE_list("strength", ["0.5", "1", "1.5"], "attribute: how far to go, 1 being from one mean to the other.")
 
 _SHOWN = 16  # images that are reconstructed by default
@@ -167,7 +169,7 @@ def interpolate():
         label = given.label
     else:
         codes.check_prior(algorithm)
-        label = inputs.labels(np.full(len(seeds), -1, np.int32), _LABEL.value, algorithm.classes)
+        label = inputs.labels(np.full(len(seeds), -1, np.int32), _label(spec), algorithm.classes)
     if len(label) < 2:
         raise errors.UserError(f"--input={asked}: give at least two, to go from one to the other")
     coder, _ = _load(config, spec)
@@ -214,18 +216,16 @@ def attribute():
     config, spec, algorithm = _checked_run()
     if not spec.classes:
         raise errors.UserError(f"attribute goes from class to class, and the images of {config.data.source} have no labels")
-    for flag in (_FROM, _TO):
-        if not 0 <= flag.value < spec.classes:
-            raise errors.UserError(f"--{flag.name}={flag.value}: there is no such class, they go from 0 to {spec.classes - 1}")
+    source, target = (spec.label_of(flag.value, flag.name) for flag in (_FROM, _TO))
     strengths = command_line.numbers("strength")
     given = _images(_INPUT.value, config, spec, algorithm)
     labelled = domains.open_domains(config.data, "train", {"": spec})
     coder, _ = _load(config, spec)
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
-    towards = codes.direction(*codes.of_domain(coder, labelled[""], _AVERAGED), _FROM.value, _TO.value)
+    towards = codes.direction(*codes.of_domain(coder, labelled[""], _AVERAGED), source, target)
     moved = codes.shifts(coder.encode(given.image, given.label), towards, [0, *strengths])
-    told = np.stack([given.label, *[np.full_like(given.label, _TO.value)] * len(strengths)], 1)
+    told = np.stack([given.label, *[np.full_like(given.label, target)] * len(strengths)], 1)
     _save(np.concatenate([given.image[:, None], coder.decode(moved, told)], 1))
 
 
@@ -263,7 +263,12 @@ def _input(config, spec, algorithm, num):
 def _images(given, config, spec, algorithm):
     """The inputs.Inputs that `given` names, with the labels that the algorithm is told."""
     given = inputs.read(given, _OUT.value, config.data, spec)
-    return given._replace(label=inputs.labels(given.label, _LABEL.value, algorithm.classes))
+    return given._replace(label=inputs.labels(given.label, _label(spec), algorithm.classes))
+
+
+def _label(spec):
+    """The number of the class in --label; None where it is not given."""
+    return None if _LABEL.value is None else spec.label_of(_LABEL.value)
 
 
 def _load(config, spec):

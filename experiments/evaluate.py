@@ -169,7 +169,7 @@ def _files():
 def _runs():
     """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
     folder = files.to_path(_WORKDIR.value)
-    requests = requests_lib.sweep(_SWEEP.value, requests_lib.options())
+    swept = requests_lib.sweep(_SWEEP.value, requests_lib.options())
     asked = requests_lib.latents()
     mesh = sharding.make_mesh(jax.device_count())
     steps = checkpoint.available_steps(folder / run.CHECKPOINTS) if _CHECKPOINT.value == "all" else [_CHECKPOINT.value]
@@ -190,6 +190,7 @@ def _runs():
             section, origin = _translated(config, algorithm, state, mesh, about)
             yield _Subject(origin, {"step": step}, section, folder / "eval", heldout)
             continue
+        requests = [requests_lib.numbered(request, specs) for request in swept]
         for request in requests:
             options = latents.resolve(asked, algorithm, specs, **request)
         labels = [request["label"] for request in requests if "label" in request]

@@ -33,12 +33,12 @@ def main():
     """Checks what was asked for before anything is drawn or written."""
     command_line.check_at_least(num=1, batch_size=1)
     rng.check_seed(_SEED.value, "--seed")
-    fields = requests.options()
-    label = fields.get("label")
     asked = requests.latents()
     loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     config, algorithm, state, step = loaded
     _, specs = run.load_config(_WORKDIR.value)
+    fields = requests.numbered(requests.options(), specs)
+    label = fields.get("label")
     options = latents.resolve(asked, algorithm, specs, **fields)
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
@@ -53,8 +53,11 @@ def main():
             bar.update(len(batch))
             yield batch
 
-    output.save(_OUT.value, drawn(), sampling.labels(np.arange(_NUM.value), algorithm.classes, label))
+    labels = sampling.labels(np.arange(_NUM.value), algorithm.classes, label)
+    output.save(_OUT.value, drawn(), labels)
     bar.close()
+    if labels is not None and _OUT.value.endswith(".png"):
+        progress.tell(f"rows, from the top: {', '.join(map(specs[''].name_of, np.unique(labels)))}")
 
 
 if __name__ == "__main__":

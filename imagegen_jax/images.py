@@ -5,6 +5,8 @@ import dataclasses
 from jax import numpy as jnp
 import numpy as np
 
+from imagegen_jax import errors
+
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
@@ -32,6 +34,25 @@ class Spec:
     def name_of(self, label):
         """The name of a class; its number where the name is not known."""
         return self.class_names[label] or str(label)
+
+    def label_of(self, word, flag="label"):
+        """The label that a person means by a class's name, or by its number.
+
+        Args:
+          word: text. A name goes before a number: where classes are called 1 to 3, '1' is the first.
+          flag: that it was given as, for the error.
+
+        Raises:
+          errors.UserError: there is no such class.
+        """
+        if word in self.class_names:
+            return self.class_names.index(word)
+        if word.isdecimal() and int(word) < self.classes:
+            return int(word)
+        if not self.classes:
+            raise errors.UserError(f"--{flag}={word}: the images of this run have no labels; leave it out")
+        names = f"one of {', '.join(self.known_names)}, or " if self.known_names else ""
+        raise errors.UserError(f"--{flag}={word}: there is no such class; choose {names}0 to {self.classes - 1}")
 
     def agrees(self, other):
         """Whether images of the one are images of the other, as far as names are known."""

@@ -48,6 +48,7 @@ class Run:
       config: the ConfigDict.
       specs: {domain: images.Spec}.
       parameters: how many, over all networks; None where this version cannot build the algorithm any more.
+      rows: the classes that the rows of the grids are of, from the top; empty where they are of none.
       columns: what the panels show of a test image, from left to right; empty where there are no panels.
       metrics: {name: (steps, values)}, each an (n,) float64 array, all finite.
       skipped: lines of metrics.jsonl that could not be read.
@@ -60,6 +61,7 @@ class Run:
     config: Any
     specs: dict[str, Any]
     parameters: int | None
+    rows: tuple[str, ...]
     columns: tuple[str, ...]
     metrics: dict[str, tuple[np.ndarray, np.ndarray]]
     skipped: int
@@ -96,13 +98,15 @@ def read(folder):
         algorithm = run.build_algorithm(config, specs)
         shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
         parameters, columns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)), tuple(algorithm.columns)
+        drawn = range(min(algorithm.classes, config.sample.num)) if algorithm.draws else ()
+        rows = tuple(specs[""].name_of(label) for label in drawn)
     except (errors.UserError, AttributeError, KeyError, TypeError, ValueError):  # a run of another version
-        parameters, columns = None, ()
+        parameters, rows, columns = None, (), ()
     metrics, skipped = _metrics(folder / "metrics.jsonl")
     scores = [score for path in sorted(folder.glob("eval/*.json")) for score in _scores(path)]
     scores.sort(key=lambda score: (score.step, str(score.content.get("date"))), reverse=True)
     grids, panels = (_pictures(folder / name) for name in ("samples", "panels"))
-    return Run(folder, config, specs, parameters, columns, metrics, skipped, grids, panels, scores)
+    return Run(folder, config, specs, parameters, rows, columns, metrics, skipped, grids, panels, scores)
 
 
 def _pictures(folder):

@@ -24,7 +24,7 @@ def of_run(folder):
         f"{name}: {one.config.algorithm}, step {one.step}",
         markup.tag("h1", name),
         _facts(one),
-        _pictures("Generated images", "grid of generated images", one.grids),
+        _pictures("Generated images", "grid of generated images", one.grids, rows=one.rows),
         _pictures("Test images and what becomes of them", f"grid of {', '.join(one.columns)}", one.panels, one.columns),
         curves.section(one),
         _scored(one),
@@ -66,7 +66,7 @@ def _machine(facts):
 _SHOWN = 8  # pictures over time
 
 
-def _pictures(title, what, pictures, columns=()):
+def _pictures(title, what, pictures, columns=(), rows=()):
     """The last picture large, and before it the first, the one before the last, and some in between.
 
     Args:
@@ -74,6 +74,7 @@ def _pictures(title, what, pictures, columns=()):
       what: is to be seen.
       pictures: [(step, path)], ascending; of none, there is no section.
       columns: what each column of a picture shows; none where they do not differ.
+      rows: what each row shows, likewise.
     """
     if not pictures:
         return ""
@@ -88,9 +89,10 @@ def _pictures(title, what, pictures, columns=()):
         markup.tag("figure", markup.image(path, f"{what}, step {step}", 800), markup.tag("figcaption", f"step {step:,}"))
         for step, path in (earlier[i] for i in chosen)
     ]
+    caption = f"step {step:,}, the latest" + (f"; rows, from the top: {', '.join(rows)}" if rows else "")
     return markup.section(
         title,
-        markup.tag("figure", last, markup.tag("figcaption", f"step {step:,}, the latest"), class_="last"),
+        markup.tag("figure", last, markup.tag("figcaption", caption), class_="last"),
         figures and markup.tag("h3", "Before"),
         figures and markup.tag("div", *figures, class_="grids"),
     )

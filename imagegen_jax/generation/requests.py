@@ -29,7 +29,9 @@ class _Parser(flags.ArgumentParser):
 
 def define():
     """Declares a flag for each option of base.SampleRequest, --label, and those of latents.Options."""
-    flags.DEFINE_integer("label", None, "The class that is drawn; by default all in turn, a row of a grid each.")
+    flags.DEFINE_string(
+        "label", None, "The class that is drawn, by name or number; by default all in turn, a row of a grid each."
+    )
     for name, (kind, meaning) in base.request_options().items():
         if kind is bool:
             flags.DEFINE_bool(name, None, meaning)
@@ -46,9 +48,22 @@ def define():
 
 
 def options():
-    """{name: value} of the fields of base.SampleRequest, 'label' among them, that are given as flags."""
+    """{name: value} of the fields of base.SampleRequest that are given as flags; 'label' as it was written (`numbered`)."""
     values = {name: flags.FLAGS[name].value for name in ("label", *base.request_options())}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def numbered(request, specs):
+    """A request, as `options` and `sweep` return them, with the number of its class in place of the name.
+
+    Args:
+      request: {name: value}.
+      specs: the run's {domain: images.Spec}.
+
+    Raises:
+      errors.UserError: there is no such class.
+    """
+    return request | ({"label": specs[""].label_of(request["label"])} if "label" in request else {})
 
 
 def latents():
@@ -75,7 +90,7 @@ def sweep(words, fixed):
     Raises:
       errors.UserError: no such option, or a value that it does not take.
     """
-    kinds = {name: kind for name, (kind, _) in base.request_options().items()} | {"label": int}
+    kinds = {name: kind for name, (kind, _) in base.request_options().items()} | {"label": str}
     written = f"--sweep={','.join(words)}"
     choices = {}
     name = None

@@ -326,7 +326,7 @@ def test_codes_of_a_domain_come_from_all_of_it(folder):
 
 def save_run(workdir, config):
     """A run that was never trained."""
-    specs = {"": images.Spec(SHAPE, images.unnamed(3))}
+    specs = {"": images.Spec(SHAPE, ("a", "b", "c"))}
     algorithm = run.build_algorithm(config, specs)
     # Averages unlike the parameters, so that it shows which are used.
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -347,11 +347,11 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     edit, asked = command("edit"), []
     for words in [
         ["reconstruct", given, "--input=test:0,4,8", f"--out={out['pairs.png']}"],
-        ["reconstruct", given, f"--input={folder}/test/b", "--label=1", f"--out={out['all/']}"],
+        ["reconstruct", given, f"--input={folder}/test/b", "--label=b", f"--out={out['all/']}"],
         ["interpolate", given, "--input=test:0,4", "--num=6", f"--out={out['path.gif']}"],
         ["interpolate", given, "--input=seed:1,2,3", "--num=4", "--label=2", f"--out={out['random.npz']}"],
         ["traverse", given, "--input=train:23", "--dimensions=4,1", "--num=3", "--range=1.5", f"--out={out['walk.png']}"],
-        ["attribute", given, "--input=test:0,3", "--from=0", "--to=2", "--strength=0,1", f"--out={out['to.npz']}"],
+        ["attribute", given, "--input=test:0,3", "--from=a", "--to=2", "--strength=0,1", f"--out={out['to.npz']}"],
         ["reconstruct", f"--workdir={tmp_path}/diffusion", "--input=test:0", f"--out={out['no.png']}"],
         ["interpolate", given, "--input=test:3", f"--out={out['no.png']}"],
         ["traverse", given, "--input=test:3,4", f"--out={out['no.png']}"],
@@ -370,7 +370,8 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     for part, words in zip(asked[6:], [
         "is a run of diffusion, whose images have no codes: give the folder of an autoencoder's run",
         "give at least two", "give one image; these are 2", "there is no 5, they go from 0 to 4", "--range is 0.0",
-        "--to=3: there is no such class, they go from 0 to 2", "--strength=a: write numbers", "give a path ending in .png",
+        "--to=3: there is no such class; choose one of a, b, c, or 0 to 2", "--strength=a: write numbers",
+        "give a path ending in .png",
         "the folder is not empty",
     ], strict=True):  # fmt: skip
         assert words in part and "\n" not in part

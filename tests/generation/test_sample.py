@@ -145,6 +145,23 @@ def test_a_sweep_is_every_combination_over_what_is_fixed():
     ]
     assert requests.sweep(["temperature:0.5", "1"], {}) == [{"temperature": (0.5,)}, {"temperature": (1.0,)}]
     assert requests.sweep([], {"steps": 5}) == [{"steps": 5}]
+    assert requests.sweep(["label:cat", "2"], {}) == [{"label": "cat"}, {"label": "2"}]
+
+
+def test_a_class_has_a_name_and_a_number():
+    spec = images.Spec((8, 8, 1), ("cat", "dog", "1"))
+    assert [spec.label_of(word) for word in ("cat", "dog", "0", "2")] == [0, 1, 0, 2]
+    assert spec.label_of("1") == 2  # the class that is called so
+    assert requests.numbered({"label": "dog", "steps": 5}, {"": spec}) == {"label": 1, "steps": 5}
+    assert requests.numbered({"steps": 5}, {"": spec}) == {"steps": 5}
+    assert images.Spec((8, 8, 1), images.unnamed(3)).label_of("2") == 2
+    for word in ("cow", "3", "-1", "", "²"):
+        with pytest.raises(
+            errors.UserError, match=f"^--from={word}: there is no such class; choose one of cat, dog, 1, or 0 to 2"
+        ):
+            spec.label_of(word, "from")
+    with pytest.raises(errors.UserError, match="--label=3: the images of this run have no labels"):
+        images.Spec((8, 8, 1)).label_of("3")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +171,6 @@ def test_a_sweep_is_every_combination_over_what_is_fixed():
         ("steps:", "'' is no steps"),
         ("truncation:nan", "'nan' is no truncation, write a number"),
         ("clip:maybe", "write true or false"),
-        ("label:cat", "'cat' is no label"),
         ("height:1,2", "keys are sampler, steps"),
         ("10,20", "keys are sampler, steps"),
         ("index:3", "keys are sampler, steps"),
