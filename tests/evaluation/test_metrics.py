@@ -299,7 +299,7 @@ def test_blocks_do_not_change_what_pairs_say(monkeypatch):
     sets = (draw(0, 1200, 5), draw(1, 1100, 5, shift=0.3)), near_copies()
     measure = lambda x, y: (manifold.prdc_rows(x, y), manifold.neighbours(x, k=4), distances.kernel_influence(x, y))  # noqa: E731
     whole = [measure(*two) for two in sets]
-    monkeypatch.setattr(all_pairs, "_BLOCK", 1)
+    monkeypatch.setattr(all_pairs, "_rows", lambda: 64)
     monkeypatch.setattr(all_pairs, "_HOST_BLOCK", 200 * 17)
     for first, (x, y) in zip(whole, sets):
         again = measure(x, y)
