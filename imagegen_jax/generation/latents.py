@@ -158,7 +158,7 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
     path = files.to_path(workdir) / "latents" / f"{name}.npz"
     dimensions = codes_lib.Coder(algorithm, state, specs[""].shape, mesh, config.eval.batch_size).dimensions
     mixture, about = load(path, dimensions) if path.exists() else (None, {})
-    if any(about.get(name) != value for name, value in key.items()):
+    if any(about.get(name) != value for name, value in key.items()) or not _of_these_images(about["data"], config, specs):
         if jax.process_count() > 1:
             raise errors.UserError(f"--latents={options.kind} is fitted in one process: do so once, without --distributed")
         train_set = domains.open_domains(config.data, "train", specs)
@@ -175,6 +175,14 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
             progress.tell(f"{error}; it will be fitted again the next time")
     facts = {name: about[name] for name in (*asked, "codes", "data")}
     return mixture, facts | {"fingerprint": _digest(mixture)}
+
+
+def _of_these_images(fingerprint, config, specs):
+    """Whether the training images are those of a fingerprint; also where they cannot be looked at, as on another machine."""
+    try:
+        return fingerprints.same(fingerprint, domains.fingerprint(domains.open_domains(config.data, "train", specs)))
+    except errors.UserError:
+        return True
 
 
 def _digest(*trees):

@@ -323,10 +323,13 @@ def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, cap
     expected = images.to_uint8(algorithm.decode(state, draw_fn(fitted, keys, jnp.ones(20, jnp.int32))))
     assert np.abs(drawn.astype(int) - expected).max() <= 1
 
-    # What is stored is used again, without the images; not for another state.
+    # What is stored is used again, without encoding the images; not for another state, nor where the images are others.
     before = path.read_bytes()
     latents.drawing(options, tmp_path, loaded, True, specs, mesh)
     assert "encoding" not in capsys.readouterr().err and path.read_bytes() == before
+    latents.save(path, fitted, known | {"data": "v2:0123456789ab"})
+    _, again = latents.drawing(options, tmp_path, loaded, True, specs, mesh)
+    assert "encoding" in capsys.readouterr().err and again == about
     _, raw = latents.drawing(options, tmp_path, loaded, False, specs, mesh)
     assert "encoding" in capsys.readouterr().err and (tmp_path / "latents" / "7-raw-tree-2.npz").exists()
     assert raw == about
