@@ -8,17 +8,8 @@ names the features, the reference and the images. A run's go to eval/ in its fol
 the training images nearest to them, <score>.neighbours.png.
 """
 
-from collections.abc import Callable
-import datetime
 import functools
-import importlib.metadata
 import itertools
-import json
-import pathlib
-import sys
-import time
-from typing import Any
-from typing import NamedTuple
 
 from absl import flags
 import jax
@@ -27,21 +18,18 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax import files
-from imagegen_jax import machine
 from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import bounds
-from imagegen_jax.evaluation import collection
-from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import manifold
-from imagegen_jax.evaluation import measures
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import plots
+from imagegen_jax.evaluation import scorer
 from imagegen_jax.evaluation import scoring
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
@@ -50,8 +38,6 @@ from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
-
-_HELDOUT = "heldout"  # of the run and not of its images: what its algorithm measures on all test images
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run whose images are scored.")
 _SAMPLES = flags.DEFINE_string("samples", None, "Images to score instead: a folder, or an .npz with uint8 NHWC under 'images'.")
@@ -63,7 +49,9 @@ _REFERENCE = flags.DEFINE_string(
 )
 _REFERENCE_SPLIT = flags.DEFINE_enum("reference_split", "test", ["test", "train"], "Which images of the reference.")
 _NUM = flags.DEFINE_integer("num", 2000, "How many images are scored; of --samples, at most.")
-_METRICS = flags.DEFINE_list("metrics", None, f"Of {', '.join([*scoring.METRICS, _HELDOUT])}; by default all that can be had.")
+_METRICS = flags.DEFINE_list(
+    "metrics", None, f"Of {', '.join([*scoring.METRICS, scorer.HELDOUT])}; by default all that can be had."
+)
 _FEATURES = flags.DEFINE_string("features", "fashion", f"What images are compared in: {', '.join(features.NAMES)}.")
 _INCEPTION = flags.DEFINE_string("inception", None, "FILE of --features=inception, .pth or .safetensors.")
 _VGG = flags.DEFINE_string("vgg", None, "FILE of --features=vgg, .pth or .safetensors.")
@@ -78,6 +66,9 @@ _IMPORTANCE_SAMPLES = flags.DEFINE_integer(
 requests_lib.define()
 flags.adopt_module_key_flags(requests_lib)  # for --help
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
+_CLASS_SHARES = flags.DEFINE_enum(
+    "class_shares", "data", ["data", "equal"], "How often each class is drawn: as often as in the reference, or all alike."
+)
 _DIRECTION = flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
 _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path ending in .json.")
@@ -95,18 +86,22 @@ def main():
     network = features.named(f"{_FEATURES.value}:{file}" if file else _FEATURES.value, _RESIZE.value)
     extractor = features.Extractor(network, sharding.make_mesh(jax.device_count()), _FEATURE_BATCH)
     subjects = _runs() if _WORKDIR.value else _files()
-    first = next(subjects)
-    reference, about, seen = _reference(extractor, first)
-    asked = _METRICS.value and [name for name in _METRICS.value if name != _HELDOUT]
-    metrics = scoring.chosen(asked, first.num, reference, extractor.has_logits(first.origin.shape), first.labelled)
+    first, of_split = next(subjects)
+    against = _against(extractor, of_split)
+    asked = _METRICS.value and [name for name in _METRICS.value if name != scorer.HELDOUT]
+    logits = extractor.has_logits(first.origin.shape)
+    metrics = scoring.chosen(asked, first.num, against.reference, logits, first.labelled)
+    scores = scorer.Scorer(extractor, against, metrics, _anchors(first, against, of_split), first.num)
 
-    anchors = _anchors(extractor, first, reference, metrics) if _ANCHORS.value else {}
-    every = itertools.chain([first], subjects)
-    reports = [_report(extractor, subject, reference, about, seen, metrics, anchors) for subject in every]
+    reports = []
+    for subject, _ in itertools.chain([(first, of_split)], subjects):
+        report = scores.report(subject, functools.partial(_save_neighbours, against=against))
+        print(_shown(report), flush=True)
+        reports.append(report)
     if _OUT.value:
-        _write(files.to_path(_OUT.value), reports if len(reports) > 1 else reports[0])
+        scorer.write(files.to_path(_OUT.value), reports if len(reports) > 1 else reports[0])
     if len(reports) > 1 and "fid" in metrics:
-        name = f"sweep-{fingerprints.digest(_SWEEP.value)}.json"
+        name = f"sweep-{fingerprints.digest([report['protocol'] for report in reports])}.json"
         path = files.to_path(_OUT.value or files.to_path(_WORKDIR.value) / "eval" / name)
         plots.sweep(path.with_suffix(".png"), reports)
 
@@ -129,45 +124,26 @@ def _check_flags():
 def _check_draws(reason):
     """Raises errors.UserError where options of drawing are given, which this reason forbids."""
     requests_lib.check_none(reason)
-    if _SWEEP.value:
-        raise errors.UserError(f"--sweep: {reason}; leave it out")
+    for name in ("sweep", "class_shares"):
+        if flags.FLAGS[name].present:
+            raise errors.UserError(f"--{name}: {reason}; leave it out")
 
 
 # ---------------------------------------------------------------------------------------------------- the images to be scored
 
 
-class _Subject(NamedTuple):
-    """A set of images to be scored.
-
-    Attributes:
-      origin: the images.
-      label: what sets it apart from the others of this command, such as {'step': 300}.
-      section: the `data` section of the images that the run should make; None where there is no run.
-      folder: where its scores go; None for nowhere of its own.
-      heldout: () -> {metric: mean over the test images}; None where there is no run or no test split.
-      labelled: whether it is known which class each image should be of.
-    """
-
-    origin: origins.Origin
-    label: dict[str, Any]
-    section: Any = None
-    folder: pathlib.Path | None = None
-    heldout: Callable | None = None
-    labelled: bool = False
-
-    @property
-    def num(self):
-        return min(_NUM.value, self.origin.num)
-
-
 def _files():
+    """Yields (scorer.Subject, split -> origins.Origin of the reference's images of a split, or None) as `_runs` does."""
     origin = origins.named(_SAMPLES.value)
     _, labels = next(origin.batches(0))
-    yield _Subject(origin, {"samples": _SAMPLES.value}, labelled=bool((labels >= 0).all()))
+    subject = scorer.Subject(
+        origin, min(_NUM.value, origin.num), {"samples": _SAMPLES.value}, labelled=bool((labels >= 0).all())
+    )
+    yield subject, functools.partial(_of_reference, origin.shape, None, None)
 
 
 def _runs():
-    """A subject for each checkpoint and each request of the sweep, each checked before the first is drawn."""
+    """The same for each checkpoint and each request of the sweep, each checked before the first is drawn."""
     folder = files.to_path(_WORKDIR.value)
     swept = requests_lib.sweep(_SWEEP.value, requests_lib.options())
     asked = requests_lib.latents()
@@ -180,15 +156,18 @@ def _runs():
         about = {
             "run": folder.name,
             "algorithm": config.algorithm,
+            "config": fingerprints.digest(config.to_json()),
             "step": step,
             "ema": _EMA.value,
             "parameters": fingerprints.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
+            "device": jax.devices()[0].device_kind,  # which rounds in its own way
         }
         heldout = _heldout(config, algorithm, state, mesh, specs)
         if algorithm.domains == ("a", "b"):
             _check_draws("a CycleGAN's translations are not drawn, and have no options")
-            section, origin = _translated(config, algorithm, state, mesh, about)
-            yield _Subject(origin, {"step": step}, section, folder / "eval", heldout)
+            origin, of_split = _translated(config, algorithm, state, mesh, specs, about)
+            num = min(_NUM.value, origin.num)
+            yield scorer.Subject(origin, num, {"step": step}, folder / "eval", heldout), of_split
             continue
         requests = [requests_lib.numbered(request, specs) for request in swept]
         for request in requests:
@@ -196,17 +175,22 @@ def _runs():
         labels = [request["label"] for request in requests if "label" in request]
         draw, fitted = latents.drawing(options, folder, loaded, _EMA.value, specs, mesh, labels)
         drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
+        of_split = functools.partial(_of_reference, specs[""].shape, config.data, specs[""].known_names)
+        shares = _shares(algorithm, specs[""], of_split)
+        kind = {} if asked.kind is None else {"latents": options.kind}
+        kind |= {"class_shares": "equal"} if algorithm.classes and _CLASS_SHARES.value == "equal" else {}
         for request in requests:
-            origin = _drawn(algorithm, state, specs[""].shape, drawer, about | fitted, request)
+            origin = _drawn(algorithm, state, specs[""].shape, drawer, about | fitted, *shares, request)
             labelled = algorithm.classes > 0 or "label" in request
-            kind = {} if asked.kind is None else {"latents": options.kind}
-            yield _Subject(origin, {"step": step} | kind | request, config.data, folder / "eval", heldout, labelled)
+            label = {"step": step} | kind | request
+            yield scorer.Subject(origin, _NUM.value, label, folder / "eval", heldout, labelled), of_split
 
 
 def _heldout(config, algorithm, state, mesh, specs):
-    """() -> the means of what is measured of all test images, computed once; None where there are none."""
-    tighter = _IMPORTANCE_SAMPLES.value is not None and bounds.importance_weighted(algorithm, _IMPORTANCE_SAMPLES.value)
-    if _METRICS.value and _HELDOUT not in _METRICS.value:
+    """The scorer.Heldout of all test images; None where there are none."""
+    samples = _IMPORTANCE_SAMPLES.value
+    tighter = samples is not None and bounds.importance_weighted(algorithm, samples)
+    if _METRICS.value and scorer.HELDOUT not in _METRICS.value:
         return None
     test_set = domains.open_domains(config.data, "test", specs)
     if test_set is None:
@@ -216,155 +200,129 @@ def _heldout(config, algorithm, state, mesh, specs):
         return algorithm.eval_step(state, batch, rng) | (tighter(state, batch, rng) if tighter else {})
 
     means = evaluator.Evaluator(measure, mesh, test_set, 0, config.eval.batch_size, config.seed)
-    return functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(state).items()})
+    protocol = {"fingerprint": domains.fingerprint(test_set), "importance_samples": samples}
+    return scorer.Heldout(
+        protocol, functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(state).items()})
+    )
 
 
-def _drawn(algorithm, state, shape, drawer, about, request):
+def _shares(algorithm, spec, of_split):
+    """((classes,) shares in which a conditional run draws its classes, or None for each in turn; what that is called)."""
+    if algorithm.classes and _CLASS_SHARES.value == "data" and not _statistics():
+        origin = of_split(_REFERENCE_SPLIT.value)
+        own = _REFERENCE.value is None or (spec.known_names and spec.known_names == origin.class_names)
+        shares = origin.class_shares() if own else None
+        if shares is not None:
+            return shares, f"shares of the reference {origin.protocol['fingerprint']}"
+    return None, "equal shares"
+
+
+def _drawn(algorithm, state, shape, drawer, about, shares, about_shares, request):
     def batches(first):
-        for batch in drawer.batches(state, _SEED.value, _NUM.value, first, **request):
-            wanted = sampling.labels(np.arange(first, first + len(batch)), algorithm.classes, request.get("label"))
+        for batch in drawer.batches(state, _SEED.value, _NUM.value, first, shares=shares, **request):
+            wanted = sampling.labels(np.arange(first, first + len(batch)), algorithm.classes, request.get("label"), shares)
             yield batch, np.full(len(batch), -1, np.int32) if wanted is None else wanted
             first += len(batch)
 
-    label = {name: value for name, value in request.items() if name == "label"}
     constants = algorithm.about_request(base.SampleRequest(index=None, **request))
-    protocol = about | {"seed": _SEED.value, "sampler": constants | label}
+    protocol = about | {"seed": _SEED.value, "sampler": constants}
+    if algorithm.classes or "label" in request:
+        protocol["labels"] = f"all {request['label']}" if "label" in request else about_shares
     return origins.Origin(protocol, _NUM.value, shape, batches)
 
 
-def _translated(config, algorithm, state, mesh, about):
-    """(section of the domain that the translations belong to, Origin)."""
+def _translated(config, algorithm, state, mesh, specs, about):
+    """(Origin, split -> Origin of the images of a split that the translations belong to).
+
+    Where those are the very images of which the others are drawings, or the true translations, the images of even number are
+    translated and compared with those of odd number.
+    """
     source, target = _DIRECTION.value
     sections = domains.sections(config.data)
-    real = origins.of_data(sections[source], "test", algorithm.shapes[source])
+    own, paired = _REFERENCE.value is None, config.cyclegan.paired_test
+    section = sections[target] if own else _named_section()
+    same = section and origins.same_content(sections[source], section, _REFERENCE_SPLIT.value, own and paired)
+    real = origins.of_data(sections[source], "test", algorithm.shapes[source], specs[source].known_names, 0 if same else None)
     translations = sampling.Translations(algorithm, mesh, _DIRECTION.value, _BATCH_SIZE.value or config.sample.batch_size)
 
     def batches(first):
         for batch in translations.batches(state, (batch for batch, _ in real.batches(first))):
             yield batch, np.full(len(batch), -1, np.int32)
 
+    def of_split(split):
+        half = 1 if same and split == _REFERENCE_SPLIT.value else None
+        return _of_reference(algorithm.shapes[target], sections[target], specs[target].known_names, split, half)
+
     protocol = about | {"direction": _DIRECTION.value, "of": real.protocol}
-    return sections[target], origins.Origin(protocol, real.num, algorithm.shapes[target], batches)
+    return origins.Origin(protocol, real.num, algorithm.shapes[target], batches), of_split
 
 
 # ---------------------------------------------------------------------------------------- what they are compared with, and how
 
 
-def _reference(extractor, subject):
-    """(scoring.Reference, its protocol, the Origin of the training images or None)."""
-    names = extractor.features.class_names
-    if _REFERENCE.value and (found := origins.statistics(_REFERENCE.value)):
-        moments, protocol = found
-        return scoring.Reference(moments), protocol, None
-    split = _REFERENCE_SPLIT.value
-    origin = _data(subject, split)
-    compared = _collected(extractor, origin, origin.num, "reference images")
-    training = None
-    seen = _data(subject, "train") if split == "test" else None
-    if seen and (seen.num <= _FEW if _METRICS.value is None else "memorisation" in _METRICS.value):
-        training = _collected(extractor, seen, seen.num, "training images")
-    return scoring.Reference(distances.Moments.of(compared.features), compared, training, names), origin.protocol, seen
+def _statistics():
+    """What origins.statistics finds under --reference."""
+    return origins.statistics(_REFERENCE.value) if _REFERENCE.value else None
 
 
-def _data(subject, split):
-    """The Origin of the reference's images of a split; None where it has no such split."""
-    wanted = subject.origin.shape
+def _named_section():
+    """The `data` section of --reference; None where it is a file of arrays."""
+    return None if _REFERENCE.value.endswith(".npz") else origins.section(_REFERENCE.value)
+
+
+def _of_reference(shape, section, class_names, split, half=None):
+    """The Origin of the reference's images of a split; None where it has no such split.
+
+    Args:
+      shape: of the images that are scored.
+      section: the `data` section of the run that made them; None where there is none.
+      class_names: of that run.
+      split: 'train' or 'test'.
+      half: see origins.of_data.
+    """
     if not _REFERENCE.value:
-        return origins.of_data(subject.section, split, wanted)
+        return origins.of_data(section, split, shape, class_names, half)
     if not origins.has_splits(_REFERENCE.value) and split != _REFERENCE_SPLIT.value:
         return None
-    origin = origins.named(_REFERENCE.value, split, wanted if subject.section else None)
-    if tuple(origin.shape) != tuple(wanted):
-        ours, theirs = ("x".join(map(str, shape)) for shape in (wanted, origin.shape))
+    origin = origins.named(_REFERENCE.value, split, shape if section else None, half)
+    if tuple(origin.shape) != tuple(shape):
+        ours, theirs = ("x".join(map(str, each)) for each in (shape, origin.shape))
         raise errors.UserError(
             f"the images are {ours} and those of --reference={_REFERENCE.value} {theirs}: convert one of them"
         )
     return origin
 
 
-def _anchors(extractor, subject, reference, metrics):
-    """{name: scores} of images that are as good as can be, and of images that show nothing; as many as are scored."""
+def _against(extractor, of_split):
+    """The scorer.Against of the reference."""
+    if found := _statistics():
+        return scorer.Against(scoring.Reference(found[0]), found[1])
+    seen = of_split("train") if _REFERENCE_SPLIT.value == "test" else None
+    wanted = seen and (seen.num <= _FEW if _METRICS.value is None else "memorisation" in _METRICS.value)
+    return scorer.against(extractor, of_split(_REFERENCE_SPLIT.value), seen if wanted else None)
+
+
+def _anchors(subject, against, of_split):
+    """{name: Origin} of images that are as good as can be, and of images that show nothing; as many as are scored."""
+    if not _ANCHORS.value:
+        return {}
     other = "train" if _REFERENCE_SPLIT.value == "test" else "test"
     found = {"random pixels": origins.random_pixels(subject.origin.shape, subject.num)}
-    if reference.images is not None and (best := _data(subject, other)):
+    if against.reference.images is not None and (best := of_split(other)):
         found = {f"{'training' if other == 'train' else other} images": best} | found
-    metrics = [name for name in metrics if name != "memorisation"]
-    scores = {}
-    for name, origin in found.items():
-        collected = _collected(extractor, origin, min(origin.num, subject.num), name)
-        if len(collected) == subject.num:  # fewer could not be compared
-            scores[name] = scoring.score(collected, reference, metrics)
-    return scores
-
-
-def _collected(extractor, origin, num, what):
-    """A Collection that is kept for other scores with the same features."""
-    pieces = _pieces(extractor, origin, num)
-    path = pieces.with_suffix(".npz")
-    found = collection.load(path)
-    if found is None:
-        found = collection.collect(extractor, origin.batches, num, pieces, what)
-        collection.save(path, found)
-        collection.discard(pieces)
     return found
 
 
-def _pieces(extractor, origin, num):
-    """The folder for what is collected of a set of images, until it is whole."""
-    key = fingerprints.digest(extractor.features.protocol, origin.protocol, num, _versions())
-    return files.cache_folder() / "features" / key
-
-
-def _report(extractor, subject, reference, about_reference, seen, metrics, anchors):
-    """Scores one subject, prints its table, and returns all that there is to know of its numbers."""
-    protocol = {
-        "images": subject.origin.protocol | {"num": subject.num},
-        "reference": about_reference | {"num": reference.moments.count},
-        "features": extractor.features.protocol,
-        "metrics": metrics + [_HELDOUT] * bool(subject.heldout),
-        "quantised": "uint8",
-        "versions": _versions(),
-    }
-    name = f"{subject.label.get('step')}-{_FEATURES.value.split(':')[0]}-{fingerprints.digest(protocol)}.json"
-    path = subject.folder and subject.folder / name
-    if path and path.exists():
-        report = json.loads(path.read_text())
-        print(f"scored before, in {path}", file=sys.stderr)
-    else:
-        begin = time.monotonic()
-        pieces = _pieces(extractor, subject.origin, subject.num)
-        collected = collection.collect(extractor, subject.origin.batches, subject.num, pieces, measures.label(subject.label))
-        scores = scoring.score(collected, reference, metrics)
-        if subject.heldout:
-            scores[_HELDOUT] = subject.heldout()
-        report = {
-            "label": subject.label,
-            "scores": scores,
-            "anchors": anchors,
-            "protocol": protocol,
-            "warnings": scoring.warnings(collected, reference),
-            "seconds": time.monotonic() - begin,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": machine.facts(),
-        }
-        if path:
-            if "memorisation" in metrics:
-                _save_neighbours(path.with_suffix(".neighbours.png"), collected, reference, seen)
-            _write(path, report)
-        collection.discard(pieces)
-    print(_shown(report), flush=True)
-    return report
-
-
-def _save_neighbours(path, collected, reference, seen):
+def _save_neighbours(path, collected, against):
     """A picture: a few images, a row each; right of each the training images nearest to it, by pixels and then by features.
 
     Pixels find a copy that the features' network does not know as such, and features one that is shifted or shaded.
     """
+    seen = against.training
     shown, k = collected[:_SHOWN], min(_NEAREST, seen.num)
     pixels = (batch.reshape(len(batch), -1) for batch, _ in seen.batches(0))
     _, by_pixels = manifold.neighbours_of_batches(shown.images.reshape(len(shown), -1), pixels, k)
-    _, by_features = manifold.neighbours(shown.features, reference.training.features, k)
+    _, by_features = manifold.neighbours(shown.features, against.reference.training.features, k)
     gap = np.full(seen.shape, 255, np.uint8)
     rows = [
         [image, gap, *map(seen.image, near), gap, *map(seen.image, like)]
@@ -377,20 +335,11 @@ def _shown(report):
     """A report as text for a person."""
     about = report["protocol"]
     lines = [scoring.table({"these images": report["scores"]} | report["anchors"]), ""]
-    if heldout := report["scores"].get(_HELDOUT):
+    if heldout := report["scores"].get(scorer.HELDOUT):
         lines.append("held-out:  " + ", ".join(f"{name} {value:.4g}" for name, value in heldout.items()))
     for name in ("images", "reference", "features"):
         lines.append(f"{name + ':':11}" + ", ".join(f"{key} {value}" for key, value in about[name].items()))
     return "\n".join(lines + [f"note: {warning}" for warning in report["warnings"]])
-
-
-def _write(path, report):
-    with files.draft(path) as draft:
-        draft.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _versions():
-    return {name: importlib.metadata.version(name) for name in ("imagegen_jax", "jax", "flax")}
 
 
 if __name__ == "__main__":

@@ -222,26 +222,35 @@ def _distances(config, algorithm, mesh, test_set, stop, steps):
     extractor = features.Extractor(features.named(config.eval.features), mesh, config.eval.batch_size)
     num = config.eval.samples
     sections = domains.sections(config.data)
-    tests = {name: origins.of_data(sections[name], "test", domain.spec.shape) for name, domain in test_set.items()}
+
+    def tests(name, half=None):
+        spec = test_set[name].spec
+        return origins.of_data(sections[name], "test", spec.shape, spec.known_names, half)
+
     if algorithm.draws:
         drawer = sampling.Drawer(algorithm, mesh, config.sample.batch_size)
-        measure = tracking.Distances(extractor, tests[""])
+        compared = tests("")
+        measure = tracking.Distances(extractor, compared)
         watch = tracking.Watch(steps("duration") // 10, algorithm.advice)
+        shares = compared.class_shares() if algorithm.classes else None
 
         def drawn(step, state):
-            measured = measure(stop.each(drawer.batches(state.with_ema(), config.seed, num)))
+            measured = measure(stop.each(drawer.batches(state.with_ema(), config.seed, num, shares=shares)))
             watch(step, measured)
             return measured
 
         return [drawn]
 
+    # Else translations would be compared with the very images whose pictures of the other kind were translated.
+    same = origins.same_content(sections["a"], sections["b"], paired=config.cyclegan.paired_test)
+
     def translated(source, target):
         translations = sampling.Translations(algorithm, mesh, source + target, config.sample.batch_size)
-        measure = tracking.Distances(extractor, tests[target])
+        originals, compared = tests(source, 0 if same else None), tests(target, 1 if same else None)
+        measure = tracking.Distances(extractor, compared)
 
         def run(step, state):
-            made = translations.batches(state.with_ema(), tests[source].images(num))
-            return measure(stop.each(made), f"_{source}{target}")
+            return measure(stop.each(translations.batches(state.with_ema(), originals.images(num))), f"_{source}{target}")
 
         return run
 

@@ -42,7 +42,8 @@ class Features:
     Attributes:
       protocol: what of it a score depends on: the network's name, the SHA-256 of its weights, how images are resized.
       shape: (height, width, channels) of the images that it takes; None for any.
-      class_names: of its logits; empty where it has none that mean a class of the data, or has no logits.
+      class_names: of its logits; empty where it has none that mean a class of some data, or has no logits. A name is ''
+        where it is not known.
       prepare: (n, h, w, c) uint8 -> array with n rows, on the host.
       apply: (variables, prepared) -> (features (n, d), logits (n, k) or None), float32, under jit.
       variables: of the network.
@@ -154,12 +155,13 @@ def _pixels(variables, batch):
 
 def _of_run(workdir):
     _, algorithm, state, step = run.load(workdir, remedy=run.BY_MOVING)
+    _, specs = run.load_config(workdir)
     if not isinstance(algorithm, classifier.Classifier):
         raise errors.UserError(f"--features=run:{workdir}: it is not the run of a classifier (configs/classifier.py)")
     params = jax.device_get(state.params["classifier"])
     leaves = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
     protocol = {"features": f"run:{workdir}", "step": step, "sha256": weights.sha256_of(leaves)}
-    return _classifier(algorithm, params, protocol)
+    return _classifier(algorithm, specs, params, protocol)
 
 
 @functools.cache
@@ -169,15 +171,14 @@ def _fashion():
         config, specs = run.from_json(weights.metadata(path)["run"])
         params = traverse_util.unflatten_dict(weights.load(path), sep="/")["classifier"]
         protocol = {"features": "fashion", "sha256": weights.sha256(path)}
-    return _classifier(run.build_algorithm(config, specs), params, protocol)
+    return _classifier(run.build_algorithm(config, specs), specs, params, protocol)
 
 
-def _classifier(algorithm, params, protocol):
+def _classifier(algorithm, specs, params, protocol):
     def apply(params, batch):
         return algorithm.network.apply({"params": params}, images.to_float(batch))[:2]
 
-    names = tuple(str(i) for i in range(algorithm.network.classes))
-    return Features(protocol, algorithm.image_shape, names, _as_it_is, apply, params)
+    return Features(protocol, algorithm.image_shape, specs[""].class_names, _as_it_is, apply, params)
 
 
 # -------------------------------------------------------------------------------------------------------- published networks

@@ -112,7 +112,8 @@ def label(label):
 def comparison(protocol):
     """Which images were compared with which, in a line."""
     reference, features = protocol["reference"], protocol["features"]
-    split = f" ({reference['split']})" if "split" in reference else ""
+    part = ", ".join(reference[name] for name in ("split", "half") if name in reference)
+    split = f" ({part})" if part else ""
     against = f"{reference.get('num') or ''} of {reference.get('source', '?')}{split}".strip()
     return f"{protocol['images'].get('num', '?')} images against {against}, in features {features.get('features', '?')}"
 

@@ -30,6 +30,8 @@ class Origin:
       batches: first -> iterator over (images (n, h, w, c) uint8, labels (n,) int32) from image `first` on.
       read: (n,) int -> (images (n, h, w, c) uint8, labels (n,) int32) of these numbers; None where images are only made in
         order.
+      class_names: of the labels; () where there are none, or they are not named.
+      labels: () -> (num,) int32 labels of all images, in any order; None where that is not known beforehand.
     """
 
     protocol: dict[str, Any]
@@ -37,16 +39,25 @@ class Origin:
     shape: tuple[int, int, int]
     batches: Callable[[int], Iterator]
     read: Callable | None = None
+    class_names: tuple[str, ...] = ()
+    labels: Callable[[], np.ndarray] | None = None
 
     @classmethod
-    def readable(cls, protocol, num, shape, read):
-        """The Origin of images that can be read in any order, `num` of them by `read`."""
+    def readable(cls, protocol, num, shape, read, **known):
+        """The Origin of images that can be read in any order, `num` of them by `read`; `known` are fields of it."""
 
         def batches(first):
             for start in range(first, num, _BATCH):
                 yield read(np.arange(start, min(start + _BATCH, num)))
 
-        return cls(protocol, num, tuple(shape), batches, read)
+        return cls(protocol, num, tuple(shape), batches, read, **known)
+
+    def class_shares(self):
+        """(classes,) float64, the share of each class among the images; None where some have no label, or classes no names."""
+        labels = np.asarray(self.labels() if self.labels and self.class_names else (-1,))
+        if labels.min() < 0:
+            return None
+        return np.bincount(labels, minlength=len(self.class_names)) / len(labels)
 
     def image(self, index):
         """Image `index`, (h, w, c) uint8, of those that can be read."""
@@ -61,30 +72,57 @@ class Origin:
             num -= len(batch)
 
 
-def of_data(data, split, shape=None):
+def of_data(data, split, shape=None, class_names=None, half=None):
     """The images of a config's `data` section, as a model of this shape sees them.
 
     Args:
       data: the section.
       split: 'train' or 'test'.
       shape: (h, w, c) to resize and convert to; None for what the section says.
+      class_names: in the order of their numbers; None for those of the training images.
+      half: 0 for the images of even number alone, 1 for those of odd number; None for all.
 
     Raises:
       errors.UserError: there are no such images, or no such split.
     """
-    source = sources.open_source(data, split)
+    source = sources.open_source(data, split, class_names)
     if source is None:
         raise errors.UserError(f"{data.source} has no split {data.test_split!r}: choose --reference_split=train")
     shape = tuple(shape or pipeline.model_shape(source, data))
     reader = pipeline.Reader(source, shape, data.on_bad_image)
-    name = data.train_split if split == "train" else data.test_split
-    protocol = {"source": data.source, "split": name, "fingerprint": source.fingerprint, "shape": list(shape)}
+    protocol = {"source": data.source, "split": _split(data, split), "fingerprint": source.fingerprint, "shape": list(shape)}
+    numbers = np.arange(len(source))
+    if half is not None:
+        numbers = numbers[half::2]
+        protocol["half"] = ("even numbers", "odd numbers")[half]
 
     def read(index):
-        found = reader(index.tolist())
+        found = reader(numbers[index].tolist())
         return found["image"], found["label"]
 
-    return Origin.readable(protocol, len(source), shape, _shuffled(read, len(source)))
+    known = {"class_names": tuple(source.class_names), "labels": lambda: np.asarray(source.labels)[numbers]}
+    return Origin.readable(protocol, len(numbers), shape, _shuffled(read, len(numbers)), **known)
+
+
+def _split(data, split):
+    return data.train_split if split == "train" else data.test_split
+
+
+def same_content(data, reference, split="test", paired=False):
+    """Whether test images of one `data` section show, number by number, the same things as the images of another.
+
+    Drawings of the edges of images show what these show. So do pairs of which each is the other's true translation.
+
+    Args:
+      data: a section, of which the test images are meant.
+      reference: another.
+      split: of the latter.
+      paired: whether the test images of the two are such pairs.
+    """
+    shown, other = (
+        (part.source.rpartition("edges:")[2], _split(part, of)) for part, of in ((data, "test"), (reference, split))
+    )
+    return shown == other or (paired and split == "test")
 
 
 def _shuffled(read, num):
@@ -93,24 +131,28 @@ def _shuffled(read, num):
     return lambda index: read(order[index])
 
 
-def named(spec, split="test", shape=None):
+def named(spec, split="test", shape=None, half=None):
     """The images that a person names.
 
     Args:
       spec: a folder of images, an .npz file with uint8 NHWC under 'images', or what config.data.source takes.
       split: of the latter.
       shape: to resize the images of a folder or a source to.
+      half: as `of_data` takes it; of an .npz file, always all.
 
     Raises:
       errors.UserError: there are no such images, or not of one shape.
     """
     if spec.endswith(".npz"):
         return _of_npz(pathlib.Path(spec))
+    return of_data(section(spec), split if has_splits(spec) else "train", shape, half=half)
+
+
+def section(spec):
+    """The `data` section of what a person names, which is no .npz file."""
     data = config_lib.common().data
-    data.source = spec
-    if pathlib.Path(spec).is_dir():
-        data.source, split = f"folder:{spec}", "train"
-    return of_data(data, split, shape)
+    data.source = f"folder:{spec}" if pathlib.Path(spec).is_dir() else spec
+    return data
 
 
 def has_splits(spec):
@@ -143,7 +185,8 @@ def statistics(spec):
 
 def _of_npz(path):
     images, labels = _read_npz(path)
-    protocol = {"source": path.name, "fingerprint": fingerprints.digest(images.shape, images), "shape": list(images.shape[1:])}
+    protocol = {"source": path.name, "fingerprint": fingerprints.digest(images.shape, images, labels)}
+    protocol["shape"] = list(images.shape[1:])
     read = _shuffled(lambda index: (images[index], labels[index]), len(images))
     return Origin.readable(protocol, len(images), images.shape[1:], read)
 

@@ -23,12 +23,49 @@ class Reference:
       images: the set itself; None where only its statistics are known.
       training: the training images, for `memorisation`; None where there are none.
       class_names: of the logits; empty where they mean no class of these images.
+      other_classes: names of what the logits mean instead, where the features are a classifier's of other images.
     """
 
     moments: distances.Moments
     images: collection.Collection | None = None
     training: collection.Collection | None = None
     class_names: tuple[str, ...] = ()
+    other_classes: tuple[str, ...] = ()
+
+
+def common_classes(network, data, logits, labels):
+    """The classes that a classifier tells and a data set has; () where those of the one are not those of the other.
+
+    Names decide. Where one side has only numbers, which any data has, the images do: the classifier sees the class that each is
+    labelled as in most of them.
+
+    Args:
+      network: the classifier's class names.
+      data: those of the data set.
+      logits: (n, k) of images of the data set.
+      labels: (n,) of these, -1 where there is none.
+
+    Returns:
+      The names of the data set, or of the classifier where only those say more than a number.
+    """
+    if not network or len(network) != len(data):
+        return ()
+    if _named(network) and _named(data):
+        return tuple(data) if tuple(network) == tuple(data) else ()
+    known = labels >= 0
+    if not known.any() or np.mean(logits.argmax(1)[known] == labels[known]) <= 0.5:
+        return ()
+    return tuple(network if _named(network) else (name or str(i) for i, name in enumerate(data)))
+
+
+def _named(names):
+    return not all(name in ("", str(i)) for i, name in enumerate(names))
+
+
+def other_classes_note(names, remedy):
+    """What is to be said of a classifier's features where its classes, of these names, are not those of the images."""
+    listed = ", ".join(name or str(i) for i, name in enumerate(names[:3]))
+    return f"the features are those of a classifier of other images ({listed}, ...), and may not see what matters: {remedy}"
 
 
 def _frechet(generated, reference):
@@ -142,7 +179,8 @@ def _objection(name, num, reference, logits, labelled):
     if reference.images is None and name not in ("fid", "is", "diversity"):
         return "the reference is statistics without images, which give fid alone"
     if (name == "is" and not logits) or (name in ("classes", "labels") and not reference.class_names):
-        return "it needs the logits of a classifier: choose other --features, or leave it out"
+        of_them = " of these images' classes" if name != "is" and reference.other_classes else ""
+        return f"it needs the logits of a classifier{of_them}: choose other --features, or leave it out"
     if name == "labels" and not labelled:
         return "these images were not drawn as one class or another: leave it out"
     if name == "memorisation" and reference.training is None:
@@ -165,6 +203,9 @@ def _few(generated):
 def warnings(generated, reference):
     """What a reader of the scores should know, as sentences."""
     found = []
+    if reference.other_classes:
+        remedy = "train one on them (configs/classifier.py), and choose --features=run:WORKDIR"
+        found.append(other_classes_note(reference.other_classes, remedy))
     width = generated.features.shape[1]
     for what, count in (("images", len(generated)), ("reference images", reference.moments.count)):
         if count is not None and count <= width:

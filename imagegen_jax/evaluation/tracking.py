@@ -1,10 +1,13 @@
 """How far from test images, and how varied, a run's images are while it trains."""
 
+import functools
+
 import numpy as np
 
 from imagegen_jax import progress
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import scoring
 
 _ALIKE = 0.01  # quantile of the distances between neighbouring test images; lower ones are a matter of single images
 _EXPECTED = 5  # images of a class; a draw that expects so many has none with a probability of exp(-5), under 1 %
@@ -38,28 +41,37 @@ class Distances:
         extractor.check(origin.shape)
         self._extractor = extractor
         self._origin = origin
-        self._reference = None
 
     def __call__(self, batches, suffix=""):
         """{'eval/fid<suffix>', 'eval/kid<suffix>', 'eval/duplicates<suffix>': …} of batches of (n, h, w, c) uint8.
 
-        Also 'eval/classes_covered<suffix>' where the features' network tells classes, and the images suffice to show some.
+        Also 'eval/classes_covered<suffix>' where the features' network tells the classes of the test images, and the images
+        suffice to show some.
         """
-        if self._reference is None:
-            real, logits = self._features(batch for batch, _ in self._origin.batches(0))
-            self._reference = real, logits, distances.Moments.of(real)
         made, made_logits = self._features(batches)
-        real, logits, moments = self._reference
+        real, logits, moments, names = self._reference
         kernel, _ = distances.kernel_distance(made, real, subset_size=min(1000, len(made), len(real)))
         measured = {
             "fid": distances.frechet_distance(distances.Moments.of(made), moments),
             "kid": kernel,
             "duplicates": duplicates(made, real),
         }
-        if names := self._extractor.features.class_names:
+        if names:
             covered = classes_covered(made_logits.argmax(1), logits.argmax(1), len(names))
             measured |= {} if covered is None else {"classes_covered": covered}
         return {f"eval/{name}{suffix}": value for name, value in measured.items()}
+
+    @functools.cached_property
+    def _reference(self):
+        """(features, logits, Moments, names of the classes that logits tell) of the test images."""
+        labels = []
+        real, logits = self._features(labels.append(part) or batch for batch, part in self._origin.batches(0))
+        network = self._extractor.features.class_names
+        names = scoring.common_classes(network, self._origin.class_names, logits, np.concatenate(labels))
+        if network and not names:
+            remedy = "--config.eval.features=run:WORKDIR of a classifier of these images may"
+            progress.tell(f"eval/fid and eval/kid: {scoring.other_classes_note(network, remedy)}")
+        return real, logits, distances.Moments.of(real), names
 
     def _features(self, batches):
         """(features, logits) of all batches."""

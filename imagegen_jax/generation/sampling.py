@@ -31,7 +31,7 @@ class Drawer:
             compiler_options=compiler.options(),
         )
 
-    def batches(self, state, seed, num, first=0, label=None, **options):
+    def batches(self, state, seed, num, first=0, label=None, shares=None, **options):
         """Yields (n, h, w, c) uint8 arrays, images `first` to num - 1: image i depends on (seed, i) and the options alone.
 
         Args:
@@ -40,6 +40,7 @@ class Drawer:
           num: how many, if the first is 0.
           first: number of the first; those before it are left out.
           label: see `labels`.
+          shares: see `labels`.
           **options: fields of base.SampleRequest.
         """
         key = sharding.key(self._mesh, seed, "sample")
@@ -47,27 +48,38 @@ class Drawer:
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
             index = sharding.put_rows(self._mesh, rows)
-            wanted = labels(rows, self._classes, label)
+            wanted = labels(rows, self._classes, label, shares)
             if wanted is not None:
                 wanted = sharding.put_rows(self._mesh, wanted)
             drawn = self._sample(state, key, base.SampleRequest(index=index, label=wanted, **options))
             yield np.asarray(drawn)[: num - start]
 
 
-def labels(index, classes, label=None):
-    """The classes of images of these numbers: the one that is wanted, or each of them in turn.
+def labels(index, classes, label=None, shares=None):
+    """The classes of images of these numbers: the one that is wanted, or all of them.
+
+    With shares, image i is of the class in whose part of [0, 1) the fraction of (i + 1/2) times the golden ratio lies. These
+    fractions fill the interval more evenly than chance (Kuipers and Niederreiter 1974, section 2.3): of the first n images a
+    class has its share, give or take two or three.
 
     Args:
       index: (n,) numbers of images.
       classes: that the algorithm is told of; 0 where it takes no labels.
       label: the class that is wanted; None for all.
+      shares: (classes,) numbers of sum 1, how often each is drawn; None for each in turn.
 
     Returns:
       (n,) int32, or None where there is neither a class to choose of nor one wanted.
     """
     if label is not None:
         return np.full(len(index), label, np.int32)
-    return (index % classes).astype(np.int32) if classes else None
+    if not classes:
+        return None
+    if shares is None:
+        return (index % classes).astype(np.int32)
+    fractions = (np.asarray(index, np.float64) + 0.5) * ((np.sqrt(5) - 1) / 2) % 1
+    found = np.searchsorted(np.cumsum(shares), fractions, side="right")
+    return np.minimum(found, np.flatnonzero(shares)[-1]).astype(np.int32)
 
 
 def compiled_translation(algorithm, direction, out_sharding=None):

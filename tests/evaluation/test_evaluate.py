@@ -4,14 +4,23 @@ import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
+from configs import vae
 from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax import images as images_lib
+from imagegen_jax.data import fashion_mnist_10k
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import origins
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import preservation
+from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -171,3 +180,98 @@ def test_requests_that_cannot_be(trained):
     ]  # fmt: skip
     for outcome, words in zip(outcomes, expected, strict=True):
         assert words in outcome, (words, outcome)
+
+
+@pytest.fixture(scope="module")
+def evaluate(command):
+    """Evaluates in this process what a command line says, and returns the report."""
+
+    def call(*words, out):
+        command("evaluate")(*words, f"--out={out}")
+        return scores_of(out)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """The folder of a conditional VAE of the bundled images, with untrained checkpoints of the steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("evaluate") / "conditional"
+    config = vae.get_config("smoke")
+    config.vae.conditional = True
+    config.network.update(widths=(8,), latent=4)
+    specs = {"": images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)}
+    run.save_config(folder, config, specs)
+    algorithm = run.build_algorithm(config, specs)
+    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
+        for step in (1, 2):
+            state = jax.jit(algorithm.init)(jax.random.key(step))
+            checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(conditional, evaluate, tmp_path_factory):
+    """(words of a command line, its report): of few images, against few."""
+    folder = tmp_path_factory.mktemp("base")
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28, 1), np.uint8)
+    np.savez(folder / "reference.npz", images=images, labels=np.arange(40) % 2)
+    np.savez(folder / "relabelled.npz", images=images, labels=np.arange(40) % 3)
+    words = [f"--workdir={conditional}", "--num=12", "--metrics=fid", "--noanchors", f"--reference={folder}/reference.npz"]
+    return words, evaluate(*words, out=folder / "scores.json")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["--num=13"],
+        ["--seed=1"],
+        ["--anchors"],
+        ["--checkpoint=1"],
+        ["--noema"],
+        ["--features=pixels"],
+        ["--metrics=fid,diversity"],
+        ["--metrics=fid,heldout", "--importance_samples=1"],
+        ["--metrics=fid,heldout", "--importance_samples=2"],
+        ["--reference=RELABELLED"],
+        ["--reference=fashion_mnist_10k"],
+        ["--reference=fashion_mnist_10k", "--reference_split=train"],
+        ["--reference=fashion_mnist_10k", "--class_shares=equal"],
+        ["--label=3"],
+        ["--temperature=0.5"],
+        ["--latents=gmm", "--components=2"],
+        ["--latents=gmm", "--components=3"],
+    ],
+    ids=lambda changed: " ".join(changed),
+)
+def test_no_flag_is_answered_with_what_another_value_gave(base, changed, evaluate, conditional, tmp_path):
+    words, _ = base
+    relabelled = words[-1].removeprefix("--reference=").replace("reference.npz", "relabelled.npz")
+    changed = [word.replace("RELABELLED", relabelled) for word in changed]
+    before = {path.name: scores_of(path) for path in (conditional / "eval").glob("*.json")}
+    report = evaluate(*words, *changed, out=tmp_path / "a.json")
+    assert report["protocol"] not in [each["protocol"] for each in before.values()]
+    assert report in [scores_of(path) for path in (conditional / "eval").glob("*.json") if path.name not in before]
+    assert evaluate(*words, *changed, "--batch_size=8", out=tmp_path / "b.json") == report  # nothing is drawn again
+
+
+def test_what_changes_no_image_changes_no_score(base, evaluate, tmp_path):
+    words, report = base
+    assert evaluate(*words, "--batch_size=8", out=tmp_path / "a.json") == report
+    assert report["protocol"]["images"]["labels"] == "equal shares" and report["protocol"]["images"]["device"] == "cpu"
+
+
+def test_translations_are_compared_with_other_things_than_were_translated(evaluate, tmp_path):
+    """The bundled drawings are of the bundled test images: those of even number are translated, the others compared with."""
+    folder = tmp_path / "cyclegan"
+    with zipfile.ZipFile(ROOT / "tests" / "old_runs" / "cyclegan.zip") as archive:
+        archive.extractall(folder)
+    words = [f"--workdir={folder}", "--num=10", "--metrics=fid", "--noanchors", "--features=pixels"]
+    for direction in ("ab", "ba"):
+        protocol = evaluate(*words, f"--direction={direction}", out=tmp_path / "a.json")["protocol"]
+        assert protocol["images"]["of"]["half"] == "even numbers" and protocol["images"]["direction"] == direction
+        assert protocol["reference"]["half"] == "odd numbers" and protocol["reference"]["num"] == 1000
+    protocol = evaluate(*words, "--reference_split=train", out=tmp_path / "a.json")["protocol"]
+    assert "half" not in protocol["images"]["of"] and protocol["reference"]["num"] == 4000
+    with pytest.raises(errors.UserError, match="--class_shares: a CycleGAN's translations are not drawn"):
+        evaluate(*words, "--class_shares=equal", out=tmp_path / "a.json")

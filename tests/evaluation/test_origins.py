@@ -4,8 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
-from imagegen_jax.data import sources
+from imagegen_jax.data import tfds_sources
 from imagegen_jax.evaluation import origins
 
 
@@ -48,7 +49,7 @@ def test_one_image_is_one_read(monkeypatch):
     origin = origins.named("fashion_mnist_10k")
     images, labels = read(origin, 1900)
     asked = []
-    monkeypatch.setattr(sources.TfdsSource, "__getitems__", _counted(sources.TfdsSource.__getitems__, asked))
+    monkeypatch.setattr(tfds_sources.TfdsSource, "__getitems__", _counted(tfds_sources.TfdsSource.__getitems__, asked))
     np.testing.assert_array_equal(origin.image(1950), images[50])
     for found, expected in zip(origin.read(np.array([1999, 1901])), (images, labels)):
         np.testing.assert_array_equal(found, expected[[99, 1]])
@@ -115,3 +116,41 @@ def test_files_that_are_not_there(tmp_path):
     ):
         with pytest.raises(errors.UserError, match=words):
             origins.named(str(tmp_path / spec))
+
+
+def test_labels_are_part_of_a_fingerprint(tmp_path, drawn):
+    fingerprints = set()
+    for labels in (np.zeros(len(drawn), int), np.ones(len(drawn), int)):
+        np.savez(tmp_path / "a.npz", images=drawn, labels=labels)
+        fingerprints.add(origins.named(str(tmp_path / "a.npz")).protocol["fingerprint"])
+    assert len(fingerprints) == 2
+
+
+def test_halves_share_no_image(tmp_path):
+    for i in range(9):
+        (tmp_path / "train" / "ab"[i % 3 == 0]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / "train" / "ab"[i % 3 == 0] / f"{i}.png")
+    data = origins.section(str(tmp_path / "train"))
+    whole, *halves = (origins.of_data(data, "train", half=half) for half in (None, 0, 1))
+    values = [set(read(origin)[0][:, 0, 0, 0].tolist()) for origin in halves]
+    assert [len(each) for each in values] == [origin.num for origin in halves] == [5, 4] and not values[0] & values[1]
+    assert len({origin.protocol.get("half") for origin in (whole, *halves)}) == 3
+    assert whole.class_names == ("a", "b")
+    np.testing.assert_allclose(whole.class_shares(), [6 / 9, 3 / 9])
+    for origin in halves:
+        np.testing.assert_allclose(origin.class_shares(), np.bincount(read(origin)[1], minlength=2) / origin.num)
+    assert origins.random_pixels((4, 4, 1), 3).class_shares() is None
+
+
+def test_what_shows_the_same_things():
+    def section(source, test_split="test"):
+        data = config_lib.common().data
+        data.source, data.test_split = source, test_split
+        return data
+
+    same = origins.same_content
+    assert same(section("mnist"), section("edges:mnist")) and same(section("edges:mnist"), section("mnist"))
+    assert not same(section("mnist"), section("edges:mnist"), "train") and not same(section("mnist"), section("cifar10"))
+    assert not same(section("folder:a", "testA"), section("folder:a", "testB"))
+    assert same(section("folder:a", "testA"), section("folder:a", "testB"), paired=True)
+    assert not same(section("folder:a", "testA"), section("folder:a", "testB"), "train", paired=True)

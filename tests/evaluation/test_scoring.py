@@ -110,3 +110,30 @@ def test_the_table_has_a_column_for_each(reference):
     lines = {line[:22].strip(): line for line in text.splitlines()}
     assert "12.5" in lines["Fréchet distance"] and "[" in lines["Fréchet distance"] and "±" not in lines["precision"]
     assert "Inception Score" not in lines and lines["recall"].count("[") == 1
+
+
+def test_classes_are_those_of_the_data_by_name_or_by_what_is_seen():
+    images = draw(0)
+    digits, unknown = ("0", "1", "2"), ("", "", "")
+    right = images.logits, images.labels
+    wrong = images.logits, (images.labels + 1) % 3
+    common = scoring.common_classes
+    assert common(("a", "b", "c"), ["a", "b", "c"], *right) == ("a", "b", "c")
+    for other in (("a", "c", "b"), ("cat", "dog", "car"), ("a", "b"), ("a", "b", "c", "d"), ()):
+        assert common(("a", "b", "c"), other, *right) == common((), other, *right) == ()
+    # A number is no name: two sets of digits may be of anything.
+    assert common(("a", "b", "c"), digits, *right) == common(unknown, ("a", "b", "c"), *right) == ("a", "b", "c")
+    assert common(digits, digits, *right) == common(unknown, unknown, *right) == digits
+    for network, data in ((("a", "b", "c"), digits), (digits, digits), (unknown, ("a", "b", "c"))):
+        assert common(network, data, *wrong) == ()
+        assert common(network, data, images.logits, np.full(len(images), -1)) == ()
+
+
+def test_another_classifiers_classes_are_none_of_the_data(reference):
+    other = dataclasses.replace(reference, class_names=(), other_classes=("shirt", "bag", "coat", "boot"))
+    assert set(scoring.METRICS) - set(scoring.chosen(None, 1000, other, True, True)) == {"classes", "labels"}
+    with pytest.raises(
+        errors.UserError, match="--metrics=labels: it needs the logits of a classifier of these images' classes"
+    ):
+        scoring.chosen(["labels"], 1000, other, True, True)
+    assert sum("of other images (shirt, bag, coat, ...)" in note for note in scoring.warnings(draw(0), other)) == 1

@@ -7,6 +7,7 @@ from imagegen_jax import config as config_lib
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import tracking
+from imagegen_jax.generation import sampling
 from imagegen_jax.training import sharding
 
 
@@ -63,6 +64,30 @@ def test_features_that_tell_no_classes_and_translations():
     pixels = features.Extractor(features.named("pixels"), sharding.make_mesh(8), 50)
     found = tracking.Distances(pixels, origin)([rng.integers(0, 256, (40, 4, 4, 1), np.uint8)], "_ab")
     assert set(found) == {"eval/fid_ab", "eval/kid_ab", "eval/duplicates_ab"}
+
+
+def test_classes_of_other_images_are_not_counted(capsys):
+    measure = tracking.Distances(
+        features.Extractor(features.named("fashion"), sharding.make_mesh(8), 40), origins.random_pixels((28, 28, 1), 40)
+    )
+    made = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), np.uint8)
+    assert "eval/classes_covered" not in measure([made]) and "eval/classes_covered" not in measure([made])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "a classifier of other images" in line and "--config.eval.features=run:WORKDIR" in line
+
+
+def test_classes_in_the_shares_of_the_data_are_near_it():
+    """180 dark images and 20 light ones, from a generator that is told which of the two it should draw, and draws that."""
+    kinds = np.random.default_rng(0).normal([[40], [200]], 3, (2, 200)).clip(0, 255).astype(np.uint8)
+    draw = lambda labels: np.tile(kinds[labels, np.arange(len(labels))][:, None, None, None], (1, 4, 4, 1))  # noqa: E731
+    labels = np.repeat([0, 1], [180, 20])
+    origin = origins.Origin.readable(
+        {}, 200, (4, 4, 1), lambda i: (draw(labels)[i], labels[i]), class_names=("dark", "light"), labels=lambda: labels
+    )
+    measure = tracking.Distances(features.Extractor(features.named("pixels"), sharding.make_mesh(8), 200), origin)
+    shares = origin.class_shares()
+    equal, alike = (measure([draw(sampling.labels(np.arange(200), 2, shares=each))])["eval/fid"] for each in (None, shares))
+    assert alike < 0.01 < 1 < equal
 
 
 def drawn(duplicates=0.01, covered=1.0):

@@ -13,6 +13,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.generation import requests
+from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import preservation
 from imagegen_jax.training import run
@@ -180,3 +181,16 @@ def test_impossible_sweeps_are_refused(words, error):
     with pytest.raises(errors.UserError) as caught:
         requests.sweep(words.split(","), {})
     assert error in str(caught.value) and f"--sweep={words}" in str(caught.value)
+
+
+def test_labels_are_drawn_in_shares():
+    """Of the first n images a class has its share, give or take three, and each is a function of its number."""
+    shares = np.array([0.9, 0.0, 0.07, 0.03])
+    found = sampling.labels(np.arange(20_000), 4, shares=shares)
+    assert found.dtype == np.int32
+    counts = np.cumsum(found[:, None] == np.arange(4), 0)
+    assert np.abs(counts - np.arange(1, 20_001)[:, None] * shares).max() < 3 and not (found == 1).any()
+    np.testing.assert_array_equal(sampling.labels(np.arange(700, 900), 4, shares=shares), found[700:900])
+    np.testing.assert_array_equal(sampling.labels(np.arange(9), 4, label=1, shares=shares), 1)
+    np.testing.assert_array_equal(sampling.labels(np.arange(9), 4), np.arange(9) % 4)
+    assert sampling.labels(np.arange(9), 0, shares=None) is None

@@ -1,0 +1,210 @@
+"""Scores of sets of images against one reference, each with all that it depends on.
+
+What was computed before is not computed again where all that it depends on is the same: a score by its protocol, features by
+those of the network and of the images, and both by the versions of this package and of JAX.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import pathlib
+import time
+from typing import Any
+
+from imagegen_jax import files
+from imagegen_jax import machine
+from imagegen_jax import progress
+from imagegen_jax.data import fingerprints
+from imagegen_jax.evaluation import collection
+from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import measures
+from imagegen_jax.evaluation import origins
+from imagegen_jax.evaluation import scoring
+
+HELDOUT = "heldout"  # of a run and not of its images: what its algorithm measures on all test images
+
+
+@dataclasses.dataclass(frozen=True)
+class Heldout:
+    """What is measured of a run on its test images.
+
+    Attributes:
+      protocol: what the numbers depend on, beside the run, as JSON.
+      measure: () -> {metric: mean over the images}.
+    """
+
+    protocol: dict[str, Any]
+    measure: Callable[[], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A set of images to be scored.
+
+    Attributes:
+      origin: the images.
+      num: how many of them.
+      label: what sets it apart from the others of a command, such as {'step': 300}.
+      folder: where its scores go; None for nowhere of its own.
+      heldout: Heldout; None where there is no run or no test split.
+      labelled: whether it is known which class each image should be of.
+    """
+
+    origin: origins.Origin
+    num: int
+    label: dict[str, Any]
+    folder: pathlib.Path | None = None
+    heldout: Heldout | None = None
+    labelled: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Against:
+    """What images are compared with, and what a protocol says of it.
+
+    Attributes:
+      reference: the scoring.Reference.
+      protocol: of the reference's images or statistics.
+      training: the origins.Origin of its training images, for `memorisation`; None where there are none.
+    """
+
+    reference: scoring.Reference
+    protocol: dict[str, Any]
+    training: origins.Origin | None = None
+
+
+def against(extractor, origin, training=None):
+    """The Against of the images of an origins.Origin.
+
+    Args:
+      extractor: a features.Extractor.
+      origin: the reference's images.
+      training: the origins.Origin of its training images, if they are to be looked through.
+    """
+    compared = _collected(extractor, origin, origin.num, "reference images")
+    seen = training and _collected(extractor, training, training.num, "training images")
+    network = extractor.features.class_names
+    names = scoring.common_classes(network, origin.class_names, compared.logits, compared.labels)
+    moments = distances.Moments.of(compared.features)
+    reference = scoring.Reference(moments, compared, seen, names, () if names else network)
+    return Against(reference, origin.protocol, training)
+
+
+class Scorer:
+    """Scores sets of images by the same metrics against the same reference."""
+
+    def __init__(self, extractor, against, metrics, anchors, num):
+        """Nothing is computed yet.
+
+        Args:
+          extractor: a features.Extractor.
+          against: Against.
+          metrics: keys of scoring.METRICS.
+          anchors: {name: origins.Origin} of images that give the numbers a scale; those with fewer than `num` are left out.
+          num: how many images of each are scored.
+        """
+        self._extractor = extractor
+        self._against = against
+        self._metrics = metrics
+        self._anchors = {name: origin for name, origin in anchors.items() if origin.num >= num}  # fewer could not be compared
+        self._num = num
+
+    def report(self, subject, picture=None):
+        """A Subject's scores and all that they depend on, as JSON; they are kept in its folder.
+
+        Args:
+          subject: Subject.
+          picture: (path, collection.Collection) -> None, which writes '<score>.neighbours.png' where `memorisation` is scored.
+        """
+        protocol = self._protocol(subject)
+        name = f"{subject.label.get('step')}-{_kind(protocol)}-{fingerprints.digest(protocol)}.json"
+        path = subject.folder and subject.folder / name
+        if path and path.exists():
+            progress.tell(f"scored before, in {path}")
+            return json.loads(path.read_text())
+        anchors = self._anchor_scores
+        begin = time.monotonic()
+        pieces = _pieces(self._extractor, subject.origin, subject.num)
+        what = measures.label(subject.label)
+        collected = collection.collect(self._extractor, subject.origin.batches, subject.num, pieces, what)
+        scores = scoring.score(collected, self._against.reference, self._metrics)
+        if subject.heldout:
+            scores[HELDOUT] = subject.heldout.measure()
+        report = {
+            "label": subject.label,
+            "scores": scores,
+            "anchors": anchors,
+            "protocol": protocol,
+            "warnings": scoring.warnings(collected, self._against.reference),
+            "seconds": time.monotonic() - begin,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine.facts(),
+        }
+        if path:
+            if picture and "memorisation" in self._metrics:
+                picture(path.with_suffix(".neighbours.png"), collected)
+            write(path, report)
+        collection.discard(pieces)
+        return report
+
+    def _protocol(self, subject):
+        reference = self._against.reference
+        protocol = {
+            "images": subject.origin.protocol | {"num": subject.num},
+            "reference": self._against.protocol | {"num": reference.moments.count},
+            "features": self._extractor.features.protocol,
+            "metrics": self._metrics + [HELDOUT] * bool(subject.heldout),
+            "quantised": "uint8",
+            "versions": _versions(),
+        }
+        if "memorisation" in self._metrics:
+            protocol["training"] = self._against.training.protocol
+        if subject.heldout:
+            protocol[HELDOUT] = subject.heldout.protocol
+        if self._anchors:
+            protocol["anchors"] = {name: origin.protocol for name, origin in self._anchors.items()}
+        return protocol
+
+    @functools.cached_property
+    def _anchor_scores(self):
+        metrics = [name for name in self._metrics if name != "memorisation"]
+        scores = {}
+        for name, origin in self._anchors.items():
+            collected = _collected(self._extractor, origin, self._num, name)
+            scores[name] = scoring.score(collected, self._against.reference, metrics)
+        return scores
+
+
+def write(path, report):
+    """Writes a report, or a list of them, as JSON. Raises errors.UserError."""
+    with files.draft(path) as draft:
+        draft.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _kind(protocol):
+    return protocol["features"]["features"].split(":")[0]
+
+
+def _collected(extractor, origin, num, what):
+    """A Collection that is kept for other scores with the same features."""
+    pieces = _pieces(extractor, origin, num)
+    path = pieces.with_suffix(".npz")
+    found = collection.load(path)
+    if found is None:
+        found = collection.collect(extractor, origin.batches, num, pieces, what)
+        collection.save(path, found)
+        collection.discard(pieces)
+    return found
+
+
+def _pieces(extractor, origin, num):
+    """The folder for what is collected of a set of images, until it is whole."""
+    key = fingerprints.digest(extractor.features.protocol, origin.protocol, num, _versions())
+    return files.cache_folder() / "features" / key
+
+
+def _versions():
+    return {name: importlib.metadata.version(name) for name in ("imagegen_jax", "jax", "flax")}
