@@ -72,6 +72,7 @@ def test_frechet_distance_where_covariances_do_not_commute():
     a, b = moments(mean, s1), moments(np.zeros(6), s2)
     np.testing.assert_allclose(distances.frechet_distance(a, b), expected, rtol=1e-12)
     np.testing.assert_allclose(distances.frechet_distance(b, a), expected, rtol=1e-12)
+    np.testing.assert_allclose(distances.frechet_distance(a, b, quick=True), expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("n, d", [(500, 32), (20, 64), (2, 3)])
@@ -81,6 +82,7 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_in_any_order(n, d):
     b = distances.Moments.of(features[np.random.default_rng(0).permutation(n)])
     assert 0 <= distances.frechet_distance(a, a) < 1e-6
     assert 0 <= distances.frechet_distance(a, b) < 1e-6
+    assert 0 <= distances.frechet_distance(a, b, quick=True) < 1e-7 * d * np.trace(a.covariance)
     other = distances.Moments.of(draw(1, 50, d, shift=1.0))
     np.testing.assert_allclose(distances.frechet_distance(a, other), distances.frechet_distance(b, other), rtol=1e-9)
 
