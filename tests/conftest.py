@@ -66,8 +66,10 @@ def command():
     loaded = {}
 
     def take_back():
+        # Also of commands that a test module has imported, which then serve as libraries.
         for flag in list(flags.FLAGS):
-            if flags.FLAGS.find_module_defining_flag(flag) in {*(m.__name__ for m in loaded.values()), requests.__name__}:
+            owner = flags.FLAGS.find_module_defining_flag(flag) or ""
+            if owner.startswith("experiments.") or owner == requests.__name__:
                 delattr(flags.FLAGS, flag)
         loaded.clear()
 
