@@ -203,6 +203,7 @@ def test_sample_requests_are_traced_once_per_kind(algorithm):
         sample(state, jax.random.key(0), base.SampleRequest(index=jnp.arange(start, start + 4)))
 
 
+@pytest.mark.faults
 def test_two_processes_train_as_one_does(tmp_path):
     """Each process with half of the eight devices, reading half of each batch, over jax.distributed on this machine."""
     with socket.socket() as probe:
