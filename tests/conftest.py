@@ -11,8 +11,11 @@ _CACHE = os.environ.get("IMAGEGEN_JAX_TESTS_CACHE")
 if _CACHE is None:
     _CACHE = os.environ["IMAGEGEN_JAX_TESTS_CACHE"] = tempfile.mkdtemp(prefix="imagegen_jax_tests_")
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-# The tests wait for the compiler more than for what it compiles.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# The tests wait for the compiler more than for what it compiles. Flags that are given are kept: --xla_cpu_max_isa=AVX2 makes
+# programs for another processor.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 # A program is compiled once for all workers and for all processes that tests start, however small it is.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_CACHE, "compiled")
@@ -34,14 +37,16 @@ from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong t
 from imagegen_jax import config as config_lib  # noqa: E402
 from imagegen_jax.data import sources  # noqa: E402
 from imagegen_jax.generation import requests  # noqa: E402
+from imagegen_jax.training import compiler  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_caches():
-    """Prepares the bundled data once for all processes: the first worker does it while the others wait."""
+    """Prepares the bundled data, and tries the compiler, once for all processes: the first worker while the others wait."""
     with open(os.path.join(_CACHE, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources.open_source(config_lib.common().data, "train")
+        compiler.options()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import numpy as np
 from imagegen_jax import errors
 from imagegen_jax.evaluation import all_pairs
 from imagegen_jax.evaluation import distances
+from imagegen_jax.training import compiler
 
 # A distance is rounded by about 1e-16 of the greatest |x|. Features are float32, and less exact by far.
 _ROUNDING = 1e-13
@@ -234,7 +235,8 @@ def pairwise_ssim(images, pairs=1000, seed=0, batch_size=100):
       float in [-1, 1]; windows are of 11 pixels, or as many as there are.
     """
     first, second = _random_pairs(len(images), pairs, seed)
-    ssim = jax.jit(lambda x, y: pix.ssim(x, y, filter_size=min(11, *images.shape[1:3])))
+    size = min(11, *images.shape[1:3])
+    ssim = jax.jit(lambda x, y: pix.ssim(x, y, filter_size=size), compiler_options=compiler.options())
     values = []
     for start in range(0, len(first), batch_size):
         # The last batch is filled up from the first, to be compiled once.

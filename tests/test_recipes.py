@@ -1,0 +1,102 @@
+"""What is compiled for the recipes computes what the same operations do one by one, and without the compiler's libraries."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from imagegen_jax import algorithms
+from imagegen_jax import images
+from imagegen_jax.algorithms import base
+from imagegen_jax.training import compiler
+from imagegen_jax.training import run
+
+pytestmark = pytest.mark.recipes
+
+RECIPES = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
+SHAPE, CLASSES = (28, 28, 1), 10
+NAMES = tuple(map(str, range(CLASSES)))
+OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
+
+
+def config_of(recipe):
+    config = importlib.import_module(f"configs.{recipe}").get_config()
+    if "optimizer" in config:
+        config.optimizer.eps = 1e3  # so large that Adam makes no whole steps of the rounding in gradients near zero
+    if "foundation" in config:
+        with config.unlocked():
+            config.foundation.run = config_of("vqvae")
+    return config
+
+
+def batch_of(names, n, seed):
+    drawn = np.random.default_rng(seed)
+
+    def rows():
+        image = np.clip(drawn.normal(110, 60, (n, *SHAPE)), 0, 255).astype(np.uint8)
+        return {"image": image, "label": drawn.integers(0, CLASSES, n, np.int32), "index": np.arange(n, dtype=np.int32)}
+
+    return rows() if names == ("",) else {name: rows() for name in names}
+
+
+def programs(recipe):
+    """{name: (function, arguments)} on shapes as large as in a run, of a state in which all parameters have moved."""
+    config = config_of(recipe)
+    names = algorithms.ALGORITHMS[config.algorithm].domains
+    algorithm = run.build_algorithm(config, {name: images.Spec(SHAPE, NAMES) for name in names}, 8000)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    drawn = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: np.float32(x + 0.02 * drawn.standard_normal(x.shape)), state.params)
+    state, key = state.replace(params=params), jax.random.key(3)
+    made = {
+        "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0), key)),
+        "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1), key)),
+    }
+    if algorithm.draws:
+        index = np.arange(config.sample.batch_size, dtype=np.int32)
+        label = index % CLASSES if algorithm.classes else None
+        made["draw"] = (algorithm.sample, (state, key, base.SampleRequest(index, label)))
+    if algorithm.columns:
+        made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2), key))
+    return made
+
+
+def assert_equal_but_for_rounding(found, expected, begin, what):
+    """Each array to a hundredth of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
+
+    Deep networks of random parameters amplify rounding that much. A value in a wrong place is about its whole size off.
+    """
+    found, expected, begin = (jax.tree.leaves(jax.device_get(tree)) for tree in (found, expected, begin))
+    changes = [np.abs(np.float64(x) - first).max(initial=0) for x, first in zip(expected, begin, strict=True)]
+    for ours, theirs, change in zip(found, expected, changes, strict=True):
+        tolerance = 1e-2 * change + 1e-4 * max(changes) + 2.0**-22 * np.abs(theirs).max(initial=0)
+        apart = np.abs(np.float64(ours) - theirs).max(initial=0)
+        assert apart <= tolerance, f"{what}: {apart} apart in {theirs.shape}, where {tolerance} is allowed"
+
+
+def parts(name, made):
+    """What is compared with each other: the sections of a state and the metrics, of a training step."""
+    if name != "train":
+        return {name: made}
+    state, metrics = made
+    sections = {section: getattr(state, section) for section in ("params", "opt_state", "ema_params", "extra")}
+    return sections | {"metrics": metrics}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_compiled_programs_compute_what_their_operations_do(recipe):
+    for name, (function, args) in programs(recipe).items():
+        made = {
+            kind: jax.jit(function, compiler_options=options | OPTIMISED)(*args)
+            for kind, options in (("with libraries", compiler.LIBRARIES), ("without libraries", compiler.NO_LIBRARIES))
+        }
+        if name in ("train", "evaluate"):  # loops of drawing would take minutes
+            with jax.disable_jit():
+                made["one by one"] = function(*args)
+        expected = parts(name, made.pop("without libraries"))
+        begin = {section: getattr(args[0], section, jax.tree.map(np.zeros_like, value)) for section, value in expected.items()}
+        for kind, value in made.items():
+            for section, found in parts(name, value).items():
+                assert_equal_but_for_rounding(found, expected[section], begin[section], f"{name} {kind}, {section}")
