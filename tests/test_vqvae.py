@@ -1,5 +1,6 @@
 """The VQ-VAE's codebook, the transformer over its codes, and the two runs, one standing on the other."""
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -176,7 +177,7 @@ def test_the_encoder_gets_the_gradient_at_the_decoders_input(coder, coder_state)
 
 
 def test_first_step_begins_among_the_encoders_outputs_and_minimises_the_stated_loss(coder, coder_state):
-    state, batch = coder_state, some_batch()
+    coder, state, batch = dataclasses.replace(coder, ema_decay=lambda step: 0.99), coder_state, some_batch()
     stepped, metrics = jax.jit(coder.train_step)(state, batch, jax.random.key(1))
     z = np.asarray(jax.jit(coder.encode)(state, batch)).reshape(-1, 3)
     assert metrics["codes_restarted"] == CODES and metrics["codes_in_use"] > 0.5
@@ -186,9 +187,10 @@ def test_first_step_begins_among_the_encoders_outputs_and_minimises_the_stated_l
     expected = start.updated(z, np.eye(CODES, dtype=np.float32)[indices], coder.decay)
     np.testing.assert_allclose(stepped.extra["codebook"].vectors, expected.vectors, atol=1e-5)
     np.testing.assert_allclose(stepped.extra["codebook"].counts, expected.counts, rtol=1e-5)
-    # What it was before is forgotten; from here on it is averaged as the parameters are, at .1 in the first step.
-    averaged = 0.1 * np.asarray(start.vectors) + 0.9 * np.asarray(expected.vectors)
-    np.testing.assert_allclose(stepped.with_ema().extra["codebook"].vectors, averaged, atol=1e-5)
+    # With the averaged networks goes one that is averaged as long as they are; what it was before is forgotten.
+    average = start.updated(z, np.eye(CODES, dtype=np.float32)[indices], 0.99)
+    np.testing.assert_allclose(stepped.with_ema().extra["codebook"].vectors, average.vectors, atol=1e-5)
+    assert np.abs(average.vectors - expected.vectors).max() > 1e-3
 
     nearest = np.asarray(start.vectors)[indices]
     made = jax.jit(coder.network.apply, static_argnames="method")(

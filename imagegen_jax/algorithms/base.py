@@ -13,6 +13,7 @@ from jax import numpy as jnp
 import optax
 
 from imagegen_jax import errors
+from imagegen_jax.networks import blocks
 
 # 'image' (n, h, w, c) uint8, 'label' (n,) int32, 'index' (n,) int32, the record's number; of two domains {'a': ..., 'b': ...}
 Batch = dict[str, Any]
@@ -274,13 +275,17 @@ def update(state: TrainState, name: str, grads, optimizer: optax.GradientTransfo
 
 
 def update_averaged(state: TrainState, fresh: dict[str, Any], ema_decay: Callable) -> TrainState:
-    """The state with new values of those entries of `extra` that `with_averages` made, and with their moving averages.
+    """The state with new batch statistics under names that `with_averages` made, and with those that go with the averages.
 
-    The parameters' averages are an average model only with batch statistics and codebooks averaged at the same decay: to first
-    order, what an average network makes is the average of what the networks made.
+    The latter are averages over as many steps as the parameters' averages are: to first order, what an average network makes is
+    the average of what the networks made. They are not averages of the former, which lag behind the networks themselves, but of
+    what the batches had: with s <- m s + (1 - m) b at each step, b = (s' - m s) / (1 - m), where m is blocks.MOMENTUM.
     """
-    averages = state.extra.get("ema", {})
-    mine = {name: averages[name] for name in fresh if name in averages}
-    theirs = {name: fresh[name] for name in mine}
-    averaged = {"ema": averages | optax.incremental_update(theirs, mine, 1 - ema_decay(state.step))} if mine else {}
-    return state.replace(extra=state.extra | fresh | averaged)
+    own, averages = blocks.MOMENTUM, state.extra.get("ema", {})
+    decay = jnp.maximum(own, ema_decay(state.step))
+
+    def moved(average, before, after):
+        return decay * average + (1 - decay) * (after - own * before) / (1 - own)
+
+    ours = {name: jax.tree.map(moved, averages[name], state.extra[name], fresh[name]) for name in fresh if name in averages}
+    return state.replace(extra=state.extra | fresh | ({"ema": averages | ours} if ours else {}))

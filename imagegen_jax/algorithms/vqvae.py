@@ -14,8 +14,8 @@ nearest vector is e_i, and s_i the sum of their z,
 A vector that is hardly ever the nearest is replaced by a z of the batch (Dhariwal et al. 2020, section 3.1), and in the first
 step all of them are, so that the codebook begins among what it is to represent.
 
-The networks' moving averages go with a codebook that is averaged at their decay, not with the last one. The average of a vector
-that is replaced begins anew with it.
+The networks' moving averages go with a codebook of their own, of N_i and m_i that are averaged over as many steps as they are:
+to first order, an average encoder's z is the average of the encoders' z. That of a vector that is replaced begins anew with it.
 """
 
 from collections.abc import Callable
@@ -170,10 +170,10 @@ class VqVae(base.Algorithm):
             "param_norm": optax.tree.norm(params),
         }
         state = base.update(state, "vqvae", grads, self.optimizer, self.ema_decay)
-        average = state.extra["ema"]["codebook"].where(dead, codebook)
-        state = state.replace(extra=state.extra | {"ema": {"codebook": average}})
-        state = base.update_averaged(state, {"codebook": codebook.updated(rows, uses, self.decay)}, self.ema_decay)
-        return state.replace(step=state.step + 1), metrics
+        longer = jnp.maximum(self.decay, self.ema_decay(state.step))
+        average = state.extra["ema"]["codebook"].where(dead, codebook).updated(rows, uses, longer)
+        extra = {"codebook": codebook.updated(rows, uses, self.decay), "ema": {"codebook": average}}
+        return state.replace(step=state.step + 1, extra=extra), metrics
 
     def eval_step(self, state, batch, rng):
         x = images.to_float(batch["image"])

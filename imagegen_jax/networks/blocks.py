@@ -13,6 +13,7 @@ from imagegen_jax import errors
 # branch, so that each branch starts as the identity.
 fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 near_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+MOMENTUM = 0.9  # of all running statistics of batches
 # Of a transposed convolution of stride 2, each of whose values is a sum over a quarter of the (k, k, out, in) kernel.
 _fan_in = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
 

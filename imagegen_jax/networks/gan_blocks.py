@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax.networks import blocks
+
 CONDITIONINGS = ("projection", "concat")
 
 
@@ -37,7 +39,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, label, train):
         own = not self.classes
-        x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, use_scale=own, use_bias=own, dtype=self.dtype)(x)
+        x = nn.BatchNorm(not train, momentum=blocks.MOMENTUM, epsilon=1e-5, use_scale=own, use_bias=own, dtype=self.dtype)(x)
         if own:
             return x
         around_one = lambda *args: 1 + nn.initializers.normal(0.02)(*args)  # noqa: E731
@@ -96,7 +98,7 @@ class MinibatchStddev(nn.Module):
             grouped = x.astype(jnp.float32).reshape(self.group, -1, *x.shape[1:])
             deviation = jnp.sqrt(grouped.var(0) + 1e-8).mean((1, 2, 3))
             if not self.is_initializing():
-                running.value = 0.9 * running.value + 0.1 * deviation.mean()
+                running.value = blocks.MOMENTUM * running.value + (1 - blocks.MOMENTUM) * deviation.mean()
             added = jnp.tile(deviation, self.group)[:, None, None, None]
         else:
             added = running.value

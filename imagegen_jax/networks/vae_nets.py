@@ -149,7 +149,7 @@ class PythaeEncoder(nn.Module):
         for width in (128, 256, 512, 1024):
             conv = nn.Conv(width, (4, 4), 2, padding=1, dtype=self.dtype, conv_general_dilated=blocks.conv_of_small_maps)
             x = conv(x)
-            x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x))
+            x = nn.relu(nn.BatchNorm(not train, momentum=blocks.MOMENTUM, epsilon=1e-5, dtype=self.dtype)(x))
         return x.reshape(len(x), -1)
 
 
@@ -164,7 +164,7 @@ class PythaeDecoder(nn.Module):
         x = nn.Dense(4 * 4 * 1024, dtype=self.dtype)(z).reshape(-1, 4, 4, 1024)
         for width, side in ((512, 7), (256, 14)):
             x = blocks.TransposedConv(width, 3, dtype=self.dtype)(x)[:, :side, :side]
-            x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)(x))
+            x = nn.relu(nn.BatchNorm(not train, momentum=blocks.MOMENTUM, epsilon=1e-5, dtype=self.dtype)(x))
         return blocks.TransposedConv(self.outputs, 3, dtype=jnp.float32)(x)
 
 
