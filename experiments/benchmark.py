@@ -115,8 +115,8 @@ def check_out(out):
 
 def write(out, report):
     """Writes the report as JSON. Raises errors.UserError."""
-    with files.draft(out, f"--out={out}") as draft:
-        draft.write_text(json.dumps(report, indent=1) + "\n")
+    with files.atomic_write(out, f"--out={out}") as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def recipe_name():

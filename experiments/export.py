@@ -28,8 +28,8 @@ def main():
     _, _, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     described = run.to_json(*run.load_config(_WORKDIR.value))
     metadata = {"run": described, "step": str(step)}
-    with files.draft(out, f"--out={out}: cannot write it") as draft:
-        safetensors.save_file(run.named_arrays(state), draft, metadata)
+    with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
+        safetensors.save_file(run.named_arrays(state), temporary, metadata)
 
 
 if __name__ == "__main__":

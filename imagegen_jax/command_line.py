@@ -1,4 +1,4 @@
-"""What all doors share: parsing of flags, errors of one line, and the JAX settings of a process."""
+"""What all commands share: parsing of flags, errors of one line, and the JAX settings of a process."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 
 
 def run(main, required=()):
-    """Runs a door and exits: 0 when it is done, 2 after one line on stderr where the person has something to mend.
+    """Runs a command and exits: 0 when it is done, 2 after one line on stderr where the person has something to mend.
 
     Args:
       main: () -> None.
@@ -37,7 +37,7 @@ def run(main, required=()):
 
 
 def run_verb(verbs):
-    """Runs a door of several verbs, such as `python -m experiments.edit translate --input=...`, and exits as `run` does.
+    """Runs a command of several verbs, such as `python -m experiments.edit translate --input=...`, and exits as `run` does.
 
     Args:
       verbs: {name: (() -> None, names of the flags that must be given)}.

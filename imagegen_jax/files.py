@@ -56,11 +56,11 @@ def is_remote(path):
 
 
 @contextlib.contextmanager
-def draft(path, complaint=None):
+def atomic_write(path, complaint=None):
     """A place to write to; what lies there when the block ends without an exception takes the place of `path`.
 
-    with files.draft(path) as aside:
-        aside.write_text(text)
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(text)
 
     Args:
       path: of the file, whose folder is made.
@@ -77,23 +77,23 @@ def draft(path, complaint=None):
     try:
         if is_remote(path):
             with tempfile.TemporaryDirectory() as folder:
-                yield (aside := pathlib.Path(folder) / path.name)
-                upload(aside, path, complaint)
+                yield (temporary := pathlib.Path(folder) / path.name)
+                upload(temporary, path, complaint)
         else:
-            aside = _beside(path, "draft")
+            temporary = _beside(path, "tmp")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                yield aside
-                aside.replace(path)
+                yield temporary
+                temporary.replace(path)
             finally:
                 with contextlib.suppress(OSError):
-                    aside.unlink()
+                    temporary.unlink()
     except OSError as error:
         raise errors.UserError(f"{complaint}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def draft_folder(path):
+def atomic_folder(path):
     """A folder to write to, which takes the place of `path`, and of all in it, when the block ends without an exception.
 
     Args:
@@ -106,14 +106,14 @@ def draft_folder(path):
       errors.UserError: the folder cannot be written. Any OSError in the block counts as that.
     """
     place = pathlib.Path(path).resolve()
-    aside, before = _beside(place, "draft"), _beside(place, "before")
+    temporary, before = _beside(place, "tmp"), _beside(place, "before")
     try:
-        aside.mkdir(parents=True)
-        yield aside
+        temporary.mkdir(parents=True)
+        yield temporary
         if place.exists():
             place.rename(before)
         try:
-            aside.rename(place)
+            temporary.rename(place)
         except OSError:
             if before.exists():
                 before.rename(place)
@@ -121,7 +121,7 @@ def draft_folder(path):
     except OSError as error:
         raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        for folder in (aside, before):
+        for folder in (temporary, before):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -161,7 +161,7 @@ def move(path, target):
 
 
 def upload(source, target, complaint):
-    """Makes the file `target`, on an object storage, what `source` is, at once. Raises errors.UserError, as `draft` does."""
+    """Makes the file `target`, on an object storage, what `source` is, at once. Raises as `atomic_write` does."""
     try:
         target.write_bytes(source.read_bytes())
     except Exception as error:  # each storage's client has its own kinds

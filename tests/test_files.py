@@ -14,9 +14,9 @@ from imagegen_jax import files
 def test_the_file_is_there_when_all_of_it_is(tmp_path):
     path = tmp_path / "new" / "folder" / "notes.txt"
     for text in ("first", "second"):
-        with files.draft(path) as aside:
-            aside.write_text(text)
-            assert aside.name.startswith(".") and (text == "first") != path.exists()
+        with files.atomic_write(path) as temporary:
+            temporary.write_text(text)
+            assert temporary.name.startswith(".") and (text == "first") != path.exists()
         assert path.read_text() == text
     assert list(path.parent.iterdir()) == [path]
 
@@ -25,8 +25,8 @@ def test_the_file_is_there_when_all_of_it_is(tmp_path):
 def test_whatever_stops_it_nothing_changes(tmp_path, error):
     path = tmp_path / "notes.txt"
     path.write_text("before")
-    with pytest.raises(error), files.draft(path) as aside:
-        aside.write_text("half")
+    with pytest.raises(error), files.atomic_write(path) as temporary:
+        temporary.write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "before"
 
@@ -35,34 +35,34 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "notes.txt"
     for complaint, begin in ((None, f"cannot write {path}: "), ("--out", "--out: ")):
-        with pytest.raises(errors.UserError) as caught, files.draft(path, complaint):
+        with pytest.raises(errors.UserError) as caught, files.atomic_write(path, complaint):
             pass
         assert str(caught.value).startswith(begin) and len(str(caught.value)) > len(begin)
     (tmp_path / "taken").mkdir()
-    with pytest.raises(errors.UserError, match="cannot write"), files.draft(tmp_path / "taken") as aside:
-        aside.touch()
-    assert not aside.exists()
+    with pytest.raises(errors.UserError, match="cannot write"), files.atomic_write(tmp_path / "taken") as temporary:
+        temporary.touch()
+    assert not temporary.exists()
 
 
 def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path):
     path = tmp_path / "new" / "set"
     for names in (["a", "b"], ["c"]):
-        with files.draft_folder(path) as aside:
+        with files.atomic_folder(path) as temporary:
             for name in names:
-                (aside / name).touch()
+                (temporary / name).touch()
             assert names == ["c"] or not path.exists()
         assert sorted(file.name for file in path.iterdir()) == names
-    with pytest.raises(KeyboardInterrupt), files.draft_folder(path) as aside:
-        (aside / "d").touch()
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(path) as temporary:
+        (temporary / "d").touch()
         raise KeyboardInterrupt
     assert [file.name for file in path.iterdir()] == ["c"] and list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("draft", [files.draft, files.draft_folder])
+@pytest.mark.parametrize("atomic", [files.atomic_write, files.atomic_folder])
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "caf\udce9 \n?"])  # the last is not UTF-8 on disk
-def test_every_name_that_a_file_system_has(tmp_path, draft, name):
-    with draft(tmp_path / name) as aside:
-        aside.touch() if draft is files.draft else (aside / "in").touch()
+def test_every_name_that_a_file_system_has(tmp_path, atomic, name):
+    with atomic(tmp_path / name) as temporary:
+        temporary.touch() if atomic is files.atomic_write else (temporary / "in").touch()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

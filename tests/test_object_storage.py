@@ -267,8 +267,8 @@ def test_a_bucket_that_cannot_be_reached_or_written_to_is_a_line(bucket, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(FileSystem, "_open", refuse)
         said = "cannot write gs://bucket/a.txt: Anonymous caller .* access$"
-        with pytest.raises(errors.UserError, match=said), files.draft("gs://bucket/a.txt") as draft:
-            draft.write_text("text")
+        with pytest.raises(errors.UserError, match=said), files.atomic_write("gs://bucket/a.txt") as temporary:
+            temporary.write_text("text")
         patch.setattr(FileSystem, "info", refuse)
         with pytest.raises(errors.UserError, match="cannot reach gs://other/run: Anonymous caller .* access$"):
             files.to_path("gs://other/run")

@@ -86,7 +86,7 @@ def _known(cache):
 
 def _remember(cache, known):
     try:
-        with files_lib.draft(cache) as draft:
-            draft.write_text(json.dumps(known))
+        with files_lib.atomic_write(cache) as temporary:
+            temporary.write_text(json.dumps(known))
     except errors.UserError as error:
         progress.tell(f"{error}; the images will be read again the next time")

@@ -98,7 +98,7 @@ def discard(folder):
 def save(path, collection):
     """Writes a Collection to one .npz file, as a whole or not at all. Returns whether it could; a printed line says if not."""
     try:
-        with files.draft(path) as draft, draft.open("wb") as file:
+        with files.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **{field.name: getattr(collection, field.name) for field in dataclasses.fields(Collection)})
         return True
     except errors.UserError as error:

@@ -178,5 +178,5 @@ def check(out):
 
 def save(out, text):
     """Writes a page, as a whole or not at all. Raises errors.UserError."""
-    with files.draft(out, f"--out={out}: cannot write it") as draft:
-        draft.write_text(text, "utf-8", errors="replace")  # names of files need not be text
+    with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
+        temporary.write_text(text, "utf-8", errors="replace")  # names of files need not be text

@@ -36,5 +36,5 @@ def sweep(path, reports):
     axes.set_ylim(bottom=0)
     if len(lines) > 1:
         axes.legend()
-    with files.draft(path) as draft:
-        page.savefig(draft, format="png", dpi=120)
+    with files.atomic_write(path) as temporary:
+        page.savefig(temporary, format="png", dpi=120)

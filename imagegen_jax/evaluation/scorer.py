@@ -180,8 +180,8 @@ class Scorer:
 
 def write(path, report):
     """Writes a report, or a list of them, as JSON. Raises errors.UserError."""
-    with files.draft(path) as draft:
-        draft.write_text(json.dumps(report, indent=1) + "\n")
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _kind(protocol):

@@ -340,7 +340,7 @@ def _leaves(codes, labels, leaves, jitter):
 def save(path, mixture, about):
     """Writes a Mixture and what is known of it to one .npz file, there as a whole or not at all. Raises errors.UserError."""
     arrays = {name: value for name, value in vars(mixture).items() if value is not None}
-    with files.draft(path) as draft, draft.open("wb") as file:
+    with files.atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 

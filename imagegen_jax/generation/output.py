@@ -84,8 +84,8 @@ def save_grid(path, batch, columns=None):
     """(n, h, w, c) uint8 as one PNG (images.grid), as a whole or not at all; returns the sheet. Raises errors.UserError."""
     sheet = images.grid(batch, columns)
     if jax.process_index() == 0:
-        with files.draft(path) as draft:
-            picture(sheet).save(draft, "png", optimize=True)
+        with files.atomic_write(path) as temporary:
+            picture(sheet).save(temporary, "png", optimize=True)
     return sheet
 
 
@@ -107,7 +107,7 @@ def save(out, batches, labels=None, texts=None):
         for _ in batches:
             pass
     elif str(out).endswith("/"):
-        with files.draft_folder(out) as folder:
+        with files.atomic_folder(out) as folder:
             for i, image in enumerate(itertools.chain.from_iterable(batches)):
                 picture(image).save(folder / f"{i:05d}.png")
             for name, text in (texts or {}).items():
@@ -119,7 +119,7 @@ def save(out, batches, labels=None, texts=None):
 def _save_file(path, drawn, labels):
     if path.suffix == ".npz":
         known = {} if labels is None else {"labels": labels}
-        with files.draft(path) as draft, draft.open("wb") as file:
+        with files.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=drawn, **known)
     elif labels is not None and len(set(labels.tolist())) > 1:
         save_grid(path, *images.rows_by_label(drawn, labels))
@@ -131,5 +131,5 @@ def save_animation(path, frames):
     """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second, as a whole or not at all."""
     first, *others = map(picture, frames)
     if jax.process_index() == 0:
-        with files.draft(path) as draft:
-            first.save(draft, "gif", save_all=True, append_images=others, duration=100, loop=0)
+        with files.atomic_write(path) as temporary:
+            first.save(temporary, "gif", save_all=True, append_images=others, duration=100, loop=0)

@@ -224,8 +224,8 @@ class Reader:
 
 def save(path, image):
     """Writes an (h, w, c) uint8 image as a PNG. Raises errors.UserError; the path is never half a picture."""
-    with files.draft(path) as draft:
-        output.picture(image).save(draft, "png")
+    with files.atomic_write(path) as temporary:
+        output.picture(image).save(temporary, "png")
 
 
 # ------------------------------------------------------------------------------------------------------------------- page
@@ -269,8 +269,8 @@ def save_index(out, translated, title):
         return _FIGURE.format(name=html.escape(os.path.relpath(file.target, out)), pair=pair)
 
     text = _PAGE.format(title=html.escape(title), figures="\n".join(map(figure, translated)))
-    with files.draft(pathlib.Path(out) / "index.html") as draft:
-        draft.write_text(text, "utf-8", errors="replace")  # names of files need not be text
+    with files.atomic_write(pathlib.Path(out) / "index.html") as temporary:
+        temporary.write_text(text, "utf-8", errors="replace")  # names of files need not be text
 
 
 def _link(path, folder):

@@ -102,5 +102,5 @@ def _keep_until(workdir, step):
     path = files.to_path(workdir) / METRICS
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in rows(workdir) if row["step"] <= step]
-        with files.draft(path) as draft:
-            draft.write_text("".join(kept))
+        with files.atomic_write(path) as temporary:
+            temporary.write_text("".join(kept))

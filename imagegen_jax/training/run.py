@@ -88,8 +88,8 @@ def _spec(shape, class_names=None, classes=0):
 
 def save_config(workdir, config, specs, schedules=()):
     """Makes the folder and writes config.json. Raises errors.UserError."""
-    with files.draft(files.to_path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as draft:
-        draft.write_text(to_json(config, specs, schedules) + "\n")
+    with files.atomic_write(files.to_path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as temporary:
+        temporary.write_text(to_json(config, specs, schedules) + "\n")
 
 
 def load_config(workdir):

@@ -69,10 +69,10 @@ def test_bundled_images_are_the_first_of_each_class_of_the_official_split(split,
     np.testing.assert_array_equal(official, idx.read(idx.find(fashion_mnist_10k.FILES, split, "images")))
 
 
-@pytest.mark.parametrize("door", ["main", "sample", "benchmark"])
-def test_neither_tensorflow_nor_pytorch_is_imported(door):
+@pytest.mark.parametrize("command", ["main", "sample", "benchmark"])
+def test_neither_tensorflow_nor_pytorch_is_imported(command):
     code = (
-        f"import sys, experiments.{door}\n"
+        f"import sys, experiments.{command}\n"
         "from imagegen_jax import config\n"
         "from imagegen_jax.data import sources\n"
         "sources.open_source(config.common().data, 'test').__getitems__([0, 1])\n"

@@ -277,7 +277,7 @@ def test_where_to(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
-def test_the_door(tmp_path):
+def test_the_command(tmp_path):
     """Also with the words that a shell makes of a pattern."""
     folders = [make_run(tmp_path / name, {"a": score(fid)}) for name, fid in (("run", 4.0), ("other", 5.0))]
     for flags, page in (

@@ -416,7 +416,7 @@ def test_impossible_requests_are_refused(family, options, request_, words, folde
         latents.resolve(options, run.build_algorithm(config, specs), specs, **request_)
 
 
-def test_the_door(tmp_path, conditional, command):
+def test_the_command(tmp_path, conditional, command):
     """A run in a folder, asked for images of each label by a tree over the codes of its data."""
     (config, algorithm, state, _), specs, mesh = conditional
     run.save_config(tmp_path, config, specs)

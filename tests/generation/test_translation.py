@@ -294,7 +294,7 @@ def test_a_picture_that_cannot_be_written_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-# --------------------------------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------------------------------------ the command
 
 
 @pytest.fixture(scope="module")
