@@ -28,13 +28,13 @@ from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import manifold
 from imagegen_jax.evaluation import origins
-from imagegen_jax.evaluation import plots
 from imagegen_jax.evaluation import scorer
 from imagegen_jax.evaluation import scoring
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import requests as requests_lib
 from imagegen_jax.generation import sampling
+from imagegen_jax.reports import plots
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding

@@ -12,10 +12,7 @@ import jax
 
 from imagegen_jax import command_line
 from imagegen_jax import errors
-from imagegen_jax import files
-from imagegen_jax.evaluation import leaderboard
-from imagegen_jax.evaluation import markup
-from imagegen_jax.evaluation import report
+from imagegen_jax import reports
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that the page is about.")
 _COMPARE = flags.DEFINE_list("compare", None, "Folders of runs to compare instead, or patterns of such: 'runs/*'.")
@@ -25,15 +22,13 @@ _OUT = flags.DEFINE_string(
 
 
 def main():
-    """Checks, reads, and writes a page."""
+    """Writes a page."""
     if (_WORKDIR.value is None) == (_COMPARE.value is None):
         raise errors.UserError("give either --workdir, a run to report on, or --compare, several to compare")
-    default = "leaderboard.html" if _WORKDIR.value is None else files.to_path(_WORKDIR.value) / "report.html"
-    out = _OUT.value or default
-    markup.check(out)
-    page = report.of_run(_WORKDIR.value) if _COMPARE.value is None else leaderboard.of_runs(leaderboard.find(_COMPARE.value))
-    markup.save(out, page)
-    print(out)
+    if _COMPARE.value is None:
+        print(reports.report(_WORKDIR.value, _OUT.value))
+    else:
+        print(reports.leaderboard(_COMPARE.value, _OUT.value))
 
 
 def _with_words(arguments):

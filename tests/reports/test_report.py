@@ -17,10 +17,10 @@ from configs import cyclegan
 from configs import ddpm
 from imagegen_jax import errors
 from imagegen_jax import images
-from imagegen_jax.evaluation import history
-from imagegen_jax.evaluation import leaderboard
-from imagegen_jax.evaluation import markup
-from imagegen_jax.evaluation import report
+from imagegen_jax import reports
+from imagegen_jax.reports import boards
+from imagegen_jax.reports import history
+from imagegen_jax.reports import run_page
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
@@ -102,7 +102,7 @@ def assert_self_contained(page):
 def test_the_page_of_a_run(tmp_path):
     folder = make_run(tmp_path / "run", {"20-fashion-ab": score(7.25)}, config=small_diffusion())
     write_png(folder / "eval" / "20-fashion-ab.neighbours.png")
-    page = report.of_run(folder)
+    page = run_page.of_run(folder)
     assert_self_contained(page)
     text = plain(page)
     for words in (
@@ -145,7 +145,7 @@ def test_parameters_are_those_of_the_networks(tmp_path):
 
 
 def test_a_run_with_its_config_alone(tmp_path):
-    page = report.of_run(make_run(tmp_path / "run", bare=True))
+    page = run_page.of_run(make_run(tmp_path / "run", bare=True))
     assert_self_contained(page)
     assert "There are none yet" in page and "<img" not in page and "<svg" not in page and "config.duration" in page
 
@@ -156,7 +156,7 @@ def test_a_run_of_another_version(tmp_path):
     del saved["config"]["baseline"]
     saved["config"]["algorithm"] = "alchemy"
     (folder / "config.json").write_text(json.dumps(saved))
-    assert "alchemy" in report.of_run(folder) and history.read(folder).parameters is None
+    assert "alchemy" in run_page.of_run(folder) and history.read(folder).parameters is None
 
 
 def test_metrics_of_a_killed_run(tmp_path):
@@ -166,7 +166,7 @@ def test_metrics_of_a_killed_run(tmp_path):
     found = history.read(folder)
     assert found.skipped == 4 and found.step == 20 and "note" not in found.metrics and "flag" not in found.metrics
     np.testing.assert_array_equal(found.metrics["loss"][0], [5, 10, 15, 20])
-    assert "4 unreadable lines" in report.of_run(folder)
+    assert "4 unreadable lines" in run_page.of_run(folder)
 
 
 def test_pictures_that_cannot_be_read_or_are_large(tmp_path):
@@ -174,7 +174,7 @@ def test_pictures_that_cannot_be_read_or_are_large(tmp_path):
     (folder / "samples" / "15.png").write_bytes((folder / "samples" / "20.png").read_bytes()[:40])
     write_png(folder / "samples" / "30.png", (20, 4000))
     (folder / "samples" / "notes.png").write_text("no step")
-    page = report.of_run(folder)
+    page = run_page.of_run(folder)
     assert "15.png cannot be read" in page and 'width="1600" height="8"' in page and page.count("<img ") == 3
 
 
@@ -187,7 +187,7 @@ def test_what_others_wrote_is_escaped(tmp_path):
     folder = make_run(tmp_path / "a<b>&", {"a": one})
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 30, evil: 1.0}) + "\n")
-    for page in (report.of_run(folder), leaderboard.of_runs([folder])):
+    for page in (run_page.of_run(folder), boards.of_runs([folder])):
         assert "<script" not in page and "&lt;script&gt;" in page and "a<b>" not in page
         assert "alert(1)</" not in page
 
@@ -196,7 +196,7 @@ def test_translations_have_the_names_of_their_columns(tmp_path):
     folder = make_run(tmp_path / "run")
     run.save_config(folder, cyclegan.get_config("smoke"), {name: images.Spec((28, 28, 1)) for name in "ab"})
     (folder / "samples").rename(folder / "panels")
-    page = report.of_run(folder)
+    page = run_page.of_run(folder)
     for column in ("a", "G_ab(a)", "G_ba(G_ab(a))", "G_ba(a)", "b"):
         assert f"<span>{column}</span>" in page
     assert "a 28x28x1, b 28x28x1" in page and "Test images and what becomes of them" in page
@@ -207,14 +207,14 @@ def test_long_curves_are_thinned(tmp_path):
     folder = make_run(tmp_path / "run", bare=True)
     lines = ({"step": step, "loss": float(step % 2)} for step in range(1, 5001))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = report.of_run(folder)
+    page = run_page.of_run(folder)
     assert len(page) < 60_000 and "from 1 at step 1 to 0 at step 5000; least 0, greatest 1" in page
 
 
 def tables(page):
     """[the first cell of each row] of each leaderboard."""
-    boards = re.findall(r"<caption>By Fréchet.*?</table>", page, re.DOTALL)
-    return [re.findall(r'<th scope="row">([^<]*)', board) for board in boards]
+    found = re.findall(r"<caption>By Fréchet.*?</table>", page, re.DOTALL)
+    return [re.findall(r'<th scope="row">([^<]*)', board) for board in found]
 
 
 def test_the_leaderboard_sorts_within_a_protocol(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def test_the_leaderboard_sorts_within_a_protocol(tmp_path, monkeypatch):
     make_run(pathlib.Path("runs/worse"), {"a": score(9.0), "b": score(1.0, num=50), "c": score(2.0, sha256="other")})
     make_run(pathlib.Path("runs/better"), {"a": score(4.0), "late": [score(3.0, step=40)]})
     make_run(pathlib.Path("runs/unscored"))
-    page = leaderboard.of_runs(leaderboard.find(["runs/*"]))
+    page = boards.of_runs(boards.find(["runs/*"]))
     assert_self_contained(page)
     assert tables(page) == [
         ["training images", "runs/better", "runs/better", "runs/worse", "random pixels"],
@@ -236,7 +236,7 @@ def test_the_leaderboard_sorts_within_a_protocol(tmp_path, monkeypatch):
 
 
 def test_a_run_of_several_scores_has_a_leaderboard_of_its_own(tmp_path):
-    page = report.of_run(make_run(tmp_path / "run", {"a": score(4.0), "b": score(3.0, step=10)}))
+    page = run_page.of_run(make_run(tmp_path / "run", {"a": score(4.0), "b": score(3.0, step=10)}))
     assert len(tables(page)) == 1 and page.index("step 20: 100 images") < page.index("step 10: 100 images")
 
 
@@ -245,35 +245,36 @@ def test_damaged_scores_are_named(tmp_path, damage):
     folder = make_run(tmp_path / "run", {"a": score(4.0)})
     (folder / "eval" / "torn.json").write_text(damage)
     with pytest.raises(errors.UserError, match="torn.json .*score again") as error:
-        report.of_run(folder)
+        run_page.of_run(folder)
     assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_compared(tmp_path, capsys):
     make_run(tmp_path / "run")
     (tmp_path / "notes.txt").touch()
-    assert leaderboard.find([f"{tmp_path}/*", str(tmp_path / "run")]) == [tmp_path / "run"]
+    assert boards.find([f"{tmp_path}/*", str(tmp_path / "run")]) == [tmp_path / "run"]
     assert "skipped" in capsys.readouterr().err
     with pytest.raises(errors.UserError, match="there is no folder .*nothing"):
-        leaderboard.find([str(tmp_path / "nothing")])
+        boards.find([str(tmp_path / "nothing")])
     with pytest.raises(errors.UserError, match="no run among them"):
-        leaderboard.find([str(tmp_path / "notes.txt")])
+        boards.find([str(tmp_path / "notes.txt")])
     with pytest.raises(errors.UserError, match="no run among them"):
-        leaderboard.find([])  # of --compare alone
+        boards.find([])  # of --compare alone
     with pytest.raises(errors.UserError, match="experiments.evaluate --workdir="):
-        leaderboard.of_runs([tmp_path / "run"])
+        boards.of_runs([tmp_path / "run"])
     with pytest.raises(errors.UserError, match="not the folder of a run"):
-        report.of_run(tmp_path)
+        run_page.of_run(tmp_path)
 
 
 def test_where_to(tmp_path):
     for out in ("page.txt", str(tmp_path), "page"):
         with pytest.raises(errors.UserError, match="ending in .html"):
-            markup.check(out)
+            reports.leaderboard([], out)
+    folder = make_run(tmp_path / "run", bare=True)
     (tmp_path / "file").touch()
     with pytest.raises(errors.UserError, match="cannot write it"):
-        markup.save(tmp_path / "file" / "page.html", "")
-    markup.save(tmp_path / "new" / "page.html", "é")
+        reports.report(folder, tmp_path / "file" / "page.html")
+    reports.report(folder, tmp_path / "new" / "page.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
@@ -295,7 +296,7 @@ def test_the_command(tmp_path):
 def test_in_a_browser(tmp_path, width):
     """The page as Chromium makes it: pictures and curves are drawn, nothing is wider than the window, nothing is refused."""
     folder = make_run(tmp_path / "run", {"a": score(4.0), "b": score(5.0, num=50)})
-    page = report.of_run(folder)
+    page = reports.report(folder, tmp_path / "page.html").read_text("utf-8")
     # What the page measures of itself is written where the dump shows it; the policy would forbid the script.
     probe = """<script>addEventListener('load', () => document.body.append(JSON.stringify({
         loaded: [...document.images].filter(i => i.complete && i.naturalWidth).length, images: document.images.length,
@@ -304,8 +305,7 @@ def test_in_a_browser(tmp_path, width):
         drawn: [...document.querySelectorAll('svg path[clip-path]')].filter(p => p.getBBox().width > 0).length,
         tables: [...document.querySelectorAll('td')].length}) + '@end'))</script></body>"""
     probed = re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</body>", probe)
-    markup.save(tmp_path / "page.html", page)
-    markup.save(tmp_path / "probed.html", probed)
+    (tmp_path / "probed.html").write_text(probed, "utf-8")
 
     def dump(name, *arguments):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path}/chrome"]
