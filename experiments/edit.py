@@ -33,6 +33,7 @@ from imagegen_jax.data import domains
 from imagegen_jax.generation import codes
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import output
+from imagegen_jax.generation import tiling
 from imagegen_jax.generation import translation
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -93,7 +94,7 @@ def translate():
     _check_translates(_WORKDIR.value)
     _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value, replicate=True)
     overlap = min(64, _TILE.value // 4) if _OVERLAP.value is None else _OVERLAP.value
-    translator = translation.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
+    translator = tiling.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)
     planned = reader.check(planned)
     output.check_folder(_OUT.value, _OVERWRITE.value)
