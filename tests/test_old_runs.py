@@ -1,10 +1,13 @@
 """Runs that earlier versions wrote: they load, give the same images and losses, and go on (tests/old_runs/README.md)."""
 
+import collections
 import pathlib
+import re
 import zipfile
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from imagegen_jax import images
@@ -17,6 +20,17 @@ from imagegen_jax.training import sharding
 
 ARCHIVES = {path.stem: path for path in sorted((pathlib.Path(__file__).parent / "old_runs").glob("*.zip"))}
 FOUNDATIONS = {"code_prior": "vqvae"}  # what a run stands on
+
+CHANGED = {  # what goes another way since, on purpose
+    "classifier": "/scale$",  # AdamW leaves the scales of norms as they are
+    "code_prior": "/scale$",
+    "gan": "^extra/ema/",  # batch statistics averaged over as many steps as the parameters
+    "vaegan": "^extra/ema/",
+}
+# How far apart two ways may be, as a share of the way. Only CycleGAN's gradient has a kink near where this run begins: instance
+# normalisation makes 50 times as much of what is nearly flat, and so a background comes within rounding of ReLU's 0. In
+# float64, noise of 3e-7 in the images changes the first gradient by .009.
+LIMITS = {"cyclegan": 0.1}
 
 
 @pytest.fixture(params=ARCHIVES)
@@ -33,17 +47,47 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3 * max(np.std(expected), 1e-6))
 
 
-def assert_same_way(begin, found, expected):
-    """From one state to another with the same changes of each section, but for what Adam makes of rounding in tiny gradients.
+def arrays(state):
+    """{'params/unet/conv_in/kernel': array} of all that a state holds."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def significant(state):
+    """{'unet/conv_in/kernel': where its gradients have been more than rounding}, by Adam's mean squares.
+
+    Elsewhere Adam makes whole steps of rounding, up or down: a bias in front of instance normalisation has no gradient.
+    """
+    found = {}
+    for name, opt_state in state.opt_state.items():
+        squares = arrays({name: optax.tree.get(opt_state, "nu")})
+        mean = sum(leaf.sum() for leaf in squares.values()) / sum(leaf.size for leaf in squares.values())
+        found |= {path: leaf > 1e-6 * mean for path, leaf in squares.items()}
+    return found
+
+
+def assert_same_way(family, begin, found, expected):
+    """From one state to another with the same changes of parameters, averages, moments and all else.
 
     Other noise, another order of the data or another rule changes them altogether.
     """
-    for section in ("params", "opt_state", "ema_params", "extra"):
-        first, ours, theirs = ([*jax.tree.leaves(getattr(state, section))] for state in (begin, found, expected))
-        assert len(first) == len(ours) == len(theirs)
-        apart = sum(np.square(np.float64(a) - b).sum() for a, b in zip(ours, theirs))
-        moved = sum(np.square(np.float64(a) - b).sum() for a, b in zip(first, theirs))
-        assert apart <= 0.25**2 * moved, section
+    heeded = significant(expected)
+    begin, found, expected = (arrays(state) for state in (begin, found, expected))
+    assert begin.keys() == found.keys() == expected.keys()
+    apart, moved = collections.Counter(), collections.Counter()
+    for path, theirs in expected.items():
+        if family in CHANGED and re.search(CHANGED[family], path):
+            continue
+        if np.issubdtype(theirs.dtype, np.integer):  # counts of steps, which would hide the moments beside them
+            np.testing.assert_array_equal(found[path], theirs)
+            continue
+        section, _, rest = path.partition("/")
+        kind = next((kind for kind in ("mu", "nu") if kind in path.split("/")), section)
+        weight = heeded.get(rest, True) if section in ("params", "ema_params") else True
+        apart[kind] += (weight * np.square(np.float64(found[path]) - theirs)).sum()
+        moved[kind] += (weight * np.square(np.float64(begin[path]) - theirs)).sum()
+    for kind, square in moved.items():
+        assert apart[kind] <= LIMITS.get(family, 1e-3) ** 2 * square, kind
 
 
 def test_images_and_losses_stay_as_they_were(workdir):
@@ -95,6 +139,6 @@ def test_training_is_what_it_was_and_goes_on(workdir):
     batches = domains.train_batches(train_set, config, 0)
     for _ in range(2):
         state, _ = step(state, sharding.put_batch(mesh, next(batches)), rngs)
-    assert_same_way(begin, jax.device_get(state), jax.device_get(restored))
+    assert_same_way(workdir.name, begin, jax.device_get(state), jax.device_get(restored))
     batch = sharding.put_batch(mesh, next(batches))
-    assert_same_way(begin, *(jax.device_get(step(each, batch, rngs)[0]) for each in (state, restored)))
+    assert_same_way(workdir.name, begin, *(jax.device_get(step(each, batch, rngs)[0]) for each in (state, restored)))
