@@ -11,7 +11,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.twins import inception as inception_twin
+from experiments.torch_reference import inception as inception_reference
 from imagegen_jax.evaluation import resizing
 from imagegen_jax.evaluation import weights
 from imagegen_jax.networks import inception
@@ -58,7 +58,7 @@ def close(ours, theirs):
 @pytest.fixture(scope="module")
 def torch_inception():
     """torch-fidelity's InceptionV3, with random weights."""
-    return inception_twin.build_twin()
+    return inception_reference.build()
 
 
 @pytest.mark.parity

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.twins import pytorch
+from experiments.torch_reference import pytorch
 
 
 def _norm_relu(width):
@@ -73,7 +73,7 @@ class Training:
     """
 
     def __init__(self, config, algorithm, device):
-        """`config` and `algorithm` are those of a recipe that twins.vae.check accepts."""
+        """`config` and `algorithm` are those of a recipe that torch_reference.vae.check accepts."""
         self.network = Vae(algorithm.image_shape[-1], config.network.latent).to(device)
         self.average = pytorch.moving_average(self.network, config.ema.decay)
         self._optimizer = pytorch.optimizer(config.optimizer, self.network.parameters())

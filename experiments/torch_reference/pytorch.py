@@ -1,4 +1,4 @@
-"""What the twins share: PyTorch's device, its tensors, and its optimiser and moving average as its users call them."""
+"""What the reference implementations share: device, tensors, optimiser and moving average as PyTorch's users call them."""
 
 import importlib.util
 
@@ -8,6 +8,8 @@ from jax import numpy as jnp
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import machine
+from imagegen_jax.benchmark import timing
+from imagegen_jax.training import sharding
 
 
 def check(against, packages, mesh, reasons):
@@ -17,7 +19,7 @@ def check(against, packages, mesh, reasons):
       against: the value of --against.
       packages: what must be installed.
       mesh: the devices.
-      reasons: {what the twin does not know and how to do without: whether it is so}.
+      reasons: {what the reference implementation does not know and how to do without: whether it is so}.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -37,7 +39,7 @@ def training_reasons(config, known=None):
 
     Args:
       config: of the recipe.
-      known: {'network.name': the one value of this key that the twin knows}.
+      known: {'network.name': the one value of this key that the reference implementation knows}.
     """
     name, flat = config.optimizer.name, config_lib.flatten(config)
     return {
@@ -48,14 +50,17 @@ def training_reasons(config, known=None):
 
 
 def check_parameters(ours, theirs):
-    """Raises ValueError where two {network: parameters} differ: the twin would do other work."""
+    """Raises ValueError where a {name: pytree of Flax parameters} and a {name: torch module} are not of equal sizes."""
+    check_counts(
+        {name: sum(leaf.size for leaf in jax.tree.leaves(params)) for name, params in ours.items()},
+        {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in theirs.items()},
+    )
+
+
+def check_counts(ours, theirs):
+    """Raises ValueError where two numbers of parameters, by network, differ: the reference would do other work."""
     if ours != theirs:
-        raise ValueError(f"the twin is not one: parameters of ours {ours}, of theirs {theirs}")
-
-
-def count(module):
-    """How many numbers a module learns."""
-    return sum(parameter.numel() for parameter in module.parameters())
+        raise ValueError(f"the networks are not the same: parameters of ours {ours}, of theirs {theirs}")
 
 
 def set_up(against):
@@ -81,24 +86,32 @@ def set_up(against):
 
 
 def facts(device):
-    """What the times of a twin depend on."""
+    """What the times of PyTorch depend on."""
     import torch
 
     return dict(torch_version=torch.__version__, threads=torch.get_num_threads(), device=str(device))
 
 
-def comparison(device, parameters, step, forward, images):
-    """What `compare` says of a recipe's twin, beside its name.
+def compare(name, training, repeats, device, step, forward, **versions):
+    """Times the train step and the forward pass of a recipe, ours and the reference's, by turns.
 
     Args:
+      name: the value of --against.
+      training: benchmark.recipe.Training.
+      repeats: how many calls of each are timed.
       device: of set_up.
-      parameters: of the twin.
-      step: timing.alternate's of the train step.
-      forward: the same of the forward pass.
-      images: of one forward pass.
+      step: () -> None: one train step of the reference.
+      forward: n -> two () -> None: a forward pass of n images, ours and the reference's.
+      versions: of other libraries than PyTorch.
+
+    Returns:
+      The dict of benchmark.recipe.Reference.compare.
     """
-    times = dict(step_ms=step, forward_ms=forward, forward_images=images)
-    return dict(**facts(device), parameters=parameters, **times)
+    step_ms = timing.alternate(training, step, repeats)
+    images = sharding.divisible(training.config.sample.batch_size, training.mesh)
+    forward_ms = timing.alternate(*forward(images), repeats)  # made only now: each step donates the state before it
+    times = dict(step_ms=step_ms, forward_ms=forward_ms, forward_images=images)
+    return dict(name=name, **versions, **facts(device), parameters=training.parameters, **times)
 
 
 def optimizer(config, parameters):
@@ -118,6 +131,12 @@ def moving_average(module, decay):
     return swa_utils.AveragedModel(module, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay))
 
 
+def images(record, shape, device):
+    """The uint8 images of a batch of one domain, (n, c, h, w), as large as networks for images of `shape` take them."""
+    height, width, _ = shape
+    return tensor(record["image"][:, :height, :width], device)  # which ours still takes a random crop from
+
+
 def tensor(array, device):
     """(n, h, w, c) array -> (n, c, h, w) tensor of the same dtype on the device."""
     import torch
@@ -125,11 +144,23 @@ def tensor(array, device):
     return torch.tensor(array, device=device).permute(0, 3, 1, 2).contiguous()
 
 
+def inference(call, device, network=None):
+    """() -> None: `call` without gradients, in the precision of the Linen network (None: float32), until the device is done."""
+    import torch
+
+    def forward():
+        with torch.inference_mode(), autocast(network, device):
+            call()
+        synchronize(device)
+
+    return forward
+
+
 def autocast(network, device):
     """PyTorch's way of computing in bfloat16 with float32 parameters, where the Linen network does so."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=network.dtype == jnp.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=network is not None and network.dtype == jnp.bfloat16)
 
 
 def synchronize(device):

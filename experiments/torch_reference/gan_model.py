@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.twins import pytorch
+from experiments.torch_reference import pytorch
 from imagegen_jax.networks import dcgan
 
 
@@ -79,7 +79,7 @@ class Training:
     """
 
     def __init__(self, config, algorithm, device):
-        """`config` and `algorithm` are those of a recipe that twins.gan.check accepts."""
+        """`config` and `algorithm` are those of a recipe that torch_reference.gan.check accepts."""
         shape, optimizer, ratio = algorithm.image_shape, config.optimizer, config.discriminator.lr_ratio
         self.networks = {
             "generator": Generator(shape, config.network.latent, config.network.widths).to(device),
@@ -114,7 +114,7 @@ class Training:
 
         self.networks["discriminator"].requires_grad_(False)  # their gradients would be computed for nothing
         self._optimizers["generator"].zero_grad()
-        losses["loss"] = _cross_entropy(self._judge(fake), 1.0)
+        losses["loss"] = _cross_entropy(self._logits(fake), 1.0)
         losses["loss"].backward()
         self._optimizers["generator"].step()
         self.average.update_parameters(self.networks["generator"])
@@ -126,21 +126,21 @@ class Training:
         self._optimizers["discriminator"].zero_grad()
         due = bool(self._every) and self._updates % self._every == 0
         real = real.detach().requires_grad_(due)
-        on_real = self._judge(real)
+        on_real = self._logits(real)
         loss = _cross_entropy(on_real, self._real_target)
         loss.backward(retain_graph=due)
         losses = {}
         if due:
-            (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
-            losses["penalty"] = self._penalty_weight * slope.square().sum((1, 2, 3)).mean() / 2
+            (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+            losses["penalty"] = self._penalty_weight * gradient.square().sum((1, 2, 3)).mean() / 2
             losses["penalty"].backward()
-        on_fake = _cross_entropy(self._judge(fake), 0.0)
+        on_fake = _cross_entropy(self._logits(fake), 0.0)
         on_fake.backward()
         self._optimizers["discriminator"].step()
         self._updates += 1
         return losses | {"discriminator": loss + on_fake}
 
-    def _judge(self, image):
+    def _logits(self, image):
         """(n, 1) logits of what the discriminator is shown of images."""
         with self._autocast:
             return self.networks["discriminator"](translate(image) if self._moved else image).float()

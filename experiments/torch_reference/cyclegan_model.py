@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.twins import pytorch
+from experiments.torch_reference import pytorch
 
 
 def _norm_relu(width):
@@ -86,7 +86,7 @@ class CycleGan:
     """
 
     def __init__(self, config, algorithm, device):
-        """`config` and `algorithm` are those of a recipe that twins.cyclegan.check accepts."""
+        """`config` and `algorithm` are those of a recipe that torch_reference.cyclegan.check accepts."""
         of = {name: shape[-1] for name, shape in algorithm.shapes.items()}
         c, d = config.network, config.discriminator
         generators = {way: ResNetGenerator(of[way[0]], of[way[1]], c.channels, c.blocks) for way in ("ab", "ba")}
@@ -142,18 +142,18 @@ class CycleGan:
             if self._identity:
                 same = self._generate(way, real[name])
                 losses[f"identity_{name}"] = self._identity * weight * functional.l1_loss(same, real[name])
-            logits = self._judge(name, fake[name])
+            logits = self._logits(name, fake[name])
             losses[f"adversarial_{name}"] = functional.mse_loss(logits, torch.ones_like(logits))
             losses[f"cycle_{name}"] = weight * functional.l1_loss(back[name], real[name])
         return fake, losses
 
     def _discriminator_loss(self, name, real, fake):
-        on_real, on_fake = self._judge(name, real), self._judge(name, fake)
+        on_real, on_fake = self._logits(name, real), self._logits(name, fake)
         of_real = functional.mse_loss(on_real, torch.ones_like(on_real))
         return 0.5 * (of_real + functional.mse_loss(on_fake, torch.zeros_like(on_fake)))
 
     def _generate(self, way, image):
         return self.networks["generator"][way](image).float()
 
-    def _judge(self, name, image):
+    def _logits(self, name, image):
         return self.networks["discriminator"][name](image).float()
