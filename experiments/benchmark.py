@@ -2,11 +2,10 @@
 
 python -m experiments.benchmark --config=configs/ddpm.py --out=speed.json
 python -m experiments.benchmark --config=configs/ddpm.py --against=diffusers
-python -m experiments.benchmark --config=configs/cyclegan.py --against=torch
 python -m experiments.benchmark --features=inception --against=torch
 
-With --against the networks meet their reference implementations in PyTorch, of equal parameter count, in the same process and
-by turns. On a GPU JAX leaves them memory only with XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
+With --against the networks meet their PyTorch reference implementations, of equal parameter count, by turns in one process. On
+a GPU JAX leaves these no memory without XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
 """
 
 import datetime
@@ -67,8 +66,8 @@ def main():
         check_out(_OUT.value)
     # A step that an earlier run left in the compilation cache would seem to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
-    now = datetime.datetime.now(datetime.UTC)
-    report = dict(date=now.isoformat(timespec="seconds"), machine=machine.facts(), repeats=_REPEATS.value)
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    report = dict(date=date, machine=machine.facts(), repeats=_REPEATS.value)
     if config is None:
         report |= dict(features=_FEATURES.value, results=extraction.measure(_REPEATS.value, reference))
     else:

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from configs import cyclegan
+from configs import vae
 from imagegen_jax import machine
 from imagegen_jax.benchmark import extraction
 from imagegen_jax.benchmark import recipe
@@ -40,14 +41,6 @@ def small(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP", 0)
 
 
-@pytest.fixture
-def cyclegan_config():
-    config = cyclegan.get_config("smoke")
-    config.network.channels = config.discriminator.channels = 4
-    config.sample.batch_size = 8
-    return config
-
-
 def check(results, keys, **name):
     """All numbers are there; returns the lines of the table by their names."""
     assert results.keys() == KEYS | keys
@@ -57,15 +50,16 @@ def check(results, keys, **name):
     return dict(line.split("  ", 1) for line in lines)
 
 
-@pytest.mark.parametrize(("fixture", "made"), [("tiny_config", "sampling"), ("cyclegan_config", "translation")])
-def test_a_recipe_is_measured(small, request, fixture, made):
-    config = request.getfixturevalue(fixture)
+@pytest.mark.parametrize(("family", "variant", "made"), [(vae, "dense", "sampling"), (cyclegan, "smoke", "translation")])
+def test_a_recipe_is_measured(small, family, variant, made):
+    config = family.get_config(variant)
+    config.batch_size = config.sample.batch_size = 8
     reference = Reference()
     results = recipe.measure(config, 2, reference)
-    rows = check(results, {"pipeline_images_per_second", f"{made}_images_per_second", "against"}, recipe="tiny")
+    rows = check(results, {"pipeline_images_per_second", f"{made}_images_per_second", "against"}, recipe=variant)
     assert reference.asked[0] is config and reference.asked[2].size == 8
-    assert results["step_images"] == config.batch_size
-    assert {f"train step of {config.batch_size}, ms", "input pipeline, images/s", f"{made}, images/s"} <= rows.keys()
+    assert results["step_images"] == 8
+    assert {"train step of 8, ms", "input pipeline, images/s", f"{made}, images/s"} <= rows.keys()
     assert rows["against"].strip() == "other 1.2 on cpu" and "train step, theirs / ours" in rows
 
 
