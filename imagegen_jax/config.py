@@ -669,10 +669,14 @@ def _objections(config, flat):
     ladder = flat.get("network.name") == "ladder"
     steps, length = flat.get("sampler.steps", 0), flat.get("diffusion.length", 0)
     rate, end = flat.get("optimizer.lr", 0), flat.get("optimizer.lr_end", 0)
+    decay = flat.get("optimizer.weight_decay", 0)
     wide = coder and flat.get("network.name") not in ("linear", "dense", "pythae")
     taken = f"config.network.name={flat.get('network.name')}"
     return {
         f"config.optimizer.lr_end is {end}: it can be at most config.optimizer.lr ({rate})": end > rate,
+        f"config.optimizer.weight_decay is {decay}: config.optimizer.name=adam has none, choose adamw or lion": (
+            decay and flat["optimizer.name"] == "adam"
+        ),
         f"config.optimizer.accumulate is {accumulate}: it must divide config.batch_size ({config.batch_size})": (
             config.batch_size % accumulate
         ),

@@ -71,6 +71,7 @@ def test_durations():
         ("seed", 2**64),
         ("optimizer.accumulate", 7),
         ("optimizer.clip_norm", -1.0),
+        ("optimizer.weight_decay", 0.1),  # adam has none
         ("optimizer.lr", float("nan")),
         ("optimizer.b1", 1.0),
         ("optimizer.b2", -0.1),

@@ -28,11 +28,14 @@ def of(*parts):
     return _FORMAT + digest(*parts)
 
 
+def old(fingerprint):
+    """Whether it is of names and sizes, as runs once had, and so says nothing of contents."""
+    return not any(one.startswith(_FORMAT) for one in fingerprint.split())
+
+
 def same(saved, now):
-    """Whether two fingerprints are of the same images; one of names and sizes, as runs once had, says nothing against it."""
-    saved, now = saved.split(), now.split()
-    old = not any(fingerprint.startswith(_FORMAT) for fingerprint in saved)
-    return len(saved) == len(now) and (old or saved == now)
+    """Whether two fingerprints are of the same images, as far as an old one can tell."""
+    return len(saved.split()) == len(now.split()) and (old(saved) or saved == now)
 
 
 def of_files(folder, files):

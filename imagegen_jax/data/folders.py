@@ -60,6 +60,8 @@ def open_folder(config, root, split, class_names=None):
     folder, without = _split_folder(config, root, split)
     if folder is None:
         return None
+    if split == config.train_split == "train" and folder != root and (beside := _beside(config, root)):
+        progress.tell(f"{root}: train/ is taken for the training images; left out beside it: {', '.join(beside)}")
     files, left_out = walk.walk(folder, without)
     if not files:
         raise errors.UserError(f"no images in {folder}: put {pictures.COMMON_SUFFIXES} files there")
@@ -96,6 +98,12 @@ def _split_folder(config, root, split):
     if name != "train":
         raise errors.UserError(f"config.data.source is {config.source!r}: there is no folder {root / name}")
     return root, root / config.test_split  # no splits: all images are for training
+
+
+def _beside(config, root):
+    """The folders of images in `root` that are no split of it."""
+    files = walk.walk(root, root / config.train_split).files
+    return _in_order({file.relative_to(root).parts[0] for file in files if file.parent != root} - {config.test_split})
 
 
 def _classes(folder, files):

@@ -15,6 +15,7 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
+from imagegen_jax import progress
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
@@ -179,6 +180,8 @@ def on_images(position, records, fingerprint):
     elif not fingerprints.same(position.fingerprint, fingerprint):
         differing = "there are as many, but contents, names or classes have changed"
     else:
+        if fingerprints.old(position.fingerprint):
+            progress.tell(f"note: of images, an old checkpoint tells only how many there were ({records}), not their contents")
         return dataclasses.replace(position, fingerprint=fingerprint)
     raise errors.UserError(
         f"the training images are not those of the run: {differing}; put back those that it had, or choose another --workdir"

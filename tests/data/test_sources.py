@@ -101,6 +101,16 @@ def test_class_folders_and_splits(tmp_path):
     assert sources.open_source(section(source=f"folder:{tmp_path / 'train'}"), "test") is None
 
 
+def test_what_lies_beside_the_splits_is_named(tmp_path, capsys):
+    for name in ("train/cat/1.png", "test/cat/2.png", "top.png"):
+        save(tmp_path / name)
+    (tmp_path / "papers").mkdir()
+    assert len(folder(tmp_path)) == 1 and "left out" not in capsys.readouterr().err
+    for name in ("val10/cat/1.png", "val2/cat/1.png"):
+        save(tmp_path / name)
+    assert len(folder(tmp_path)) == 1 and "left out beside it: val2, val10\n" in capsys.readouterr().err
+
+
 def test_a_test_folder_beside_class_folders_is_not_trained_on(tmp_path):
     for name in ("cat/1.png", "dog/1.png", "test/cat/2.png"):
         save(tmp_path / name)

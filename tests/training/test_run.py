@@ -198,11 +198,11 @@ def test_an_old_run_whose_folders_were_numbered_as_text_is_not_continued_with_ot
         run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})
 
 
-def test_the_images_of_a_run_decide_whether_it_goes_on():
+def test_the_images_of_a_run_decide_whether_it_goes_on(capsys):
     position = checkpoint.Position(step=1, seconds=0.0, records=10, fingerprint="0123456789ab")
-    assert run.on_images(position, 10, "v2:abc").fingerprint == "v2:abc"  # from when names and sizes were compared
-    now = run.on_images(position, 10, "v2:abc")
-    assert run.on_images(now, 10, "v2:abc") == now
+    now = run.on_images(position, 10, "v2:abc")  # from when names and sizes were compared
+    assert now.fingerprint == "v2:abc" and "how many there were (10)" in capsys.readouterr().err
+    assert run.on_images(now, 10, "v2:abc") == now and not capsys.readouterr().err
     with pytest.raises(errors.UserError, match="there are as many, but contents"):
         run.on_images(now, 10, "v2:abd")
     with pytest.raises(errors.UserError, match="trained on 10, there are 9 now; put back"):
