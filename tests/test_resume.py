@@ -179,6 +179,33 @@ def test_stopped_during_warm_up_and_while_sampling(tmp_path, reference):
     assert_same_run(tmp_path, reference)
 
 
+_SLOW = """
+import runpy, sys, time
+from imagegen_jax.training import checkpoint
+
+def read(*_):
+    print("reading", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+checkpoint.Checkpointer._read = read
+runpy.run_module("experiments.main", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.faults
+def test_stopped_while_a_checkpoint_is_read(tmp_path, reference):
+    """From a disk that does not answer: it ends soon, says so, and changes nothing."""
+    shutil.copytree(reference, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    words = [sys.executable, "-c", _SLOW, *command(tmp_path / "run", "--config.duration=60")[3:]]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert "reading\n" in iter(process.stderr.readline, "")
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0 and error.startswith("SIGTERM: ") and "before the first step: nothing is lost" in error
+    assert contents(tmp_path / "run") == before
+
+
 def test_finished_run_started_again_does_nothing(tmp_path, reference):
     before = contents(reference)
     assert f"is trained to step {STEPS}" in finish(reference)
