@@ -26,6 +26,7 @@ from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 SHAPE = (8, 8, 1)
+WASSERSTEIN = losses.ADVERSARIAL["wasserstein"]
 CLASSES = 3
 N = 8
 
@@ -80,8 +81,8 @@ class Judge(nn.Module):
         return gan_blocks.Verdict(nn.Dense(1)(x)[:, 0], None, features)
 
 
-def trained_points(algorithm, draw, steps, n):
-    """(4000, dimensions) points of the moving average after so many steps on `draw`(key, n)."""
+def trained_points(algorithm, draw, steps, n, seeds=1):
+    """(seeds, 4000, dimensions) points of the moving averages after so many steps on `draw`(key, n)."""
 
     def step(state, key):
         key, train_key = jax.random.split(key)
@@ -89,11 +90,13 @@ def trained_points(algorithm, draw, steps, n):
         return algorithm.train_step(state, {"image": shown, "label": jnp.zeros(n, jnp.int32)}, train_key)[0], None
 
     @jax.jit
-    def train():
-        state, _ = jax.lax.scan(step, algorithm.init(jax.random.key(0)), jax.random.split(jax.random.key(1), steps))
-        return algorithm.sample(state.with_ema(), jax.random.key(2), base.SampleRequest(index=jnp.arange(4000)))
+    @jax.vmap
+    def train(key):
+        init_key, steps_key, sample_key = jax.random.split(key, 3)
+        state, _ = jax.lax.scan(step, algorithm.init(init_key), jax.random.split(steps_key, steps))
+        return algorithm.sample(state.with_ema(), sample_key, base.SampleRequest(index=jnp.arange(4000)))
 
-    return np.asarray(train()).reshape(4000, -1)
+    return np.asarray(train(jax.random.split(jax.random.key(0), seeds))).reshape(seeds, 4000, -1)
 
 
 def of_points(dimensions, hidden, **changes):
@@ -109,12 +112,17 @@ def of_points(dimensions, hidden, **changes):
 def test_on_a_gaussian_the_generator_finds_mean_and_deviation():
     mean, deviation = 0.2, 0.3
     draw = lambda key, n: mean + deviation * jax.random.normal(key, (n, 1))  # noqa: E731
-    points = trained_points(of_points(1, 0), draw, 2000, 128)
+    (points,) = trained_points(of_points(1, 0), draw, 2000, 128)
     assert abs(points.mean() - mean) < 0.1 * deviation and abs(points.std() / deviation - 1) < 0.1
 
 
-def test_the_recipes_game_covers_a_ring_of_eight_modes():
-    """Against a discriminator that learns much faster than the generator. One mode may be missed: such a game is chaotic."""
+@pytest.mark.parametrize("penalised", [True, False])
+def test_the_recipes_penalty_makes_a_generator_cover_a_ring_of_eight_modes(penalised):
+    """With Wasserstein's loss, against a discriminator that learns much faster; without a penalty such a game fails.
+
+    It is chaotic: what holds is the median of five. Eight others covered 8 modes each with the penalty, and 0 to 4 without.
+    The recipe's own loss is no such control: it covered 8 with the penalty and 5 to 8 without.
+    """
     angles = np.arange(8) * np.pi / 4
     modes = 0.7 * np.stack([np.cos(angles), np.sin(angles)], -1)
 
@@ -126,9 +134,11 @@ def test_the_recipes_game_covers_a_ring_of_eight_modes():
         apart = np.linalg.norm(points[:, None] - modes, axis=-1)
         return apart.argmin(1)[apart.min(1) < 0.2]
 
-    real = of_mode(np.asarray(draw(jax.random.key(3), 4000)))
-    points = trained_points(of_points(2, 64, d_steps=5, d_optimizer=optax.adam(4e-3, 0.5)), draw, 300, 5 * 64)
-    assert tracking.classes_covered(of_mode(points), real, 8) >= 7 / 8
+    changes = dict(adversarial=WASSERSTEIN) if penalised else dict(adversarial=WASSERSTEIN, penalty=None)
+    game = of_points(2, 64, d_steps=5, d_optimizer=optax.adam(4e-3, 0.5), **changes)
+    expected = np.repeat(np.arange(8), 500)
+    covered = [tracking.classes_covered(of_mode(x), expected, 8) for x in trained_points(game, draw, 300, 5 * 64, seeds=5)]
+    assert np.median(covered) >= 7 / 8 if penalised else np.median(covered) <= 5 / 8
 
 
 # ------------------------------------------------------------------------------------------------------------------- one step
@@ -434,19 +444,23 @@ class Square(nn.Module):
         return gan_blocks.Verdict(weight * jnp.square(x[:, 0, 0, 0]) / 2, None, x)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.1])
-def test_every_update_of_a_vaegans_discriminator_sees_reconstructions_and_draws(penalty):
-    """By hand, on equal images x of one pixel: d loss / d w = -x^2 / 2 + (0 + (x + 1)^2) / 4, of R2 w (0 + (x + 1)^2) / 2."""
+@pytest.mark.parametrize(("penalty", "weight"), [(None, 0.0), ("r2", 0.1), ("wgan_gp", 1.0)])
+def test_every_update_of_a_vaegans_discriminator_sees_reconstructions_and_draws(penalty, weight):
+    """By hand, on equal images x of one pixel: d loss / d w = -x^2 / 2 + (0 + (x + 1)^2) / 4, of R2 w (0 + (x + 1)^2) / 2.
+
+    WGAN-GP has 2 E (w m - 1) m, half of it with m uniform on (x, x + 1) and half on (0, x).
+    """
     small = dict(image_shape=(1, 1, 1), latent=1, encoder=Code(), generator=Beyond(), discriminator=Square(), d_steps=3)
-    r2 = gan.Penalty(penalties.PENALTIES["r2"], penalty) if penalty else None
-    game = dict(adversarial=losses.ADVERSARIAL["wasserstein"], penalty=r2)
+    game = dict(adversarial=WASSERSTEIN, penalty=gan.Penalty(penalties.PENALTIES[penalty], weight) if penalty else None)
     algorithm = dataclasses.replace(sgd(build("vaegan")), **small, **game)
-    shown = {"image": np.full((12, 1, 1, 1), 204, np.uint8), "label": np.zeros(12, np.int32)}
+    shown = {"image": np.full((6000, 1, 1, 1), 204, np.uint8), "label": np.zeros(6000, np.int32)}
     after, _ = jax.jit(algorithm.train_step)(algorithm.init(jax.random.key(0)), shown, jax.random.key(1))
     x, w = 204 / 127.5 - 1, 0.5
+    mean, square = ((x + 1 / 2) + x / 2) / 2, (((x + 1) ** 3 - x**3) / 3 + x**2 / 3) / 2
     for _ in range(3):
-        w -= -(x**2) / 2 + (x + 1) ** 2 / 4 + penalty * w * (x + 1) ** 2 / 2
-    assert float(after.params["discriminator"]["weight"]) == pytest.approx(w, abs=0.01)
+        of_penalty = 2 * (w * square - mean) if penalty == "wgan_gp" else w * (x + 1) ** 2 / 2
+        w -= -(x**2) / 2 + (x + 1) ** 2 / 4 + weight * of_penalty
+    assert float(after.params["discriminator"]["weight"]) == pytest.approx(w, abs=0.02)
 
 
 def test_codes_of_a_vaegan_are_its_posteriors():
