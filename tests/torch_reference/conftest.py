@@ -4,7 +4,7 @@ import pytest
 
 from configs import cyclegan
 from configs import gan
-from imagegen_jax import config as config_lib
+from configs import vae
 from imagegen_jax import images
 from imagegen_jax.training import run
 
@@ -15,8 +15,7 @@ def cyclegan_config():
     config = cyclegan.get_config("smoke")
     config.data.load_size = 28
     config.data.image_size = 24
-    config.network.channels = 4
-    config.discriminator.channels = 4
+    config.network.channels = config.discriminator.channels = 4
     config.sample.batch_size = 8
     return config
 
@@ -25,8 +24,7 @@ def cyclegan_config():
 def gan_config():
     """A DCGAN that compiles in seconds, with a penalty at every other update."""
     config = gan.get_config("smoke")
-    config.batch_size = 8
-    config.sample.batch_size = 8
+    config.batch_size = config.sample.batch_size = 8
     config.gan.penalty_every = 2
     return config
 
@@ -34,13 +32,9 @@ def gan_config():
 @pytest.fixture
 def vae_config():
     """pythae's VAE."""
-    config = config_lib.vae()
-    config.batch_size = 8
-    config.network.name = "pythae"
-    config.network.latent = 16
-    config.likelihood.name = "bernoulli"
+    config = vae.get_config("mnist")
+    config.batch_size = config.sample.batch_size = 8
     config.optimizer.lr = 1e-4
-    config.sample.batch_size = 8
     return config
 
 
@@ -48,10 +42,8 @@ def vae_config():
 def build():
     """config -> its algorithm, for grey images."""
 
-    def built(config):
-        side = config.data.image_size or 28
-        spec = images.Spec((side, side, 1), images.unnamed(10))
-        domains = ("a", "b") if config.algorithm == "cyclegan" else ("",)
-        return run.build_algorithm(config, dict.fromkeys(domains, spec))
+    def built(config, *sides):
+        spec = images.Spec((*(sides or (config.data.image_size or 28,) * 2), 1), images.unnamed(10))
+        return run.build_algorithm(config, dict.fromkeys(("a", "b") if config.algorithm == "cyclegan" else ("",), spec))
 
     return built
