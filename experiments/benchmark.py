@@ -9,7 +9,7 @@ a GPU JAX leaves these no memory without XLA_PYTHON_CLIENT_PREALLOCATE=false in 
 """
 
 import datetime
-import importlib
+import importlib.util
 import json
 
 from absl import flags
@@ -88,14 +88,11 @@ def reference_of(what, against):
             f"--against={against} has no reference implementation of {what!r}: {', '.join(having) or 'there is none at all'}"
         )
     package = "experiments.torch_reference"
-    try:
-        return importlib.import_module(f"{package}.{_REFERENCES[against][what]}")
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
+    if importlib.util.find_spec(package) is None:
         raise errors.UserError(
             f"--against={against}: the reference implementations are no part of the installed package; start this in a checkout"
-        ) from error
+        )
+    return importlib.import_module(f"{package}.{_REFERENCES[against][what]}")
 
 
 def check_out(out):
