@@ -87,8 +87,8 @@ class Training:
         }
         self.average = pytorch.moving_average(self.networks["generator"], config.ema.decay)
         self._optimizers = {
-            name: pytorch.optimizer(optimizer, [dict(params=self.networks[name].parameters(), lr=rate)])
-            for name, rate in (("generator", optimizer.lr), ("discriminator", ratio * optimizer.lr))
+            name: pytorch.optimizer(optimizer, self.networks[name].parameters(), of_lr)
+            for name, of_lr in (("generator", 1.0), ("discriminator", ratio))
         }
         self._latent = config.network.latent
         self._moved = "translation" in config.augment.policy

@@ -34,8 +34,13 @@ def options():
 
 def quick_options():
     """The `compiler_options` of what runs only once."""
+    return _quick() if jax.default_backend() == "cpu" else {}
+
+
+@functools.cache
+def _quick():
     quick = _QUICK | NO_LIBRARIES
-    return quick if jax.default_backend() == "cpu" and _accepted(quick) else {}
+    return quick if _accepted(quick) else {}
 
 
 @functools.cache

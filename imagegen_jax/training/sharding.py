@@ -13,6 +13,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import rng
+from imagegen_jax.training import compiler
 
 AXIS = "data"
 
@@ -84,7 +85,9 @@ def state_shardings(mesh, state, rules, min_size):
 
 def key(mesh, seed, name):
     """rng.stream(seed, name) on every device."""
-    return jax.jit(rng.stream, static_argnums=(0, 1), out_shardings=replicated(mesh))(seed, name)
+    return jax.jit(
+        rng.stream, static_argnums=(0, 1), out_shardings=replicated(mesh), compiler_options=compiler.quick_options()
+    )(seed, name)
 
 
 def put_rows(mesh, rows):

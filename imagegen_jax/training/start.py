@@ -6,6 +6,7 @@ import sys
 import jax
 
 from imagegen_jax import errors
+from imagegen_jax.training import compiler
 from imagegen_jax.training import loop
 from imagegen_jax.training import run
 
@@ -29,7 +30,7 @@ def first_state(config, algorithm, rng, shardings):
     state = loop.initialise(algorithm, rng, shardings)
     if algorithm.foundation:
         _, _, founded_on, _ = run.load(config.foundation.workdir, remedy=run.BY_MOVING)
-        state = jax.jit(algorithm.adopt, out_shardings=shardings)(state, founded_on)
+        state = jax.jit(algorithm.adopt, out_shardings=shardings, compiler_options=compiler.quick_options())(state, founded_on)
     return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
 
 
@@ -62,7 +63,8 @@ def _warm(source, regex, state, shardings):
         if lines:
             print(f"newly drawn: {', '.join(lines)}", file=sys.stderr)
     wanted = _by_path(shardings)
-    taken = jax.jit(lambda arrays: arrays, out_shardings={path: wanted[path] for path in taken})(taken)
+    placed = dict(out_shardings={path: wanted[path] for path in taken}, compiler_options=compiler.quick_options())
+    taken = jax.jit(lambda arrays: arrays, **placed)(taken)
     return jax.tree_util.tree_map_with_path(lambda path, leaf: taken.get(_name(path), leaf), state)
 
 

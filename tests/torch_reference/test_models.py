@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments.torch_reference import pytorch
+from imagegen_jax import config as config_lib
 from imagegen_jax import images
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.networks import dcgan
+from imagegen_jax.training import optimisers
 
 pytestmark = pytest.mark.parity
 
@@ -247,3 +249,23 @@ def test_cyclegan_trains_the_same(cyclegan_config, build, identity):
         losses = {name: loss.item() for name, loss in model.optimize_parameters(real).items()}
         wanted = {name: float(metrics[name]) for name in metrics if "norm" not in name}
         assert losses == pytest.approx(wanted, rel=tolerance), tolerance
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_optimisers_make_the_same_steps_and_let_no_bias_decay(name):
+    import torch
+
+    config = config_lib.common().optimizer
+    config.update(name=name, lr=0.1, weight_decay=0.5 if name == "adamw" else 0.0, clip_norm=0.0)
+    params = {"bias": np.ones(3, np.float32), "kernel": np.ones((2, 3), np.float32)}
+    theirs = [torch.nn.Parameter(torch.tensor(x)) for x in params.values()]
+    optimizer, ours = pytorch.optimizer(config, iter(theirs), 2.0), optimisers.make(config, [(0, 10)])
+    state = ours.init(params)
+    for _ in range(3):
+        for parameter in theirs:
+            parameter.grad = parameter.detach() - 0.5
+        optimizer.step()
+        updates, state = ours.update(jax.tree.map(lambda x: x - 0.5, params), state, params)
+        params = jax.tree.map(lambda x, update: x + 2 * update, params, updates)
+    for expected, found in zip(params.values(), theirs):
+        np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
