@@ -1,9 +1,12 @@
 """Schedules, parametrisations and weightings against their formulas, and the loss against its definition."""
 
+from collections.abc import Callable
+
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from imagegen_jax import images
@@ -120,6 +123,68 @@ def test_loss_is_the_weighted_error_of_the_target():
             s = np.sqrt(1 - schedule.alphas_cumprod)
             expected = np.mean((1 - s) ** 2 + schedule.alphas_cumprod)
         np.testing.assert_allclose(np.mean(loss), expected, rtol=0.05)
+
+
+class Affine(nn.Module):
+    """Predicts w x + v t, and shows what it is given in training."""
+
+    show: Callable
+
+    @nn.compact
+    def __call__(self, x, t, train=False):
+        if train:
+            self.make_rng("dropout")
+            jax.debug.callback(self.show, x, t)
+        w, v = (self.param(name, nn.initializers.ones, ()) for name in "wv")
+        return w * x + v * t[:, None, None, None]
+
+
+WEIGHTS = {  # of the error of each target: none, the signal-to-noise ratio for the error of x0, or that up to a bound
+    "simple": dict(eps=np.ones_like, x0=np.ones_like, v=np.ones_like),
+    "snr": dict(eps=np.ones_like, x0=lambda snr: snr, v=lambda snr: snr / (snr + 1)),
+    "min_snr": dict(
+        eps=lambda snr: np.minimum(snr, 0.7) / snr,
+        x0=lambda snr: np.minimum(snr, 0.7),
+        v=lambda snr: np.minimum(snr, 0.7) / (snr + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("weighting", weightings.NAMES)
+@pytest.mark.parametrize("parametrisation", parametrisations.NAMES)
+def test_a_step_is_the_gradient_of_the_weighted_error(parametrisation, weighting):
+    """By hand for w x_t + v t, with the x_t and t that the network was given, by the negative gradient as the update."""
+    abar, n, shown = np.linspace(0.9, 0.1, 8), 64, []
+    network = Affine(lambda *given: shown.append(map(np.asarray, given)))
+    sampler, sgd = samplers.Sampler("ddim", 4), optax.sgd(1.0)
+    game = (parametrisation, weighting, 0.7, False, sampler, sgd, lambda step: 0.5 + 0.1 * step)
+    algorithm = diffusion.Diffusion(network, (2, 2, 1), schedules.Schedule(abar), *game)
+    image = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 1), np.uint8)
+    w, v, average = 0.3, -0.2, {"w": 1.0, "v": 2.0}
+    params = {"w": jnp.float32(w), "v": jnp.float32(v)}
+    before = base.TrainState(jnp.int32(3), {"unet": params}, {"unet": sgd.init(params)}, {"unet": average})
+    after, metrics = algorithm.train_step(before, {"image": image}, jax.random.key(0))
+    jax.effects_barrier()
+    ((x_t, t),) = shown
+
+    a, s = np.sqrt(abar[t])[:, None, None, None], np.sqrt(1 - abar[t])[:, None, None, None]
+    x0 = image / 127.5 - 1
+    eps = (x_t - a * x0) / s
+    assert set(np.unique(t)) == set(range(8)) and len(np.unique(eps)) == eps.size
+    assert abs(eps.mean()) < 4 / np.sqrt(eps.size) and abs(eps.std() - 1) < 4 / np.sqrt(2 * eps.size)
+
+    target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[parametrisation]
+    error = w * x_t + v * t[:, None, None, None] - target
+    weight = WEIGHTS[weighting][parametrisation](a**2 / s**2)
+    slope = {"w": (2 * weight * error * x_t).mean(), "v": (2 * weight * error * t[:, None, None, None]).mean()}
+    assert float(metrics["loss"]) == pytest.approx((weight * error**2).mean(), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(np.hypot(slope["w"], slope["v"]), rel=1e-5)
+    assert float(metrics["param_norm"]) == pytest.approx(np.hypot(w, v), rel=1e-5)
+    assert after.step == 4
+    for name, value in (("w", w), ("v", v)):
+        moved = value - slope[name]
+        assert float(after.params["unet"][name]) == pytest.approx(moved, rel=1e-4)
+        assert float(after.ema_params["unet"][name]) == pytest.approx(0.8 * average[name] + 0.2 * moved, rel=1e-4)
 
 
 def test_eval_depends_on_the_image_and_its_index_alone():

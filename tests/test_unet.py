@@ -93,18 +93,107 @@ def test_group_norm_is_flax_group_norm(channels, groups):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def test_attention_is_softmax_of_scaled_products():
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
-    block = unet.AttentionBlock(heads=2, groups=4, dtype=jnp.float32)
-    params = jax.tree.map(lambda p: p + 0.3, block.init(jax.random.key(1), x))
-    p = jax.tree.map(np.asarray, params)["params"]
-    h = np.asarray(blocks.GroupNorm(4).apply({"params": p["norm"]}, x)).reshape(2, 12, 8)
-    q, k, v = ((h @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 12, 2, 4) for name in "qkv")
-    weights = np.exp(np.einsum("nqhc,nkhc->nhqk", q, k) / 2.0)
+def swish(x):
+    return x / (1 + np.exp(-x))
+
+
+def dense(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def convolved(x, p, stride=1):
+    """By 3x3 kernels, over zeros outside; a stride of 2 begins at the first pixel of an even side's (TensorFlow's "SAME")."""
+    sides = [-(-side // stride) for side in x.shape[1:3]]
+    edges = [max((made - 1) * stride + 3 - side, 0) for made, side in zip(sides, x.shape[1:3])]
+    x = np.pad(x, [(0, 0), *((edge // 2, edge - edge // 2) for edge in edges), (0, 0)])
+    rows, columns = ([slice(k, k + stride * (made - 1) + 1, stride) for k in range(3)] for made in sides)
+    return p["bias"] + sum(x[:, rows[i], columns[j]] @ p["kernel"][i, j] for i in range(3) for j in range(3))
+
+
+def normalised(x, p, groups):
+    n, h, w, channels = x.shape
+    groups = max(g for g in range(1, groups + 1) if channels % g == 0)
+    x = x.reshape(n, h, w, groups, -1)
+    mean, variance = x.mean((1, 2, 4), keepdims=True), x.var((1, 2, 4), keepdims=True)
+    return ((x - mean) / np.sqrt(variance + 1e-6)).reshape(n, h, w, channels) * p["scale"] + p["bias"]
+
+
+def residual(x, embedding, p, groups):
+    h = convolved(swish(normalised(x, p["norm1"], groups)), p["conv1"])
+    h = h + dense(swish(embedding), p["time"])[:, None, None]
+    h = convolved(swish(normalised(h, p["norm2"], groups)), p["conv2"])
+    return h + (dense(x, p["shortcut"]) if "shortcut" in p else x)
+
+
+def attended(x, p, groups, heads):
+    n, height, width, channels = x.shape
+    h = normalised(x, p["norm"], groups).reshape(n, -1, channels)
+    q, k, v = (dense(h, p[name]).reshape(n, height * width, heads, -1) for name in "qkv")
+    weights = np.exp(np.einsum("nqhc,nkhc->nhqk", q, k) / np.sqrt(channels / heads))
     weights /= weights.sum(-1, keepdims=True)
-    mixed = np.einsum("nhqk,nkhc->nqhc", weights, v).reshape(2, 12, 8)
-    expected = x + (mixed @ p["out"]["kernel"] + p["out"]["bias"]).reshape(x.shape)
-    np.testing.assert_allclose(block.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+    return x + dense(np.einsum("nhqk,nkhc->nqhc", weights, v).reshape(x.shape), p["out"])
+
+
+def in_patches(x, size):
+    cut = [[x[:, i::size, j::size] for j in range(size)] for i in range(size)]
+    return np.concatenate([column for row in cut for column in row], -1)
+
+
+def predicted(x, t, p, network):
+    """What a UNet predicts, by DDPM's definition (Ho et al. 2020, appendix B) in float64."""
+    groups, levels = network.groups, range(len(network.multipliers))
+    angles = t[:, None] * 1e4 ** (-np.arange(network.channels // 2) / (network.channels // 2 - 1))
+    embedding = dense(swish(dense(np.concatenate([np.sin(angles), np.cos(angles)], -1), p["time_in"])), p["time_out"])
+
+    def block(x, level, name):
+        x = residual(x, embedding, p[f"{name}_block"], groups)
+        attends = level in network.attention_levels
+        return attended(x, p[f"{name}_attention"], groups, network.heads) if attends else x
+
+    x = convolved(in_patches(x, network.patch_size), p["conv_in"])
+    skips = [x]
+    for level in levels:
+        if level:
+            skips.append(x := convolved(x, p[f"down{level}_conv"], 2))
+        for i in range(network.blocks):
+            skips.append(x := block(x, level, f"down{level}_{i}"))
+    x = residual(x, embedding, p["middle_block1"], groups)
+    x = attended(x, p["middle_attention"], groups, network.heads)
+    x = residual(x, embedding, p["middle_block2"], groups)
+    for level in levels[::-1]:
+        for i in range(network.blocks + 1):
+            x = block(np.concatenate([x, skips.pop()], -1), level, f"up{level}_{i}")
+        if level:
+            height, width = skips[-1].shape[1:3]
+            x = convolved(x.repeat(2, 1).repeat(2, 2)[:, :height, :width], p[f"up{level}_conv"])
+    x = convolved(swish(normalised(x, p["norm_out"], groups)), p["conv_out"])
+    whole = np.zeros((len(x), *(network.patch_size * side for side in x.shape[1:3]), network.out_channels))
+    for i in range(network.patch_size):
+        for j in range(network.patch_size):
+            start = (i * network.patch_size + j) * network.out_channels
+            whole[:, i :: network.patch_size, j :: network.patch_size] = x[..., start : start + network.out_channels]
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        (dict(multipliers=(1, 2, 1), blocks=2, attention_levels=(1,), heads=2), (7, 10, 3)),
+        (dict(patch_size=2, attention_levels=(0, 1), groups=3), (8, 12, 2)),
+        (dict(multipliers=(2,), attention_levels=(), heads=4), (5, 4, 1)),
+    ],
+)
+def test_the_network_is_ddpms_by_its_definition(options, shape):
+    """With the same parameters, all of them random, so that every branch matters."""
+    network = small(out_channels=shape[-1], **options)
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((2, *shape)), np.array([3, 700])
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x.astype(np.float32), t)["params"]
+    params = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), shapes)
+    found = jax.jit(network.apply)({"params": jax.tree.map(np.float32, params)}, np.float32(x), t)
+    expected = predicted(x, t, params, network)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
 
 
 def test_sinusoidal_embedding_is_ddpms():
