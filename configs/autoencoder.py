@@ -5,17 +5,18 @@ smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _bundled():
-    c = defaults.autoencoder()
-    defaults.for_minutes(c, num=64)
+    c = config.default("autoencoder")
+    variants.for_minutes(c, num=64)
     c.duration = "12 epochs"
     c.network.latent = 16
     return c
@@ -23,7 +24,7 @@ def _bundled():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.widths = (8, 16)
     c.network.latent = 8
     return c
@@ -31,5 +32,5 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=50)
+    variants.for_all_of_fashion(c, epochs=50)
     return c

@@ -9,17 +9,18 @@ templates  I = C T, combinations of learned templates
 Each is another value of --config.baseline.name; --config.data.source names the images of the runs to compare with.
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    variants = {"": _histogram, "smoke": _smoke, "histogram": _histogram, "random": _random, "templates": _templates}
-    return defaults.choose(__file__, variant, variants)
+    known = {"": _histogram, "smoke": _smoke, "histogram": _histogram, "random": _random, "templates": _templates}
+    return variants.choose(__file__, variant, known)
 
 
 def _histogram():
-    c = defaults.baseline()
+    c = config.default("baseline")
     c.batch_size = 160
     c.duration = "1 epochs"
     c.log.every = "10 steps"

@@ -9,13 +9,13 @@ by a projection. The discriminator also guesses them (Odena et al. 2017), which 
 """
 
 from configs import gan
-from imagegen_jax import config as defaults
+from configs import variants
 
 
 def get_config(variant=""):
     """The config of a variant."""
     told = {name: lambda name=name: _told(gan.get_config(name)) for name in ("", "smoke", "fashion")}
-    return defaults.choose(__file__, variant, told)
+    return variants.choose(__file__, variant, told)
 
 
 def _told(c):

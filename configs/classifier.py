@@ -6,16 +6,17 @@ fashion  all of Fashion-MNIST
 folder   your own images, on --config.data.source=folder:PATH with one sub-folder a class
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "folder": _folder})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "folder": _folder})
 
 
 def _bundled():
-    c = defaults.classifier()
+    c = config.default("classifier")
     # So that its features see grain and blur, at which those of a classifier alone hardly change.
     c.network.multiscale = True
     c.network.detail = 64.0

@@ -8,13 +8,13 @@ Each is the variant of configs/vae.py with that name, told the labels: encoder, 
 """
 
 from configs import vae
-from imagegen_jax import config as defaults
+from configs import variants
 
 
 def get_config(variant=""):
     """The config of a variant."""
     told = {name: lambda name=name: _told(vae.get_config(name)) for name in ("", "smoke", "fashion")}
-    return defaults.choose(__file__, variant, told)
+    return variants.choose(__file__, variant, told)
 
 
 def _told(c):

@@ -6,16 +6,17 @@ horse2zebra  the paper's setting, through TFDS
 folder       the same on --config.data.source=folder:PATH, with sub-folders trainA, trainB, testA and testB
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "horse2zebra": _horse2zebra, "folder": _folder})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "horse2zebra": _horse2zebra, "folder": _folder})
 
 
 def _bundled():
-    c = defaults.cyclegan()
+    c = config.default("cyclegan")
     c.data.source_a = "fashion_mnist_10k"
     c.data.source_b = "edges:fashion_mnist_10k"
     c.data.train_split_a = "train[:50%]"
@@ -59,7 +60,7 @@ def _smoke():
 
 
 def _published():
-    c = defaults.cyclegan()  # whose networks, objective and optimiser are the paper's
+    c = config.default("cyclegan")  # whose networks, objective and optimiser are the paper's
     c.data.image_size = 256
     c.data.load_size = 286
     c.data.flip = True

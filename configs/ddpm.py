@@ -6,16 +6,17 @@ fashion   all of Fashion-MNIST, for one GPU
 cifar10   the paper's setting, 35.7 M parameters
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
 
 
 def _bundled():
-    c = defaults.diffusion()
+    c = config.default("diffusion")
     c.batch_size = 32
     c.duration = "1800 steps"
     c.network.channels = 64
@@ -59,7 +60,7 @@ def _smoke():
 
 
 def _fashion():
-    c = defaults.diffusion()
+    c = config.default("diffusion")
     c.data.source = "idx:/usr/share/datasets/fashion-mnist"
     c.batch_size = 256
     c.duration = "100 epochs"
@@ -88,7 +89,7 @@ def _fashion():
 
 
 def _cifar10():
-    c = defaults.diffusion()  # whose network, loss and optimiser are the paper's
+    c = config.default("diffusion")  # whose network, loss and optimiser are the paper's
     c.data.source = "cifar10"
     c.data.flip = True
     c.batch_size = 128

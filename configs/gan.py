@@ -6,16 +6,17 @@ fashion  all of Fashion-MNIST
 rgb64    your colour images at 64 pixels: --config.data.source=folder:PATH
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "rgb64": _rgb64})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "rgb64": _rgb64})
 
 
 def _bundled():
-    c = defaults.gan()
+    c = config.default("gan")
     c.batch_size = 32
     c.duration = "8000 steps"
     c.optimizer.lr = 2e-3
@@ -38,7 +39,7 @@ def _bundled():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.latent = 8
     c.network.widths = (16, 8)
     c.discriminator.widths = (8, 16)
@@ -48,7 +49,7 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=50)
+    variants.for_all_of_fashion(c, epochs=50)
     c.optimizer.lr = 1e-3
     c.network.widths = (512, 256, 128)
     c.discriminator.widths = (128, 256, 512)

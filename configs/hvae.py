@@ -6,17 +6,19 @@ single   the same ladder with its top level alone and at least as many parameter
 fashion  all of Fashion-MNIST
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
+from imagegen_jax.networks import ladder
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "single": _single, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "single": _single, "fashion": _fashion})
 
 
 def _bundled():
-    c = defaults.hvae()
-    defaults.for_minutes(c, num=64)
+    c = config.default("vae", network=ladder.Config())
+    variants.for_minutes(c, num=64)
     c.duration = "10 epochs"
     c.network.patch_size = 2
     c.network.widths = (32, 64)
@@ -35,7 +37,7 @@ def _single():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.widths = (4, 8)
     c.network.blocks = 1
     c.network.latents = (1, 2, 4)
@@ -45,5 +47,5 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=50)
+    variants.for_all_of_fashion(c, epochs=50)
     return c

@@ -7,12 +7,13 @@ cifar10  the published setting at 32 pixels, through TFDS
 """
 
 from configs import gan
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
 
 
 def _spectral(c):
@@ -54,7 +55,7 @@ def _residual(c):
 
 
 def _cifar10():
-    c = _residual(_spectral(defaults.gan()))  # with Adam at 2e-4
+    c = _residual(_spectral(config.default("gan")))  # with Adam at 2e-4
     c.data.source = "cifar10"
     c.batch_size = 5 * 64
     c.gan.d_steps = 5

@@ -7,19 +7,20 @@ fashion  all of Fashion-MNIST
 mnist    pythae's network and loss on binarised images: --config.data.source=mnist, or idx:PATH
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(
+    return variants.choose(
         __file__, variant, {"": _bundled, "smoke": _smoke, "dense": _dense, "fashion": _fashion, "mnist": _mnist}
     )
 
 
 def _bundled():
-    c = defaults.vae()
-    defaults.for_minutes(c, num=64)
+    c = config.default("vae")
+    variants.for_minutes(c, num=64)
     c.duration = "12 epochs"
     c.network.latent = 16
     return c
@@ -27,7 +28,7 @@ def _bundled():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.widths = (8, 16)
     c.network.latent = 8
     return c
@@ -42,7 +43,7 @@ def _dense():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=50)
+    variants.for_all_of_fashion(c, epochs=50)
     return c
 
 

@@ -8,16 +8,19 @@ Each has the networks and the discriminator's game of the variant of configs/gan
 """
 
 from configs import gan
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
-def _encoding(c):
-    c = defaults.vaegan(c)
+def _encoding(game):
+    c = config.default("vaegan")
+    c.update(game)
+    c.algorithm = "vaegan"
     c.encoder.widths = c.discriminator.widths
     c.augment.policy = ()
     c.vaegan.gamma = 0.1

@@ -5,17 +5,18 @@ smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _bundled():
-    c = defaults.vqvae()
-    defaults.for_minutes(c, num=32)
+    c = config.default("vqvae")
+    variants.for_minutes(c, num=32)
     c.duration = "14 epochs"
     c.optimizer.lr = 1e-3
     return c
@@ -23,7 +24,7 @@ def _bundled():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.widths = (8, 16)
     c.network.blocks = 1
     c.vqvae.codes = 32
@@ -33,7 +34,7 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=30)
+    variants.for_all_of_fashion(c, epochs=30)
     c.network.widths = (64, 128)
     c.vqvae.codes = 256
     return c

@@ -1,24 +1,25 @@
 """A transformer over the codes of a trained VQ-VAE, which draws images (van den Oord et al. 2017, section 3.3).
 
 python -m experiments.main --config=configs/vqvae.py --workdir=runs/vqvae
-python -m experiments.main --config=configs/vqvae_prior.py --config.foundation.workdir=runs/vqvae --workdir=runs/vqvae_prior
+python -m experiments.main --config=configs/vqvae_prior.py --config.first_stage.workdir=runs/vqvae --workdir=runs/vqvae_prior
 
 ''       for a run of configs/vqvae.py, in minutes
 smoke    for a run of configs/vqvae.py:smoke, in seconds
 fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sample --label=3
 """
 
-from imagegen_jax import config as defaults
+from configs import variants
+from imagegen_jax import config
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _bundled():
-    c = defaults.code_prior()
-    defaults.for_minutes(c, num=64)
+    c = config.default("code_prior")
+    variants.for_minutes(c, num=64)
     c.duration = "8 epochs"
     c.optimizer.name = "adamw"
     c.optimizer.lr = 1e-3
@@ -29,7 +30,7 @@ def _bundled():
 
 def _smoke():
     c = _bundled()
-    defaults.for_seconds(c)
+    variants.for_seconds(c)
     c.network.width = 16
     c.network.layers = 1
     c.network.heads = 2
@@ -38,7 +39,7 @@ def _smoke():
 
 def _fashion():
     c = _bundled()
-    defaults.for_all_of_fashion(c, epochs=30)
+    variants.for_all_of_fashion(c, epochs=30)
     c.network.width = 256
     c.network.layers = 6
     c.network.heads = 8

@@ -6,12 +6,12 @@ fashion  all of Fashion-MNIST
 """
 
 from configs import gan
-from imagegen_jax import config as defaults
+from configs import variants
 
 
 def get_config(variant=""):
     """The config of a variant."""
-    return defaults.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
 
 
 def _wasserstein(c, d_steps):

@@ -28,6 +28,7 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax import progress
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.generation import codes
@@ -92,9 +93,9 @@ def translate():
     translation.set_most_pixels(_MOST_PIXELS.value)
     planned = translation.plan(_INPUT.value, _OUT.value)
     _check_translates(_WORKDIR.value)
-    _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value, replicate=True)
+    trained = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value, replicate=True)
     overlap = min(64, _TILE.value // 4) if _OVERLAP.value is None else _OVERLAP.value
-    translator = tiling.Translator(algorithm, state, _DIRECTION.value, _TILE.value, overlap)
+    translator = tiling.Translator(trained.algorithm, trained.state, _DIRECTION.value, _TILE.value, overlap)
     reader = translation.Reader(translator.channels, _ON_BAD_IMAGE.value)
     planned = reader.check(planned)
     output.check_folder(_OUT.value, _OVERWRITE.value)
@@ -102,7 +103,7 @@ def translate():
     output.clear(_OUT.value)
     done = []
     try:
-        with progress.Progress(len(planned), "image", f"step {step}") as bar:
+        with progress.Progress(len(planned), "image", f"step {trained.step}") as bar:
             for file in planned:
                 image = reader.read(file.source)
                 if image is not None:
@@ -111,7 +112,7 @@ def translate():
                 bar.update()
     finally:  # what is done has its page, however this ends
         if done:
-            title = f"{pathlib.Path(_WORKDIR.value).name}, step {step}: {' to '.join(_DIRECTION.value)}"
+            title = f"{pathlib.Path(_WORKDIR.value).name}, step {trained.step}: {' to '.join(_DIRECTION.value)}"
             translation.save_index(_OUT.value, done, title)
     if not done:
         raise errors.UserError(f"none of the {len(planned)} images can be read, such as: {reader.skipped[0]}")
@@ -124,7 +125,7 @@ def translate():
 def _check_translates(workdir):
     """Raises errors.UserError where the run is not of two domains; its checkpoint need not be read to know."""
     saved = run.load_config(workdir)
-    if saved is not None and run.build_algorithm(*saved).domains != ("a", "b"):
+    if saved is not None and not isinstance(run.build_algorithm(*saved), capabilities.Translates):
         raise errors.UserError(
             f"{workdir} is a run of {saved[0].algorithm}, which does not translate: give the folder of a CycleGAN's run"
         )
@@ -243,11 +244,12 @@ def _checked_run(encodes=True):
         raise errors.UserError(f"{_WORKDIR.value} is not the folder of a run: it has no config.json")
     config, specs = saved
     algorithm = run.build_algorithm(config, specs)
-    if not algorithm.has_codes and (encodes or not algorithm.prior_dimensions):
+    decodes_noise = isinstance(algorithm, capabilities.Decodes) and algorithm.prior_is_normal
+    if not isinstance(algorithm, capabilities.Autoencodes) and (encodes or not decodes_noise):
         raise errors.UserError(
             f"{_WORKDIR.value} is a run of {config.algorithm}, whose images have no codes: "
             "give the folder of an autoencoder's run"
-            + (", or interpolate between random codes with --input=seed:1,2,3" if algorithm.prior_dimensions else "")
+            + (", or interpolate between random codes with --input=seed:1,2,3" if decodes_noise else "")
         )
     return config, specs[""], algorithm
 
@@ -256,7 +258,8 @@ def _input(config, spec, algorithm, num):
     """--input; by default some of the run's images, or codes where images have none, whose names are printed."""
     if _INPUT.value is not None:
         return _INPUT.value
-    chosen = inputs.some(config.data, spec, num) if algorithm.has_codes else f"seed:{','.join(map(str, range(num)))}"
+    encodes = isinstance(algorithm, capabilities.Autoencodes)
+    chosen = inputs.some(config.data, spec, num) if encodes else f"seed:{','.join(map(str, range(num)))}"
     progress.tell(f"--input={chosen}")
     return chosen
 
@@ -274,9 +277,10 @@ def _label(spec):
 
 def _load(config, spec):
     """(codes.Coder of the trained run, step of its checkpoint)."""
-    _, algorithm, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    trained = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     mesh = sharding.make_mesh(jax.device_count())
-    return codes.Coder(algorithm, state, spec.shape, mesh, _BATCH_SIZE.value or config.sample.batch_size), step
+    batch_size = _BATCH_SIZE.value or config.sample.batch_size
+    return codes.Coder(trained.algorithm, trained.state, mesh, batch_size), trained.step
 
 
 def _errors_json(step, rows):

@@ -10,16 +10,18 @@ the training images nearest to them, <score>.neighbours.png.
 
 import functools
 import itertools
+import json
 
 from absl import flags
 import jax
 import numpy as np
 
 from imagegen_jax import command_line
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import rng
-from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
@@ -30,6 +32,7 @@ from imagegen_jax.evaluation import manifold
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import scorer
 from imagegen_jax.evaluation import scoring
+from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import requests as requests_lib
@@ -63,8 +66,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by
 _IMPORTANCE_SAMPLES = flags.DEFINE_integer(
     "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."
 )
-requests_lib.define()
-flags.adopt_module_key_flags(requests_lib)  # for --help
+drawing_flags.define()
+flags.adopt_module_key_flags(drawing_flags)  # for --help
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
 _CLASS_SHARES = flags.DEFINE_enum(
     "class_shares", "data", ["data", "equal"], "How often each class is drawn: as often as in the reference, or all alike."
@@ -123,7 +126,7 @@ def _check_flags():
 
 def _check_draws(reason):
     """Raises errors.UserError where options of drawing are given, which this reason forbids."""
-    requests_lib.check_none(reason)
+    drawing_flags.check_none(reason)
     for name in ("sweep", "class_shares"):
         if flags.FLAGS[name].present:
             raise errors.UserError(f"--{name}: {reason}; leave it out")
@@ -145,35 +148,35 @@ def _files():
 def _runs():
     """The same for each checkpoint and each request of the sweep, each checked before the first is drawn."""
     folder = files.to_path(_WORKDIR.value)
-    swept = requests_lib.sweep(_SWEEP.value, requests_lib.options())
-    asked = requests_lib.latents()
+    swept = drawing_flags.sweep(_SWEEP.value, drawing_flags.given())
+    asked = drawing_flags.latents()
     mesh = sharding.make_mesh(jax.device_count())
     steps = checkpoint.available_steps(folder / run.CHECKPOINTS) if _CHECKPOINT.value == "all" else [_CHECKPOINT.value]
     for wanted in steps or [None]:  # where there is none, to load the latest is the error that says so
-        loaded = run.load(folder, wanted, _EMA.value)
-        config, algorithm, state, step = loaded
-        _, specs = run.load_config(folder)
+        trained = run.load(folder, wanted, _EMA.value)
+        config, algorithm, state, step = trained.config, trained.algorithm, trained.state, trained.step
+        specs = trained.specs
         about = {
             "run": folder.name,
             "algorithm": config.algorithm,
-            "config": fingerprints.digest(config.to_json()),
+            "config": fingerprints.digest(json.dumps(config_lib.to_dict(config), sort_keys=True)),
             "step": step,
             "ema": _EMA.value,
             "parameters": fingerprints.digest(*jax.tree.leaves(jax.device_get((state.params, state.extra)))),
             "device": jax.devices()[0].device_kind,  # which rounds in its own way
         }
         heldout = _heldout(config, algorithm, state, mesh, specs)
-        if algorithm.domains == ("a", "b"):
+        if isinstance(algorithm, capabilities.Translates):
             _check_draws("a CycleGAN's translations are not drawn, and have no options")
             origin, of_split = _translated(config, algorithm, state, mesh, specs, about)
             num = min(_NUM.value, origin.num)
             yield scorer.Subject(origin, num, {"step": step}, folder / "eval", heldout), of_split
             continue
-        requests = [requests_lib.numbered(request, specs) for request in swept]
+        requests = [requests_lib.typed(request, algorithm, specs) for request in swept]
         for request in requests:
             options = latents.resolve(asked, algorithm, specs, **request)
         labels = [request["label"] for request in requests if "label" in request]
-        draw, fitted = latents.drawing(options, folder, loaded, _EMA.value, specs, mesh, labels)
+        draw, fitted = latents.drawing(options, trained, mesh, labels)
         drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
         of_split = functools.partial(_of_reference, specs[""].shape, config.data, specs[""].known_names)
         shares = _shares(algorithm, specs[""], of_split)
@@ -224,7 +227,8 @@ def _drawn(algorithm, state, shape, drawer, about, shares, about_shares, request
             yield batch, np.full(len(batch), -1, np.int32) if wanted is None else wanted
             first += len(batch)
 
-    constants = algorithm.about_request(base.SampleRequest(index=None, **request))
+    options = {name: value for name, value in request.items() if name != "label"}
+    constants = algorithm.about_request(algorithm.Request(**options))
     protocol = about | {"seed": _SEED.value, "sampler": constants}
     if algorithm.classes or "label" in request:
         protocol["labels"] = f"all {request['label']}" if "label" in request else about_shares
@@ -237,9 +241,9 @@ def _translated(config, algorithm, state, mesh, specs, about):
     Where those are the very images of which the others are drawings, or the true translations, the images of even number are
     translated and compared with those of odd number.
     """
-    source, target = _DIRECTION.value
+    source, target = algorithm.directions[_DIRECTION.value]
     sections = domains.sections(config.data)
-    own, paired = _REFERENCE.value is None, config.cyclegan.paired_test
+    own, paired = _REFERENCE.value is None, algorithm.paired_test
     section = sections[target] if own else _named_section()
     same = section and origins.same_content(sections[source], section, _REFERENCE_SPLIT.value, own and paired)
     real = origins.of_data(sections[source], "test", algorithm.shapes[source], specs[source].known_names, 0 if same else None)

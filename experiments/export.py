@@ -25,11 +25,10 @@ def main():
     out = files.to_path(_OUT.value)
     if out.suffix != ".safetensors":
         raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
-    _, _, state, step = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    described = run.to_json(*run.load_config(_WORKDIR.value))
-    metadata = {"run": described, "step": str(step)}
+    trained = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    metadata = {"run": run.to_json(trained.config, trained.specs), "step": str(trained.step)}
     with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
-        safetensors.save_file(run.named_arrays(state), temporary, metadata)
+        safetensors.save_file(run.named_arrays(trained.state), temporary, metadata)
 
 
 if __name__ == "__main__":

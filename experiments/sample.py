@@ -10,6 +10,7 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import progress
 from imagegen_jax import rng
+from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import output
 from imagegen_jax.generation import requests
@@ -25,31 +26,29 @@ _SEED = flags.DEFINE_integer("seed", 0, "Image i depends on the seed and i alone
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
 _EMA = flags.DEFINE_bool("ema", True, "Draw with the moving average of the parameters.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
-requests.define()
-flags.adopt_module_key_flags(requests)  # for --help
+drawing_flags.define()
+flags.adopt_module_key_flags(drawing_flags)  # for --help
 
 
 def main():
     """Checks what was asked for before anything is drawn or written."""
     command_line.check_at_least(num=1, batch_size=1)
     rng.check_seed(_SEED.value, "--seed")
-    asked = requests.latents()
-    loaded = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    config, algorithm, state, step = loaded
-    _, specs = run.load_config(_WORKDIR.value)
-    fields = requests.numbered(requests.options(), specs)
+    asked = drawing_flags.latents()
+    trained = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    algorithm, specs = trained.algorithm, trained.specs
+    fields = requests.typed(drawing_flags.given(), algorithm, specs)
     label = fields.get("label")
     options = latents.resolve(asked, algorithm, specs, **fields)
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     mesh = sharding.make_mesh(jax.device_count())
-    wanted = () if label is None else (label,)
-    draw, _ = latents.drawing(options, _WORKDIR.value, loaded, _EMA.value, specs, mesh, wanted)
-    drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or config.sample.batch_size, draw)
-    bar = progress.Progress(_NUM.value, "image", f"step {step}")
+    draw, _ = latents.drawing(options, trained, mesh, () if label is None else (label,))
+    drawer = sampling.Drawer(algorithm, mesh, _BATCH_SIZE.value or trained.config.sample.batch_size, draw)
+    bar = progress.Progress(_NUM.value, "image", f"step {trained.step}")
 
     def drawn():
-        for batch in drawer.batches(state, _SEED.value, _NUM.value, **fields):
+        for batch in drawer.batches(trained.state, _SEED.value, _NUM.value, **fields):
             bar.update(len(batch))
             yield batch
 

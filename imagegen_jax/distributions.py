@@ -13,15 +13,16 @@ compared between likelihoods and with any other lossless code.
 
 import dataclasses
 import math
+from typing import Annotated
+from typing import Literal
 from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
 
 from imagegen_jax import images
+from imagegen_jax import keys
 
-LIKELIHOODS = ("gaussian", "logistic", "bernoulli")
-SCALES = ("fixed", "shared", "pixel")
 _WIDTH = 2 / 255  # of an 8-bit value, on the scale of [-1, 1]
 # Of a pixel: a logistic of the least has 97 % of its mass within one value; beyond the greatest float32 would end in log(0).
 _LOG_SCALES = (-7.0, 7.0)
@@ -56,17 +57,17 @@ class Gaussian(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """p(x | z) of images, whose pixels are independent given what a decoder makes of z.
+    """p(x | z) of images, whose pixels are independent given what a decoder makes of z; the section `likelihood`.
 
     Attributes:
-      name: of LIKELIHOODS.
-      scale: of SCALES: where the scale of gaussian and logistic comes from.
+      name: of the distribution of a pixel.
+      scale: where the scale of gaussian and logistic comes from: fixed, one learned number, or the decoder for each pixel.
       sigma: that scale where it is fixed, and where it begins otherwise; on the scale of [-1, 1].
     """
 
-    name: str
-    scale: str = "pixel"
-    sigma: float = 0.1
+    name: Literal["gaussian", "bernoulli", "logistic"] = "logistic"
+    scale: Literal["fixed", "shared", "pixel"] = "pixel"
+    sigma: Annotated[float, keys.AtLeast(1e-6)] = 0.1
 
     def outputs(self, channels):
         """Channels that a decoder makes for images with so many."""

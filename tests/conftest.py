@@ -17,6 +17,7 @@ _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_le
 if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+
 # A program is compiled once for all workers and for all processes that tests start, however small it is.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_CACHE, "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -36,9 +37,8 @@ import pytest  # noqa: E402
 
 from configs import ddpm  # noqa: E402
 from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong to no single command)
-from imagegen_jax import config as config_lib  # noqa: E402
 from imagegen_jax.data import sources  # noqa: E402
-from imagegen_jax.generation import requests  # noqa: E402
+from imagegen_jax.generation import drawing_flags  # noqa: E402
 from imagegen_jax.training import compiler  # noqa: E402
 
 
@@ -47,7 +47,7 @@ def _shared_caches():
     """Prepares the bundled data, and tries the compiler, once for all processes: the first worker while the others wait."""
     with open(os.path.join(_CACHE, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        sources.open_source(config_lib.common().data, "train")
+        sources.open_source(sources.Config(), "train")
         compiler.options()
 
 
@@ -76,7 +76,7 @@ def command():
         # Also of commands that a test module has imported, which then serve as libraries.
         for flag in list(flags.FLAGS):
             owner = flags.FLAGS.find_module_defining_flag(flag) or ""
-            if owner.startswith("experiments.") or owner == requests.__name__:
+            if owner.startswith("experiments.") or owner == drawing_flags.__name__:
                 delattr(flags.FLAGS, flag)
         loaded.clear()
 

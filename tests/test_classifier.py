@@ -14,7 +14,9 @@ from imagegen_jax import degradation
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.data import domains
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
+from imagegen_jax.generation import latents
 from imagegen_jax.networks import classifier as networks
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -104,7 +106,7 @@ def test_detail_is_what_differs_from_the_neighbours():
 
 
 def test_a_run_from_before_degradation_has_its_old_network():
-    config = config_lib.classifier().unlock()
+    config = config_lib.default("classifier").unlock()
     del config.network.multiscale, config.network.detail, config.classifier.degradation
     algorithm = run.build_algorithm(*run.from_json(run.to_json(config, {"": images.Spec((8, 8, 1), images.unnamed(3))})))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
@@ -118,7 +120,7 @@ def test_pieces_of_a_batch_have_its_gradient():
     rng = np.random.default_rng(0)
     batch = batch_of(rng.integers(0, 256, (8, 8, 8, 1), np.uint8), rng.integers(3, size=8))
     whole = build()
-    pieces = dataclasses.replace(whole, accumulate=4)
+    pieces = dataclasses.replace(whole, training=dataclasses.replace(whole.training, accumulate=4))
     state = jax.jit(whole.init)(jax.random.key(0))
     ours, theirs = (jax.jit(one.train_step)(state, batch, jax.random.key(1))[1] for one in (pieces, whole))
     for name in theirs:
@@ -132,7 +134,7 @@ def test_images_without_labels_are_refused():
 
 def test_a_request_for_samples_is_refused():
     with pytest.raises(errors.UserError, match="experiments.evaluate"):
-        build().check_request(None)
+        latents.check_draws(build())
 
 
 def test_the_packaged_weights_know_the_bundled_images():
@@ -140,7 +142,7 @@ def test_the_packaged_weights_know_the_bundled_images():
     network = features.named("fashion")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(network.variables))
     assert size < 1e6 and network.shape == (28, 28, 1) and len(network.class_names) == 10
-    test_set = domains.open_domains(config_lib.common().data, "test")
+    test_set = domains.open_domains(sources.Config(), "test")
     extractor = features.Extractor(network, sharding.make_mesh(8), 200)
     hits = []
     for batch, _ in domains.eval_batches(test_set, 1000, 500):

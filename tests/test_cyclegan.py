@@ -13,6 +13,7 @@ from configs import cyclegan as recipe
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import cyclegan
+from imagegen_jax.generation import latents
 from imagegen_jax.networks import blocks
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.training import run
@@ -181,7 +182,7 @@ def test_a_step_is_the_reference_update_written_out(algorithm):
     @functools.partial(jax.jit, static_argnums=0)
     def updated(loss, params, opt_state, *args):
         value, grads = jax.value_and_grad(loss)(params, *args)
-        updates, _ = algorithm.optimizer.update(grads, opt_state, params)
+        updates, _ = algorithm.training.optimizer.update(grads, opt_state, params)
         return value, optax.apply_updates(params, updates)
 
     players = state.params["generator"], state.params["discriminator"]
@@ -280,7 +281,7 @@ def test_sizes_that_do_not_fit_are_refused(shape_a, shape_b, changes, words):
 
 def test_a_request_for_samples_is_refused(algorithm):
     with pytest.raises(errors.UserError, match="experiments.edit translate"):
-        algorithm.check_request(None)
+        latents.check_draws(algorithm)
 
 
 def squares(rng, n):

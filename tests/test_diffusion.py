@@ -107,15 +107,20 @@ class Constant(nn.Module):
         return jnp.broadcast_to(self.param("value", nn.initializers.ones, ()), x.shape)
 
 
+def constant(schedule, **objective):
+    """A diffusion with that network."""
+    return diffusion.Diffusion(
+        Constant(), (2, 2, 1), schedule, diffusion.Objective(**objective), samplers.Sampler("ddim", 10), base.Training()
+    )
+
+
 def test_loss_is_the_weighted_error_of_the_target():
     """For a network that predicts the constant c, E|c - eps|^2 = c^2 + 1 by hand; v and x0 of a black image likewise."""
     schedule = schedules.Schedule.named("cosine", 100)
     n = 4000
     batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "index": np.arange(n, dtype=np.int32)}  # x0 = -1
     for name, expected in (("eps", 2.0), ("x0", 4.0), ("v", None)):
-        algorithm = diffusion.Diffusion(
-            Constant(), (2, 2, 1), schedule, name, "simple", 5.0, False, samplers.Sampler("ddim", 10), None, None
-        )
+        algorithm = constant(schedule, parametrisation=name)
         state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
         loss = algorithm.eval_step(state, batch, jax.random.key(0))["loss"]
         assert loss.shape == (n,)
@@ -157,8 +162,9 @@ def test_a_step_is_the_gradient_of_the_weighted_error(parametrisation, weighting
     abar, n, shown = np.linspace(0.9, 0.1, 8), 64, []
     network = Affine(lambda *given: shown.append(map(np.asarray, given)))
     sampler, sgd = samplers.Sampler("ddim", 4), optax.sgd(1.0)
-    game = (parametrisation, weighting, 0.7, False, sampler, sgd, lambda step: 0.5 + 0.1 * step)
-    algorithm = diffusion.Diffusion(network, (2, 2, 1), schedules.Schedule(abar), *game)
+    objective = diffusion.Objective(parametrisation=parametrisation, weighting=weighting, gamma=0.7)
+    training = base.Training(optimizer=sgd, ema_decay=lambda step: 0.5 + 0.1 * step)
+    algorithm = diffusion.Diffusion(network, (2, 2, 1), schedules.Schedule(abar), objective, sampler, training)
     image = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 1), np.uint8)
     w, v, average = 0.3, -0.2, {"w": 1.0, "v": 2.0}
     params = {"w": jnp.float32(w), "v": jnp.float32(v)}
@@ -189,9 +195,7 @@ def test_a_step_is_the_gradient_of_the_weighted_error(parametrisation, weighting
 
 def test_eval_depends_on_the_image_and_its_index_alone():
     schedule = schedules.Schedule.named("cosine", 100)
-    algorithm = diffusion.Diffusion(
-        Constant(), (2, 2, 1), schedule, "v", "min_snr", 5.0, False, samplers.Sampler("ddim", 10), None, None
-    )
+    algorithm = constant(schedule, parametrisation="v", weighting="min_snr")
     state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
     image = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
     index = np.arange(8, dtype=np.int32)

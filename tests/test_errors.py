@@ -103,7 +103,7 @@ def test_home_folders_are_those_that_a_shell_means(monkeypatch):
         (["edit", "reconstruct", "--workdir=~/caf\udce9", "--out=x.png"], 2, "caf\\udce9 is not the folder of a run"),
         (["edit", "translate", "--help"], 0, "translate   images of one domain"),
         (["sample", "--help"], 0, "--eta"),
-        (["sample", "--workdir=x", "--out=x.png", "--steps=ten"], 2, "error: flag --steps=ten: write a whole number"),
+        (["sample", "--workdir=x", "--out=x.png", "--num=ten"], 2, "error: flag --num=ten: "),
     ],
 )
 def test_other_commands_have_one_line_too(words, code, said):

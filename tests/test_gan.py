@@ -17,7 +17,7 @@ from imagegen_jax import distributions
 from imagegen_jax import images
 from imagegen_jax import losses
 from imagegen_jax.adversarial import penalties
-from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import gan
 from imagegen_jax.evaluation import tracking
 from imagegen_jax.generation import codes
@@ -71,14 +71,14 @@ class Points(nn.Module):
 
 
 class Judge(nn.Module):
-    """A verdict on such points."""
+    """A output on such points."""
 
     @nn.compact
     def __call__(self, x, label, train=False):
         x = features = x.reshape(len(x), -1)
         for _ in range(2):
             x = nn.leaky_relu(nn.Dense(64)(x), 0.2)
-        return gan_blocks.Verdict(nn.Dense(1)(x)[:, 0], None, features)
+        return gan_blocks.DiscriminatorOutput(nn.Dense(1)(x)[:, 0], None, features)
 
 
 def trained_points(algorithm, draw, steps, n, seeds=1):
@@ -94,7 +94,7 @@ def trained_points(algorithm, draw, steps, n, seeds=1):
     def train(key):
         init_key, steps_key, sample_key = jax.random.split(key, 3)
         state, _ = jax.lax.scan(step, algorithm.init(init_key), jax.random.split(steps_key, steps))
-        return algorithm.sample(state.with_ema(), sample_key, base.SampleRequest(index=jnp.arange(4000)))
+        return algorithm.sample(state.with_ema(), jax.random.split(sample_key, 4000), {}, algorithm.Request())
 
     return np.asarray(train(jax.random.split(jax.random.key(0), seeds))).reshape(seeds, 4000, -1)
 
@@ -308,7 +308,7 @@ def test_what_is_exported_of_a_trained_gan_draws_the_same_images_elsewhere():
     arrays = traverse_util.unflatten_dict(run.named_arrays(state), sep="/")
     variables = {"params": arrays["generator"], "batch_stats": arrays["extra"]["generator_stats"]}
     z = jnp.ones((2, 3))
-    np.testing.assert_array_equal(algorithm.generator.apply(variables, z, None), algorithm.decode(state, z))
+    np.testing.assert_array_equal(algorithm.generator.apply(variables, z, None), algorithm.decode(state, z, {}))
     assert "ema" not in arrays["extra"]
 
 
@@ -330,12 +330,11 @@ def test_truncated_noise_keeps_within_its_bound_and_each_image_to_its_index():
     state = first(algorithm)
     flat = {"Dense_0": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
     state = state.replace(params=state.params | {"generator": flat})
-    request = base.SampleRequest(index=jnp.arange(500), truncation=0.5)
-    drawn = np.asarray(algorithm.sample(state, jax.random.key(0), request))
+    keys, request = jax.random.split(jax.random.key(0), 500), algorithm.Request(truncation=0.5)
+    drawn = np.asarray(algorithm.sample(state, keys, {}, request))
     assert 0.45 < np.abs(drawn).max() <= 0.5
-    tail = algorithm.sample(state, jax.random.key(0), request.replace(index=jnp.arange(490, 500)))
-    np.testing.assert_array_equal(tail, drawn[490:])
-    whole = np.asarray(algorithm.sample(state, jax.random.key(0), request.replace(truncation=None)))
+    np.testing.assert_array_equal(algorithm.sample(state, keys[490:], {}, request), drawn[490:])
+    whole = np.asarray(algorithm.sample(state, keys, {}, algorithm.Request()))
     assert abs(whole.std() - 1) < 0.08
 
 
@@ -343,22 +342,22 @@ def test_random_codes_lie_in_the_noise_of_a_gan_which_has_no_others():
     algorithm = build("gan")
     state = first(algorithm)
     codes.check_prior(algorithm)
-    assert not algorithm.has_codes
-    coder = codes.Coder(algorithm, state, SHAPE, sharding.make_mesh(jax.device_count()), 8)
+    assert not isinstance(algorithm, capabilities.Autoencodes)
+    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
     ends = codes.of_prior([4, 5], coder.dimensions)
     made = coder.decode(codes.paths(ends, 3), np.zeros((1, 3), np.int32))
     assert made.shape == (1, 3, *SHAPE)
-    expected = images.to_uint8(jax.jit(algorithm.decode)(state, ends))
+    expected = images.to_uint8(jax.jit(algorithm.decode)(state, ends, {}))
     assert np.abs(made[0, [0, 2]].astype(int) - expected).max() <= 1  # of 255: float rounding
 
 
 def test_the_label_decides_what_a_conditional_generator_draws():
     algorithm = build("cgan")
     _, _, state = gradients(algorithm, first(algorithm))
-    drawn = jax.jit(algorithm.decode)(state, jnp.ones((CLASSES, 3)), jnp.arange(CLASSES))
+    drawn = jax.jit(algorithm.decode)(state, jnp.ones((CLASSES, 3)), {"label": jnp.arange(CLASSES)})
     assert len({np.asarray(image).tobytes() for image in drawn}) == CLASSES
     concat = build("cgan", **{"gan.conditioning": "concat"})
-    made = jax.jit(concat.decode)(first(concat), jnp.ones((CLASSES, 3)), jnp.arange(CLASSES))
+    made = jax.jit(concat.decode)(first(concat), jnp.ones((CLASSES, 3)), {"label": jnp.arange(CLASSES)})
     assert len({np.asarray(image).tobytes() for image in made}) == CLASSES
 
 
@@ -441,7 +440,7 @@ class Square(nn.Module):
     @nn.compact
     def __call__(self, x, label, train=False):
         weight = self.param("weight", nn.initializers.constant(0.5), ())
-        return gan_blocks.Verdict(weight * jnp.square(x[:, 0, 0, 0]) / 2, None, x)
+        return gan_blocks.DiscriminatorOutput(weight * jnp.square(x[:, 0, 0, 0]) / 2, None, x)
 
 
 @pytest.mark.parametrize(("penalty", "weight"), [(None, 0.0), ("r2", 0.1), ("wgan_gp", 1.0)])

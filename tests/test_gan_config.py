@@ -74,19 +74,19 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
     "Wasserstein without a bound": (
         gan,
         {"gan.loss": "wasserstein", "gan.penalty": "none"},
-        "config.gan.penalty=none",
+        "config.gan.penalty is 'none'",
         ("--config.gan.penalty=wgan_gp", "--config.discriminator.norm=spectral"),
     ),
     "Wasserstein with a bound at real images alone": (
         gan,
         {"gan.loss": "wasserstein", "gan.penalty": "r1"},
-        "config.gan.penalty=r1",
+        "config.gan.penalty is 'r1'",
         ("--config.gan.penalty=wgan_gp", "--config.discriminator.norm=spectral"),
     ),
     "penalty with batch norm": (
         wgan_gp,
         {"discriminator.norm": "batch"},
-        "config.gan.penalty=wgan_gp",
+        "config.gan.penalty is 'wgan_gp'",
         ("--config.discriminator.norm=none",),
     ),
     "guesses without labels": (gan, {"gan.auxiliary": 1.0}, "config.gan.auxiliary", ("--config.gan.conditional=True",)),
@@ -99,19 +99,19 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
     "planes of labels in residual networks": (
         sngan,
         {"gan.conditional": True, "gan.conditioning": "concat"},
-        "config.gan.conditioning=concat",
+        "config.gan.conditioning is 'concat'",
         ("--config.network.name=dcgan",),
     ),
     "another upsampling in residual networks": (
         sngan,
         {"network.upsampling": "resize"},
-        "config.network.upsampling=resize",
+        "config.network.upsampling is 'resize'",
         ("--config.network.name=dcgan",),
     ),
     "batch norm in residual networks": (
         sngan,
         {"discriminator.norm": "batch"},
-        "config.discriminator.norm=batch",
+        "config.discriminator.norm is 'batch'",
         ("--config.network.name=dcgan",),
     ),
     "images moved away from their reconstructions": (
@@ -177,7 +177,7 @@ def test_what_goes_together_is_built(recipe, changes):
 
 def test_images_without_labels_have_no_conditional_gan():
     message = refusal(gan, (28, 28, 1), 0, **{"gan.conditional": True})
-    assert "config.gan.conditional" in message and "fashion_mnist_10k" in message
+    assert "config.gan.conditional" in message
     assert "--config.gan.conditional=False" in message
     build(gan, (28, 28, 1), 0)
 

@@ -107,9 +107,9 @@ def test_images_have_the_shape_asked_for_or_the_size_is_refused(recipe, variant,
     algorithm = built(recipe, variant, shape)
     made, _ = shapes(algorithm.generator, ((4, algorithm.latent),), ((4,), int))
     assert made.shape == (4, *shape) and made.dtype == jnp.float32
-    verdict, _ = shapes(algorithm.discriminator, ((4, *shape),), ((4,), int))
-    assert verdict.logits.shape == (4,) and verdict.features.shape[0] == 4
-    assert (verdict.classes is None) == (not algorithm.auxiliary)
+    output, _ = shapes(algorithm.discriminator, ((4, *shape),), ((4,), int))
+    assert output.logits.shape == (4,) and output.features.shape[0] == 4
+    assert (output.classes is None) == (not algorithm.auxiliary)
     if recipe is vaegan:
         assert shapes(algorithm.encoder, ((4, *shape),), ((4,), int))[0].shape == (4, 2 * algorithm.latent)
 
@@ -121,8 +121,8 @@ def test_oblong_images_have_their_shape_too(changes):
     algorithm = built(cgan, "smoke", (32, 48, 1), **changes | {"gan.auxiliary": 1.0, "discriminator.stddev": 4})
     made, variables = shapes(algorithm.generator, ((4, algorithm.latent),), ((4,), int))
     assert made.shape == (4, 32, 48, 1) and made.dtype == jnp.float32
-    verdict, others = shapes(algorithm.discriminator, ((4, 32, 48, 1),), ((4,), int))
-    assert verdict.logits.shape == (4,) and verdict.classes.shape == (4, 10)
+    output, others = shapes(algorithm.discriminator, ((4, 32, 48, 1),), ((4,), int))
+    assert output.logits.shape == (4,) and output.classes.shape == (4, 10)
     assert {x.dtype for x in jax.tree.leaves((variables, others))} == {jnp.dtype("float32")}
 
 
@@ -203,19 +203,19 @@ def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_slope():
     @jax.jit
     def slope_and_verdict(x):
         def judge(x):
-            verdict = network.apply(variables, x, label)
-            return verdict.logits.sum(), verdict
+            output = network.apply(variables, x, label)
+            return output.logits.sum(), output
 
         return jax.grad(judge, has_aux=True)(x)
 
-    slope, verdict = slope_and_verdict(x)
+    slope, output = slope_and_verdict(x)
     image = torch.tensor(x, requires_grad=True)
     logits, guesses = torch_discriminator(
         torch, to_torch(torch, variables["params"]), nchw(image), torch.tensor(label).long(), levels=2, plain=1
     )
     logits.sum().backward()
-    np.testing.assert_allclose(verdict.logits, logits.detach(), rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(verdict.classes, guesses.detach(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(output.logits, logits.detach(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(output.classes, guesses.detach(), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(slope, image.grad, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
 
 

@@ -200,11 +200,11 @@ def train(command, monkeypatch):
 
 def final(workdir):
     """(state, rows of metrics without their times, grid of the last step) of a run."""
-    _, _, state, step = run.restore(workdir, None, lambda shapes: {})
+    found = run.restore(workdir, None, lambda shapes: {})
     times = ("seconds", "images_per_second", "data_wait_fraction", "hook_seconds")
     rows = [{name: value for name, value in row.items() if name not in times} for row in logging.rows(workdir)]
-    grid = files.to_path(workdir) / "samples" / f"{step}.png"
-    return jax.device_get(state), [row for row in rows if "compile_seconds" not in row], grid.read_bytes()
+    grid = files.to_path(workdir) / "samples" / f"{found.step}.png"
+    return jax.device_get(found.state), [row for row in rows if "compile_seconds" not in row], grid.read_bytes()
 
 
 def test_a_run_in_a_bucket_is_the_run_in_a_folder(tmp_path, bucket, train, command, monkeypatch):

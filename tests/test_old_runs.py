@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.data import domains
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import loop
@@ -91,9 +92,9 @@ def assert_same_way(family, begin, found, expected):
 
 
 def test_images_and_losses_stay_as_they_were(workdir):
-    config, algorithm, state, step = run.load(workdir)
-    _, specs = run.load_config(workdir)
-    assert step == 2
+    trained = run.load(workdir)
+    config, algorithm, state, specs = trained.config, trained.algorithm, trained.state, trained.specs
+    assert trained.step == 2
     with np.load(workdir / "expected.npz") as file:
         expected = dict(file)
     key = jax.random.key(0)
@@ -104,10 +105,11 @@ def test_images_and_losses_stay_as_they_were(workdir):
     made = {"loss": jax.jit(algorithm.eval_step)(state, batch, key)["loss"]}
     if "drawn" in expected:
         index = np.arange(4, dtype=np.int32)
-        request = base.SampleRequest(index, index % algorithm.classes if algorithm.classes else None)
-        made["drawn"] = jax.jit(algorithm.sample)(state, key, request)
+        condition = {"label": index % algorithm.classes} if algorithm.classes else {}
+        sample = jax.jit(algorithm.sample, static_argnums=3)
+        made["drawn"] = sample(state, rng.per_index(key, index), condition, algorithm.Request())
     if "decoded" in expected:
-        made["decoded"] = jax.jit(lambda s, b: algorithm.decode(s, algorithm.encode(s, b), b["label"]))(state, batch)
+        made["decoded"] = jax.jit(lambda s, b: algorithm.decode(s, algorithm.encode(s, b), {"label": b["label"]}))(state, batch)
     if "translated" in expected:
         translate = jax.jit(lambda s, x: algorithm.translate(s, "ab", images.to_float(x)))
         made["translated"] = translate(state, batch["a"]["image"])
@@ -133,7 +135,7 @@ def test_training_is_what_it_was_and_goes_on(workdir):
     restored, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
     assert position.step == int(restored.step) == 2
     state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
-    if algorithm.foundation:
+    if isinstance(algorithm, capabilities.HasFirstStage):
         state = state.replace(extra=restored.extra)
     begin = jax.device_get(state)
     batches = domains.train_batches(train_set, config, 0)

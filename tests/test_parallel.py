@@ -16,7 +16,7 @@ import pytest
 
 from imagegen_jax import algorithms
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
@@ -46,7 +46,7 @@ def build(recipe, shape, lr, eps, **changes):
     config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
     config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
-    names = algorithms.ALGORITHMS[config.algorithm].domains
+    names = algorithms.find(config.algorithm).domains or ("",)
     return run.build_algorithm(config, {name: images.Spec(shape, images.unnamed(CLASSES)) for name in names})
 
 
@@ -71,9 +71,10 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None):
         return {"image": image, "label": drawn.integers(0, CLASSES, 8, np.int32), "index": np.arange(8, dtype=np.int32)}
 
     domain = domains.Domain(None, None, images.Spec(shape))
-    parts = [{name: rows() for name in algorithm.domains} for _ in range(STEPS)]
+    names = algorithm.domains or ("",)
+    parts = [{name: rows() for name in names} for _ in range(STEPS)]
     batches = [sharding.put_batch(mesh, domains.joined(part)) for part in parts]
-    mirrored = domains.augmentation(dict.fromkeys(algorithm.domains, domain), flip=True)
+    mirrored = domains.augmentation(dict.fromkeys(names, domain), flip=True)
     step = loop.compile_step(algorithm, mirrored, mesh, state_shape, batches[0], rngs)
     shardings = jax.tree.map(lambda x: x.sharding, state_shape)
     state = loop.initialise(algorithm, sharding.key(mesh, 7, "init"), shardings)
@@ -198,9 +199,9 @@ def test_image_depends_on_seed_and_index_alone(algorithm):
 def test_sample_requests_are_traced_once_per_kind(algorithm):
     """Another batch of the same size must not compile again."""
     state = jax.jit(algorithm.init)(jax.random.key(0))
-    sample = jax.jit(chex.assert_max_traces(algorithm.sample, n=1))
+    sample = jax.jit(chex.assert_max_traces(algorithm.sample, n=1), static_argnums=3)
     for start in (0, 4):
-        sample(state, jax.random.key(0), base.SampleRequest(index=jnp.arange(start, start + 4)))
+        sample(state, rng.per_index(jax.random.key(0), jnp.arange(start, start + 4)), {}, algorithm.Request())
 
 
 @pytest.mark.faults

@@ -9,7 +9,8 @@ import pytest
 
 from imagegen_jax import algorithms
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.training import compiler
 from imagegen_jax.training import run
 
@@ -27,7 +28,7 @@ def config_of(recipe):
         config.optimizer.eps = 1e3  # so large that Adam makes no whole steps of the rounding in gradients near zero
     if "foundation" in config:
         with config.unlocked():
-            config.foundation.run = config_of("vqvae")
+            config.first_stage.run = config_of("vqvae")
     return config
 
 
@@ -44,7 +45,7 @@ def batch_of(names, n, seed):
 def programs(recipe):
     """{name: (function, arguments)} on shapes as large as in a run, of a state in which all parameters have moved."""
     config = config_of(recipe)
-    names = algorithms.ALGORITHMS[config.algorithm].domains
+    names = algorithms.find(config.algorithm).domains or ("",)
     algorithm = run.build_algorithm(config, {name: images.Spec(SHAPE, NAMES) for name in names}, 8000)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     drawn = np.random.default_rng(1)
@@ -54,11 +55,15 @@ def programs(recipe):
         "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0), key)),
         "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1), key)),
     }
-    if algorithm.draws:
+    if isinstance(algorithm, capabilities.Draws):
         index = np.arange(config.sample.batch_size, dtype=np.int32)
-        label = index % CLASSES if algorithm.classes else None
-        made["draw"] = (algorithm.sample, (state, key, base.SampleRequest(index, label)))
-    if algorithm.columns:
+        condition = {"label": index % CLASSES} if algorithm.classes else {}
+
+        def sample(state, key, index, condition):
+            return algorithm.sample(state, rng.per_index(key, index), condition, algorithm.Request())
+
+        made["draw"] = (sample, (state, key, index, condition))
+    if isinstance(algorithm, capabilities.ShowsPanels):
         made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2), key))
     return made
 

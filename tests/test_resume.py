@@ -6,6 +6,7 @@ The reference is one uninterrupted run. Every other run is brought to an end in 
 command, and must end in the same bits.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -69,7 +70,7 @@ def logged(workdir):
 
 def final(workdir, steps=STEPS):
     """(state, position without the time) of the last checkpoint, which must be of this step."""
-    _, algorithm, _, _ = run.load(workdir)
+    algorithm = run.load(workdir).algorithm
     mesh = sharding.make_mesh(8)
     shapes = run.abstract_state(algorithm, mesh, (), 0)
     state, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
@@ -228,7 +229,7 @@ def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path,
     assert all(logged(extended)[step] == logged(reference)[step] for step in range(1, 41))
 
     config, _ = run.load_config(killed)
-    config.optimizer.on_new_duration = "error"
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, on_new_duration="error"))
     with pytest.raises(errors.UserError, match="from step 40 to step 60"):  # had it been killed before its first checkpoint
         run.scheduled(killed, config, checkpoint.Position(40, 0.0, 8000, ""))
 

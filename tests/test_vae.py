@@ -18,8 +18,10 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
+from imagegen_jax.generation import requests
 from imagegen_jax.networks import blocks
+from imagegen_jax.networks import ladder
 from imagegen_jax.training import run
 
 SHAPE = (4, 4, 1)
@@ -29,7 +31,7 @@ WIDTH = 2 / 255
 @functools.cache
 def build(family="vae", shape=SHAPE, classes=0, **changes):
     """The algorithm of a recipe that compiles fast; `changes` are keys with '.' written '__'."""
-    config = getattr(config_lib, family)()
+    config = config_lib.default("vae", network=ladder.Config()) if family == "hvae" else config_lib.default(family)
     config.network.widths = (4, 4)
     config.network.groups = 2
     if family == "hvae":
@@ -40,6 +42,14 @@ def build(family="vae", shape=SHAPE, classes=0, **changes):
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     config_lib.check(config)
     return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
+
+
+def retrained(algorithm, **changes):
+    return dataclasses.replace(algorithm, training=dataclasses.replace(algorithm.training, **changes))
+
+
+def told(batch):
+    return {"label": batch["label"]}
 
 
 @functools.cache
@@ -164,7 +174,7 @@ def test_importance_weighted_bound_rises_to_the_log_likelihood(linear):
     state = state.replace(params={"vae": params})
     batch = rows(batch, slice(256))
     samples = 256
-    draw = jax.jit(lambda sample: algorithm.log_weights(state, batch, KEY, sample))
+    draw = jax.jit(lambda sample: algorithm.log_importance_weights(state, batch, KEY, sample))
     log_weights = np.asarray(jax.lax.map(draw, jnp.arange(samples)), np.float64)  # (samples, images)
     exact = log_likelihood(algorithm, state, batch, KEY)
     gaps = []
@@ -184,11 +194,11 @@ def test_importance_weighted_bound_rises_to_the_log_likelihood(linear):
 @functools.cache
 def gradient_of(family, accumulate=1):
     """(state, batch, beta, free_bits, warmup) -> (the gradient of one step, its metrics)."""
-    algorithm = dataclasses.replace(build(family), optimizer=optax.sgd(1.0), accumulate=accumulate)
+    algorithm = retrained(build(family), optimizer=optax.sgd(1.0), accumulate=accumulate)
 
     def step(state, batch, **weights):
         (name,) = state.params
-        state = state.replace(opt_state={name: algorithm.optimizer.init(state.params[name])})
+        state = state.replace(opt_state={name: algorithm.training.optimizer.init(state.params[name])})
         after, metrics = dataclasses.replace(algorithm, **weights).train_step(state, batch, KEY)
         return jax.tree.map(jnp.subtract, state.params[name], after.params[name]), metrics
 
@@ -256,7 +266,7 @@ def test_elbo_is_the_mean_log_weight(family):
 
     @jax.jit
     def excess(rng):
-        return algorithm.log_weights(state, batch, rng, 0) + algorithm.eval_step(state, batch, rng)["loss"]
+        return algorithm.log_importance_weights(state, batch, rng, 0) + algorithm.eval_step(state, batch, rng)["loss"]
 
     samples = 1000
     drawn = np.asarray(jax.lax.map(excess, jax.random.split(KEY, samples)))
@@ -291,7 +301,7 @@ def test_an_image_is_measured_by_itself(family, likelihood):
     @jax.jit
     def measure(batch):
         codes = algorithm.encode(state, batch, KEY)
-        return algorithm.eval_step(state, batch, KEY), codes, algorithm.log_weights(state, batch, KEY, 3)
+        return algorithm.eval_step(state, batch, KEY), codes, algorithm.log_importance_weights(state, batch, KEY, 3)
 
     whole, chosen = measure(batch), np.array([5, 2, 0])
     part = measure(rows(batch, chosen))
@@ -305,10 +315,10 @@ def test_an_image_is_measured_by_itself(family, likelihood):
 def test_image_depends_on_its_index_alone(family):
     algorithm = build(family)
     state = random_state(algorithm)
-    draw = compiled(algorithm, "sample")
-    whole = draw(state, KEY, base.SampleRequest(index=jnp.arange(6)))
+    draw = jax.jit(lambda index: algorithm.sample(state, rng.per_index(KEY, index), {}, algorithm.Request()))
+    whole = draw(jnp.arange(6))
     assert whole.shape == (6, *SHAPE) and len({image.tobytes() for image in np.asarray(whole)}) == 6
-    part = draw(state, KEY, base.SampleRequest(index=jnp.array([4, 1])))
+    part = draw(jnp.array([4, 1]))
     np.testing.assert_allclose(part, whole[jnp.array([4, 1])], atol=1e-5)
 
 
@@ -319,10 +329,10 @@ def test_temperature(family):
 
     @jax.jit
     def drawn(key, temperatures):  # traced, though a request holds numbers: one program for all
-        return algorithm.sample(state, key, base.SampleRequest(index=jnp.arange(3), temperature=temperatures))
+        return algorithm.sample(state, rng.per_index(key, jnp.arange(3)), {}, algorithm.Request(temperatures))
 
     def draw(*temperatures, seed=0):
-        algorithm.check_request(base.SampleRequest(index=jnp.arange(3), temperature=temperatures or None))
+        algorithm.check_request(algorithm.Request(temperatures or None))
         return np.asarray(drawn(jax.random.key(seed), temperatures or None))
 
     cold = draw(*[0.0] * levels)
@@ -331,7 +341,7 @@ def test_temperature(family):
     np.testing.assert_allclose(draw(*[1.0] * levels), draw(), atol=1e-6)
     np.testing.assert_allclose(draw(*[0.7] * levels), draw(0.7), atol=1e-6)
     if family == "vae":
-        means = compiled(algorithm, "decode")(state, np.zeros((3, 3), np.float32))
+        means = compiled(algorithm, "decode")(state, np.zeros((3, 3), np.float32), {})
     else:
 
         @jax.jit
@@ -357,7 +367,7 @@ def test_codes_make_the_reconstruction(family):
     variables = {"params": state.params["vae"]["network"]}
     infer = jax.jit(functools.partial(algorithm.network.apply, method="infer"))
     _, output = infer(variables, x, batch["label"], noise)
-    decoded = compiled(algorithm, "decode")(state, codes, batch["label"])
+    decoded = compiled(algorithm, "decode")(state, codes, {"label": batch["label"]})
     np.testing.assert_allclose(decoded, algorithm.likelihood.mean(output), atol=1e-5)
     panel = compiled(algorithm, "panel")(state, batch, KEY)
     assert panel.shape == (4, len(algorithm.columns), *SHAPE)
@@ -375,7 +385,7 @@ def test_labels_change_what_is_made_and_what_is_inferred(family):
     codes = encode(state, batch)
     assert (np.abs(codes - encode(state, other)) > 1e-3).any(-1).all()
     assert (np.abs(evaluate(state, batch, KEY)["distortion"] - evaluate(state, other, KEY)["distortion"]) > 1e-3).all()
-    assert np.abs(decode(state, codes, batch["label"]) - decode(state, codes, other["label"])).max() > 1e-2
+    assert np.abs(decode(state, codes, told(batch)) - decode(state, codes, told(other))).max() > 1e-2
 
 
 def test_conditional_prior_has_a_mean_and_a_deviation_for_each_label():
@@ -386,9 +396,8 @@ def test_conditional_prior_has_a_mean_and_a_deviation_for_each_label():
     state, batch = random_state(algorithm), random_batch(3, classes=3)
     means, log_stds = np.split(state.params["vae"]["network"]["prior"]["kernel"], 2, -1)
     label = jnp.arange(3)
-    draw = functools.partial(algorithm.sample, state, KEY)
-    request = base.SampleRequest(index=jnp.arange(3), label=label, temperature=(0.0,))
-    np.testing.assert_allclose(draw(request), compiled(algorithm, "decode")(state, means, label), atol=1e-5)
+    drawn = algorithm.sample(state, jax.random.split(KEY, 3), {"label": label}, algorithm.Request(temperature=(0.0,)))
+    np.testing.assert_allclose(drawn, compiled(algorithm, "decode")(state, means, {"label": label}), atol=1e-5)
 
     codes = compiled(algorithm, "encode")(state, batch)
     x = images.to_float(batch["image"])
@@ -437,7 +446,7 @@ def test_conv_of_small_maps_is_the_convolution(size, side):
 @pytest.mark.parametrize("family", ["vae", "autoencoder"])
 def test_batch_statistics_move_in_training_and_are_used_afterwards(family):
     algorithm = build(family, shape=(28, 28, 1), network__name="pythae", batch_size=4)
-    algorithm = dataclasses.replace(algorithm, optimizer=optax.sgd(1e-6), ema_decay=lambda step: 0.99)
+    algorithm = retrained(algorithm, optimizer=optax.sgd(1e-6), ema_decay=lambda step: 0.99)
     batch = random_batch(4, shape=(28, 28, 1))
     first = compiled(algorithm, "init")(KEY)
     state, metrics = compiled(algorithm, "train_step")(first, batch, KEY)
@@ -470,7 +479,7 @@ def test_batch_statistics_move_in_training_and_are_used_afterwards(family):
     ("family", "changes", "words"),
     [
         ("vae", dict(vae__conditional=True), "vae.conditional needs labels"),
-        ("vae", dict(vae__conditional_prior=True), "conditional_prior needs config.vae.conditional"),
+        ("vae", dict(vae__conditional_prior=True), "conditional_prior is True: it needs config.vae.conditional"),
         ("vae", dict(network__name="pythae", shape=(32, 32, 1)), "28x28 pixels, and the images are 32x32"),
         ("autoencoder", dict(network__name="pythae", shape=(32, 32, 1)), "28x28 pixels, and the images are 32x32"),
         ("hvae", dict(network__latents=(1, 2)), "network.latents"),
@@ -482,9 +491,11 @@ def test_what_cannot_be_is_an_error(family, changes, words):
         build(family, **changes)
 
 
-@pytest.mark.parametrize("temperature", [(-0.1,), (1.0, 1.0), (1.0,) * 4])
 @LEVELS
-def test_wrong_temperatures_are_an_error(family, temperature):
+def test_wrong_temperatures_are_an_error(family):
     levels = {"vae": 1, "hvae": 3}[family]
-    with pytest.raises(errors.UserError, match=f"--temperature=.*one number for all levels, or {levels}"):
-        build(family).check_request(base.SampleRequest(index=jnp.arange(2), temperature=temperature))
+    for temperature in ((1.0, 1.0), (1.0,) * 4):
+        with pytest.raises(errors.UserError, match=f"--temperature=.*one number for all levels, or {levels}"):
+            build(family).check_request(build(family).Request(temperature))
+    with pytest.raises(errors.UserError, match="--temperature=-0.1: of each, it must be at least 0"):
+        requests.typed({"temperature": "-0.1"}, build(family), {})

@@ -16,10 +16,14 @@ from ml_collections import config_dict
 import numpy as np
 import pytest
 
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import vqvae
+from imagegen_jax.generation import latents
+from imagegen_jax.generation import requests
 from imagegen_jax.networks import transformer
 from imagegen_jax.networks import vqvae_nets
 from imagegen_jax.training import run
@@ -58,7 +62,7 @@ def coder_state(coder):
 def conditional_prior():
     config = recipe("vqvae_prior", **{"network.width": 8, "prior.conditional": True})
     with config.unlocked():
-        config.foundation.run = vqvae_config()
+        config.first_stage.run = vqvae_config()
     return run.build_algorithm(config, {"": images.Spec(SHAPE, images.unnamed(3))})
 
 
@@ -177,14 +181,14 @@ def test_the_encoder_gets_the_gradient_at_the_decoders_input(coder, coder_state)
 
 
 def test_first_step_begins_among_the_encoders_outputs_and_minimises_the_stated_loss(coder, coder_state):
-    coder, state, batch = dataclasses.replace(coder, ema_decay=lambda step: 0.99), coder_state, some_batch()
+    coder, state, batch = retrained(coder, ema_decay=lambda step: 0.99), coder_state, some_batch()
     stepped, metrics = jax.jit(coder.train_step)(state, batch, jax.random.key(1))
     z = np.asarray(jax.jit(coder.encode)(state, batch)).reshape(-1, 3)
     assert metrics["codes_restarted"] == CODES and metrics["codes_in_use"] > 0.5
     # Each vector was a row of z, and has since moved towards the mean of its rows.
     start = state.extra["codebook"].restarted(z, jax.random.key(1), np.ones(CODES, bool))
     indices = np.asarray(start.nearest(z))
-    expected = start.updated(z, np.eye(CODES, dtype=np.float32)[indices], coder.decay)
+    expected = start.updated(z, np.eye(CODES, dtype=np.float32)[indices], coder.quantiser.decay)
     np.testing.assert_allclose(stepped.extra["codebook"].vectors, expected.vectors, atol=1e-5)
     np.testing.assert_allclose(stepped.extra["codebook"].counts, expected.counts, rtol=1e-5)
     # With the averaged networks goes one that is averaged as long as they are; what it was before is forgotten.
@@ -203,6 +207,10 @@ def test_first_step_begins_among_the_encoders_outputs_and_minimises_the_stated_l
     np.testing.assert_allclose(metrics["perplexity"], perplexity_by_hand(indices), rtol=1e-4)
 
 
+def retrained(algorithm, **changes):
+    return dataclasses.replace(algorithm, training=dataclasses.replace(algorithm.training, **changes))
+
+
 def perplexity_by_hand(indices):
     shares = np.bincount(indices) / len(indices)
     return np.exp(-sum(p * np.log(p) for p in shares if p))
@@ -212,12 +220,12 @@ def test_codes_reconstructions_and_panels_agree(coder, coder_state):
     @jax.jit
     def made_of(state, batch):
         codes, indices = coder.encode(state, batch), coder.indices(state, batch["image"])
-        made = coder.decode(state, codes), coder.decode_indices(state, indices)
+        made = coder.decode(state, codes, {}), coder.decode_indices(state, indices)
         return codes, indices, made, coder.panel(state, batch, None), coder.eval_step(state, batch, None)
 
     batch = some_batch(4)
     codes, indices, (of_codes, of_indices), panel, metrics = made_of(coder_state, batch)
-    assert codes.shape == (4, 3 * 2 * 3)
+    assert codes.shape == (4, *coder.latent_shape) == (4, 3, 2, 3)
     assert indices.shape == (4, *PLACES) and indices.dtype == jnp.int32 and len(np.unique(indices)) > 1
     np.testing.assert_allclose(of_codes, of_indices, atol=1e-6)
     np.testing.assert_allclose(panel, np.stack([images.to_float(batch["image"]), of_indices], 1), atol=1e-6)
@@ -291,7 +299,7 @@ def test_probabilities_of_all_sequences_add_up_to_one():
     tiny = {"network.widths": (4,), "vqvae.codes": 3, "vqvae.dimensions": 2, "network.groups": 4}
     config = recipe("vqvae_prior", **{"network.width": 8})
     with config.unlocked():
-        config.foundation.run = recipe("vqvae", **tiny)
+        config.first_stage.run = recipe("vqvae", **tiny)
     prior = run.build_algorithm(config, {"": images.Spec((2, 4, 1))})
     params = randomised(jax.jit(prior.init)(jax.random.key(0)).params["transformer"])
     sequences = np.array(list(itertools.product(range(3), repeat=2)), np.int32)
@@ -301,11 +309,11 @@ def test_probabilities_of_all_sequences_add_up_to_one():
 
     # And images are drawn by these probabilities, sharper where the temperature is lower.
     state = base.TrainState(step=0, params={"transformer": params}, opt_state={}, ema_params={})
-    request = base.SampleRequest(index=jnp.arange(4000))
-    draw = jax.jit(lambda request: prior.sample_codes(state, jax.random.key(0), request))
-    shares = frequencies(draw(request), sequences)
+    keys = rng.per_index(jax.random.key(0), jnp.arange(4000))
+    draw = jax.jit(lambda request: prior.sample_codes(state, keys, {}, request), static_argnums=0)
+    shares = frequencies(draw(prior.Request()), sequences)
     np.testing.assert_allclose(shares, np.exp(log_prob), atol=4 * np.sqrt(0.25 / 4000))
-    cold = frequencies(draw(request.replace(temperature=(0.1,))), sequences)
+    cold = frequencies(draw(prior.Request(temperature=0.1)), sequences)
     assert cold.max() > shares.max() + 0.1
 
 
@@ -335,62 +343,63 @@ def test_training_lowers_the_loss_and_leaves_the_vqvae_alone(conditional_prior, 
 
 
 def test_the_vqvae_is_adopted_as_it_encodes_and_decodes(conditional_prior, prior_state, coder, coder_state):
-    state = conditional_prior.adopt(prior_state, coder_state)
+    state = conditional_prior.with_first_stage(prior_state, coder_state)
     assert jax.tree.structure(state) == jax.tree.structure(prior_state)
     kept = state.extra["vqvae"]
     assert kept.extra.keys() == {"codebook"}
     chex.assert_trees_all_equal((kept.params, kept.extra["codebook"]), (coder_state.params, coder_state.extra["codebook"]))
-    assert conditional_prior.vqvae.network == coder.network
+    assert conditional_prior.first_stage.network == coder.network
 
 
 def test_image_depends_on_key_index_label_and_temperature_alone(conditional_prior, prior_state, coder_state):
     prior = conditional_prior
-    state = prior.adopt(prior_state.replace(params=randomised(prior_state.params)), coder_state)
-    sample = jax.jit(prior.sample)
+    state = prior.with_first_stage(prior_state.replace(params=randomised(prior_state.params)), coder_state)
+    sample = jax.jit(prior.sample, static_argnums=3)
 
     def draw(devices, index, label, temperature=None):
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-        rows = [sharding.put_rows(mesh, np.array(x, np.int32)) for x in (index, label)]
+        index, label = (sharding.put_rows(mesh, np.array(x, np.int32)) for x in (index, label))
         placed, key = jax.device_put((state, jax.random.key(3)), sharding.replicated(mesh))
-        return np.asarray(sample(placed, key, base.SampleRequest(*rows, temperature=temperature)))
+        return np.asarray(sample(placed, rng.per_index(key, index), {"label": label}, prior.Request(temperature)))
 
     labels = np.arange(8) % 3
     whole = draw(8, range(8), labels)
     assert whole.shape == (8, *SHAPE) and np.abs(whole).max() <= 1
     assert len({image.tobytes() for image in whole}) == 8
     np.testing.assert_allclose(draw(1, (2, 3, 7), (2, 0, 1)), whole[[2, 3, 7]], atol=1e-5)
-    for other in (draw(8, range(8), (labels + 1) % 3), draw(8, range(8), labels, (0.2,))):
+    for other in (draw(8, range(8), (labels + 1) % 3), draw(8, range(8), labels, 0.2)):
         assert np.abs(other - whole).max() > 0.1
 
 
 def test_bfloat16():
     config = recipe("vqvae_prior", **{"network.dtype": "bfloat16"})
     with config.unlocked():
-        config.foundation.run = vqvae_config(**{"network.dtype": "bfloat16"})
+        config.first_stage.run = vqvae_config(**{"network.dtype": "bfloat16"})
     prior = run.build_algorithm(config, {"": images.Spec(SHAPE)})
     state = jax.eval_shape(prior.init, jax.random.key(0))
-    drawn = jax.eval_shape(prior.sample, state, jax.random.key(0), base.SampleRequest(index=jnp.arange(2)))
+    drawn = jax.eval_shape(
+        lambda state, keys: prior.sample(state, keys, {}, prior.Request()), state, jax.random.split(jax.random.key(0))
+    )
     stepped, metrics = jax.eval_shape(prior.train_step, state, some_batch(2), jax.random.key(0))
     assert jax.tree.map(lambda x: x.dtype, stepped) == jax.tree.map(lambda x: x.dtype, state)
     assert drawn.dtype == metrics["loss"].dtype == jnp.float32
 
 
 def test_requests_that_cannot_be(conditional_prior, coder):
-    index = jnp.arange(2)
-    for temperature in ((0.0,), (0.5, 0.5)):
+    for temperature in ("0", "0.5,0.5"):
         with pytest.raises(errors.UserError, match="--temperature"):
-            conditional_prior.check_request(base.SampleRequest(index=index, temperature=temperature))
-    conditional_prior.check_request(base.SampleRequest(index=index, temperature=(0.5,)))
+            requests.typed({"temperature": temperature}, conditional_prior, {})
+    assert requests.typed({"temperature": "0.5"}, conditional_prior, {}) == {"temperature": 0.5}
     with pytest.raises(errors.UserError, match=r"--steps"):
-        conditional_prior.check_request(base.SampleRequest(index=index, steps=5))
+        requests.typed({"steps": "5"}, conditional_prior, {})
     with pytest.raises(errors.UserError, match=r"vqvae_prior"):
-        coder.check_request(base.SampleRequest(index=index))
+        latents.check_draws(coder)
 
 
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({}, "config.foundation.workdir is missing"),
+        ({}, "config.first_stage.workdir is missing"),
         ({"prior.conditional": True}, "config.prior.conditional needs labels"),
         ({"network.heads": 3}, "config.network.heads is 3"),
     ],
@@ -398,38 +407,36 @@ def test_requests_that_cannot_be(conditional_prior, coder):
 def test_priors_that_cannot_be(keys, words):
     config = recipe("vqvae_prior", **keys)
     with config.unlocked():
-        config.foundation.run = vqvae_config() if keys else config_dict.ConfigDict()
+        config.first_stage.run = vqvae_config() if keys else config_dict.ConfigDict()
     with pytest.raises(errors.UserError, match=words):
-        run.build_algorithm(config, {"": images.Spec(SHAPE)})
+        run.build_algorithm(config_lib.check(config), {"": images.Spec(SHAPE)})
 
 
 # The run of one, standing on the run of the other.
 
 
-def test_foundations_that_cannot_be(tmp_path):
+def test_first_stages_that_cannot_be(tmp_path):
     specs = {"": images.Spec(SHAPE)}
     run.save_config(tmp_path / "ddpm", recipe("ddpm"), specs)
     run.save_config(tmp_path / "other", vqvae_config(), {"": images.Spec((32, 32, 3))})
     run.save_config(tmp_path / "good", vqvae_config(), {"": images.Spec(SHAPE, images.unnamed(4))})
 
     def fill(workdir):
-        config = recipe("vqvae_prior", **{"foundation.workdir": workdir})
-        run.fill_foundation(tmp_path / "run", config, specs)
-        return config
+        config = config_lib.typed(recipe("vqvae_prior", **{"first_stage.workdir": workdir}))
+        return run.with_first_stage(tmp_path / "run", config, specs)
 
     for workdir, words in (
-        ("", "config.foundation.workdir is missing"),
+        ("", "config.first_stage.workdir is missing"),
         (str(tmp_path), "is not the folder of a run"),
-        (str(tmp_path / "ddpm"), "is a run of diffusion, and code_prior stands on one of vqvae"),
+        (str(tmp_path / "ddpm"), "is a run of diffusion, and code_prior stands on one that tokenizes"),
         (str(tmp_path / "other"), "of 32x32x3 images, and those of config.data are 5x4x1"),
     ):
         with pytest.raises(errors.UserError, match=words) as caught:
             fill(workdir)
         assert "\n" not in str(caught.value)
-    assert fill(str(tmp_path / "good")).foundation.run.vqvae.codes == CODES
-    config = recipe("ddpm")
-    run.fill_foundation(tmp_path / "run", config, specs)
-    assert config == recipe("ddpm")
+    assert fill(str(tmp_path / "good")).first_stage.run["vqvae"]["codes"] == CODES
+    config = config_lib.typed(recipe("ddpm"))
+    assert run.with_first_stage(tmp_path / "run", config, specs) is config
 
 
 def train_run(*flags):
@@ -449,12 +456,13 @@ def test_a_priors_run_needs_the_vqvaes_run_only_to_begin(tmp_path):
     assert (base_run / "panels" / "4.png").exists()
 
     train = ("--config=configs/vqvae_prior.py:smoke", f"--workdir={prior_run}", *brief)
-    code, error = train_run(*train, "--config.duration=3", f"--config.foundation.workdir={base_run}")
+    code, error = train_run(*train, "--config.duration=3", f"--config.first_stage.workdir={base_run}")
     assert code == 0, error[-2000:]
 
-    _, _, trained, _ = run.load(base_run)
+    trained = run.load(base_run).state
     shutil.rmtree(base_run)
-    _, prior, state, _ = run.load(prior_run)
+    loaded = run.load(prior_run)
+    prior, state = loaded.algorithm, loaded.state
     kept = state.extra["vqvae"]
     assert kept.params.keys() == {"vqvae"} and int(kept.step) == 4
     chex.assert_trees_all_equal((kept.params, kept.extra["codebook"]), (trained.params, trained.extra["codebook"]))

@@ -49,6 +49,7 @@ def compare(training, repeats):
 
         z = np.random.default_rng(config.seed).standard_normal((n, algorithm.latent), np.float32)
         generator, x = model.networks["generator"].eval(), torch.tensor(z, device=device)
-        return training.forward(algorithm.decode, z), pytorch.inference(lambda: generator(x), device, algorithm.generator)
+        ours = training.forward(lambda state, z: algorithm.decode(state, z, {}), z)
+        return ours, pytorch.inference(lambda: generator(x), device, algorithm.generator)
 
     return pytorch.compare("torch", training, repeats, device, step, forward)

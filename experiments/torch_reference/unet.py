@@ -94,9 +94,8 @@ def train_step(config, algorithm, model, image):
     optimizer = pytorch.optimizer(config.optimizer, model.parameters())
     average = pytorch.moving_average(model, config.ema.decay)
     t = jnp.arange(algorithm.schedule.length)
-    weights = weightings.weight(
-        algorithm.weighting, algorithm.parametrisation, algorithm.schedule.log_snr(t, 4), algorithm.gamma
-    )
+    aim = algorithm.objective
+    weights = weightings.weight(aim.weighting, aim.parametrisation, algorithm.schedule.log_snr(t, 4), aim.gamma)
     signals, noises, weights = (
         torch.tensor(np.asarray(x), device=device) for x in (*algorithm.schedule.signal_and_noise(t, 4), weights)
     )
@@ -107,7 +106,7 @@ def train_step(config, algorithm, model, image):
         t = torch.randint(len(signals), (len(x0),), device=device)
         eps = torch.randn_like(x0)
         signal, noise = signals[t], noises[t]
-        target = parametrisations.target(algorithm.parametrisation, x0, eps, signal, noise)
+        target = parametrisations.target(aim.parametrisation, x0, eps, signal, noise)
         with pytorch.autocast(algorithm.network, device):
             prediction = model(signal * x0 + noise * eps, t, return_dict=False)[0]
         loss = (weights[t] * (prediction.float() - target).square()).mean()

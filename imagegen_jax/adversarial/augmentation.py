@@ -6,8 +6,13 @@ differentiated by the image. A generator does not learn to draw the transformati
 distribution (section 2.2 there): small ones always, a flip only where it is done to some images and not to others.
 """
 
+import dataclasses
+from typing import Annotated
+
 import jax
 from jax import numpy as jnp
+
+from imagegen_jax import keys
 
 
 def _per_image(rng, images, low, high):
@@ -63,6 +68,17 @@ TRANSFORMATIONS = {
     "cutout": _cutout,
     "flip": _flip,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The section `augment`."""
+
+    policy: Annotated[tuple[str, ...], keys.Each(keys.OneOf(TRANSFORMATIONS))] = ()  # what both kinds of images go through
+    adaptive: bool = False  # with a probability that rises from 0 where the discriminator is too sure; otherwise always
+    # Mean sign of its logits on training images that is aimed at.
+    target: Annotated[float, keys.AtLeast(-1), keys.AtMost(1)] = 0.6
+    span: Annotated[int, keys.AtLeast(1)] = 500_000  # images over which the probability can rise from 0 to 1
 
 
 def augment(rng, images, policy, probability=None):

@@ -3,7 +3,6 @@
 import abc
 from collections.abc import Callable
 import dataclasses
-import typing
 from typing import Any
 from typing import ClassVar
 
@@ -50,98 +49,64 @@ class TrainState:
         return self.replace(extra=extra | ({"ema": rest} if rest else {}))
 
 
-def _option(meaning):
-    """A field of SampleRequest that is fixed when `sample` is compiled; `meaning` is what --help says of it."""
-    return flax.struct.field(pytree_node=False, default=None, metadata={"help": meaning})
-
-
-@flax.struct.dataclass
-class SampleRequest:
-    """What `sample` should draw. `None` leaves a choice to the recipe. Options are also flags and keys of a sweep.
-
-    Attributes:
-      index: (n,) int32. Image i of a stream depends on the key, index[i] and what is requested of it alone.
-      label: (n,) int32, the class of each (conditional families, which must be told).
-    """
-
-    index: jax.Array
-    label: jax.Array | None = None
-    sampler: str | None = _option("Diffusion: ddpm or ddim, with its own constants in place of the recipe's.")
-    steps: int | None = _option("Diffusion: network evaluations an image, instead of what the recipe says.")
-    eta: float | None = _option("Diffusion by ddim: noise of a step, 0 (none, the default of --sampler=ddim) to 1 (as ddpm).")
-    variance: str | None = _option("Diffusion by ddpm: fixed_small (the default of --sampler=ddpm) or fixed_large.")
-    clip: bool | None = _option("Diffusion: hold the image that each step predicts within the range of pixels.")
-    temperature: tuple[float, ...] | None = _option(
-        "VAE: factor on the standard deviation of its prior, or one for each level of latents, the top's first. "
-        "Prior of codes: divisor of the logits."
-    )
-    truncation: float | None = _option("GAN: draw the noise within so many standard deviations: less variety, fewer failures.")
-
-
-def request_options():
-    """The options in a SampleRequest: {name: (type, what --help says of it)}. A tuple is one of floats."""
-    hints = typing.get_type_hints(SampleRequest)
-    options = {}
-    for field in dataclasses.fields(SampleRequest):
-        if "help" in field.metadata:
-            kind = typing.get_args(hints[field.name])[0]  # of `kind | None`
-            options[field.name] = (typing.get_origin(kind) or kind, field.metadata["help"])
-    return options
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a method that draws, or does not draw, without any."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the sections of a config that all families share come to.
+    """How a method is optimised: what the sections of a config that all families share come to.
 
     Attributes:
-      optimizer: the optax transformation of the `optimizer` section; None where the config has none.
+      optimizer: the optax transformation of the section `optimizer`; None where the method has none.
       repeated: updates a step -> the same for a network that has more than one, so that its schedules take as many steps.
-      ema_decay: step -> decay of the moving average; None likewise.
-      steps: 'vae.warmup' -> the duration under that key, in steps.
+      ema_decay: step -> decay of the moving average; None where the method has none.
+      accumulate: pieces in which a batch's gradient is computed.
+      batch_size: images a step.
+      steps: a keys.Duration -> steps.
+      first_stage: the algorithm of the trained run that the method stands on (capabilities.HasFirstStage), or None.
     """
 
-    optimizer: optax.GradientTransformation | None
-    repeated: Callable[[int], optax.GradientTransformation] | None
-    ema_decay: Callable | None
-    steps: Callable[[str], int]
+    optimizer: optax.GradientTransformation | None = None
+    repeated: Callable[[int], optax.GradientTransformation] | None = None
+    ema_decay: Callable | None = None
+    accumulate: int = 1
+    batch_size: int = 1
+    steps: Callable[[str], int] = int
+    first_stage: Any = None
 
 
 class Algorithm(abc.ABC):
     """A family, as pure functions. Subclasses are frozen dataclasses of hyper-parameters and Linen modules.
 
+    This is all that training needs. What else a method can do it has as methods of the protocols in capabilities.py.
+
     Attributes:
-      domains: of the batches: ('',), or ('a', 'b') of a method that translates between two sets of images.
-      draws: whether `sample` makes images from nothing.
-      classes: of which `sample` wants to be told one for each image; 0 where it takes no labels.
-      options: the fields of SampleRequest, beside index and label, that `sample` heeds.
-      has_codes: whether images have codes (`encode`, `decode`).
-      prior_dimensions: of codes that are standard normal (`decode`); 0 where there are none.
-      has_bound: whether likelihoods have a bound (`log_weights`).
-      foundation: the family whose trained run this one stands on (`adopt`); '' for none.
-      columns: what `panel` shows of an image, from left to right; empty where a family has no panel.
-      advice: what to try where its samples collapse to few; '' for nothing in particular.
+      Config: its own sections of a config, a frozen dataclass (imagegen_jax/keys.py).
+      Request: its options of drawing, likewise.
+      defaults: {key: value} where its default of a key that all families share is another, such as {'optimizer.b1': 0.5}.
+      domains: names of the sets of images that a batch has one of each of: {'a': ..., 'b': ...}; () for batches of one set.
+      optimized: whether it takes gradients: it has the sections `optimizer` and `ema`.
+      hint: what to try where its samples collapse to few; '' for nothing in particular.
     """
 
-    domains: ClassVar[tuple[str, ...]] = ("",)
-    draws: ClassVar[bool] = True
-    classes: ClassVar[int] = 0
-    options: ClassVar[tuple[str, ...]] = ()
-    has_codes: ClassVar[bool] = False
-    prior_dimensions: ClassVar[int] = 0
-    has_bound: ClassVar[bool] = False
-    foundation: ClassVar[str] = ""
-    columns: ClassVar[tuple[str, ...]] = ()
-    advice: ClassVar[str] = ""
+    Config: ClassVar[type]
+    Request: ClassVar[type] = NoOptions
+    defaults: ClassVar[dict[str, Any]] = {}
+    domains: ClassVar[tuple[str, ...]] = ()
+    optimized: ClassVar[bool] = True
+    hint: ClassVar[str] = ""
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, config, spec, training: Training):
-        """Builds the algorithm of a resolved config.
+        """Builds the algorithm.
 
         Args:
-          config: see imagegen_jax/config.py.
-          spec: the images.Spec of the images, or {'a': Spec, 'b': Spec}.
-          training: the optimiser, the moving average and the durations.
+          config: its Config.
+          spec: the images.Spec of the images, or {'a': Spec, 'b': Spec} by domain.
+          training: how it is optimised. One that serves another as its first stage is never optimised: Training().
 
         Raises:
           errors.UserError: the config asks for what does not exist or does not fit the images.
@@ -159,49 +124,22 @@ class Algorithm(abc.ABC):
     def eval_step(self, state: TrainState, batch: Batch, rng: jax.Array) -> Metrics:
         """Metrics (n,), one value for each image, a function of the image, its index and rng alone; one of them 'loss'."""
 
-    @abc.abstractmethod
-    def sample(self, state: TrainState, rng: jax.Array, request: SampleRequest) -> jax.Array:
-        """(n, height, width, channels) float32 in [-1, 1], drawn with state.params."""
+    def check_request(self, request) -> None:  # noqa: B027  (most have nothing to object)
+        """See capabilities.Draws."""
 
-    def panel(self, state: TrainState, batch: Batch, rng: jax.Array) -> jax.Array:
-        """(n, len(columns), height, width, channels) float32 in [-1, 1]: what becomes of each image of a batch."""
-        raise NotImplementedError
+    def about_request(self, request) -> dict[str, Any]:
+        """See capabilities.Draws."""
+        return {name: value for name, value in vars(request).items() if value is not None}
 
-    def encode(self, state: TrainState, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
-        """(n, d) float32 codes of a batch's images: the most likely ones, or random ones of their posterior where rng is given.
 
-        A random code depends on rng and the image's index. All latent variables of a family make one row, top level first.
-        """
-        raise NotImplementedError
-
-    def decode(self, state: TrainState, codes: jax.Array, label: jax.Array | None = None) -> jax.Array:
-        """(n, height, width, channels) float32 in [-1, 1], the images of (n, d) codes; with (n,) labels where classes > 0."""
-        raise NotImplementedError
-
-    def log_weights(self, state: TrainState, batch: Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
-        """(n,) float32 log p(x, z) - log q(z | x) in nats, with z the posterior's sample of this number.
-
-        Their exponentials average p(x) over samples; x is what the likelihood observes of the image, the same for all samples.
-        They depend on rng, the images' indices and `sample` alone.
-        """
-        raise NotImplementedError
-
-    def adopt(self, state: TrainState, founded_on: TrainState) -> TrainState:
-        """The first state, with what it takes from the trained state of the run that this one stands on."""
-        raise NotImplementedError
-
-    def check_request(self, request: SampleRequest) -> None:
-        """Raises errors.UserError where this algorithm cannot draw what is requested."""
-        for name, (kind, _) in request_options().items():
-            value = getattr(request, name)
-            if value is not None and name not in self.options:
-                shown = ",".join(map(str, value)) if kind is tuple else value
-                raise errors.UserError(f"--{name}={shown}: this family of generators has no such option; leave it out")
-
-    def about_request(self, request: SampleRequest) -> dict[str, Any]:
-        """What a score's protocol says of a request, as JSON: all constants that its images are drawn with, and no others."""
-        asked = {name: getattr(request, name) for name in request_options()}
-        return {name: value for name, value in asked.items() if value is not None}
+def told_classes(conditional: bool, spec, key: str) -> int:
+    """How many labels a method is told: all of the images', or 0 unless it is conditional. Raises errors.UserError."""
+    if conditional and not spec.classes:
+        raise errors.UserError(
+            f"config.{key} needs labels, and the images have none: put them in one sub-folder a class, "
+            f"or set --config.{key}=False"
+        )
+    return spec.classes if conditional else 0
 
 
 def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate: int):
@@ -235,23 +173,46 @@ def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate:
     return jax.tree.map(lambda x: x / accumulate, total)
 
 
-def first_state(name: str, params, optimizer: optax.GradientTransformation, averaged=None, extra=None) -> TrainState:
+def first_state(name: str, params, training: Training, averaged=None, extra=None) -> TrainState:
     """The state before the first step of a method with one network, called `name`, and one optimiser of all its parameters.
 
     Args:
       name: of the network.
       params: its parameters.
-      optimizer: of them.
+      training: how they are optimised.
       averaged: {name: pytree}, what is kept beside the parameters and averaged with them (`update_averaged`).
       extra: what else is kept.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params={name: params},
-        opt_state={name: optimizer.init(params)},
+        opt_state={name: training.optimizer.init(params)} if training.optimizer else {},
         ema_params={name: params},
         extra=(extra or {}) | with_averages(averaged or {}),
     )
+
+
+def train_step(training: Training, state: TrainState, name: str, loss: Callable, examples, rng: jax.Array):
+    """One step of a method with one network, called `name`.
+
+    Args:
+      training: how it is optimised.
+      state: as `first_state` begins it.
+      name: of the network.
+      loss: (params, examples, rng) -> (mean over the examples, (metrics, batch statistics by their names in the state)), all of
+        which are means likewise.
+      examples: pytree of arrays with a leading axis.
+      rng: key of what `loss` draws.
+
+    Returns:
+      (state, metrics)
+    """
+    params = state.params[name]
+    (value, (metrics, stats)), grads = value_and_grad(loss, params, examples, rng, training.accumulate)
+    metrics = {"loss": value, **metrics, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
+    state = update(state, name, grads, training.optimizer, training.ema_decay)
+    state = update_averaged(state, stats, training.ema_decay)
+    return state.replace(step=state.step + 1), metrics
 
 
 def with_averages(averaged):

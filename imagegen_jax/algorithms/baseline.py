@@ -10,6 +10,9 @@ One pass over the images teaches each of them all it can know; another changes n
 import abc
 import dataclasses
 import math
+from typing import Annotated
+from typing import ClassVar
+from typing import Literal
 
 import jax
 from jax import numpy as jnp
@@ -17,7 +20,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import images
-from imagegen_jax import rng as rng_lib
+from imagegen_jax import keys
 from imagegen_jax.algorithms import base
 
 _VALUES = 256  # of a uint8
@@ -138,20 +141,19 @@ class Templates(Model):
         return memory["mean"] + jnp.tensordot(deviation * noise, memory["templates"], 1)
 
 
-def _templates(config, shape):
-    values = math.prod(shape)
-    if config.templates > values:
-        raise errors.UserError(
-            f"config.baseline.templates is {config.templates}: it can be at most {values}, the values of an image"
-        )
-    return Templates(config.templates)
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The section `baseline`."""
+
+    name: Literal["random", "histogram", "templates"] = "histogram"
+    templates: Annotated[int, keys.AtLeast(1)] = 32  # how many (templates)
 
 
-_MODELS = {
-    "random": lambda config, shape: Random(),
-    "histogram": lambda config, shape: Histogram(),
-    "templates": _templates,
-}
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a baseline, which takes no gradients: there is no optimizer and no moving average."""
+
+    baseline: Choice = Choice()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +165,22 @@ class Baseline(base.Algorithm):
       image_shape: (height, width, channels).
     """
 
+    Config: ClassVar[type] = Config
+    optimized: ClassVar[bool] = False
+    classes: ClassVar[int] = 0
+
     model: Model
     image_shape: tuple[int, int, int]
 
     @classmethod
     def from_config(cls, config, spec, training):
-        return cls(_MODELS[config.baseline.name](config.baseline, spec.shape), spec.shape)
+        name, templates, values = config.baseline.name, config.baseline.templates, math.prod(spec.shape)
+        if name == "templates" and templates > values:
+            raise errors.UserError(
+                f"config.baseline.templates is {templates}: it can be at most {values}, the values of an image"
+            )
+        models = {"random": Random(), "histogram": Histogram(), "templates": Templates(templates)}
+        return cls(models[name], spec.shape)
 
     def init(self, rng):
         memory = self.model.init(self.image_shape)
@@ -181,6 +193,5 @@ class Baseline(base.Algorithm):
     def eval_step(self, state, batch, rng):
         return {"loss": self.model.loss(state.extra, batch["image"])}
 
-    def sample(self, state, rng, request):
-        keys = rng_lib.per_index(rng, request.index)
+    def sample(self, state, keys, condition, request):
         return jnp.clip(jax.vmap(lambda key: self.model.draw(state.extra, key, self.image_shape))(keys), -1.0, 1.0)

@@ -5,20 +5,43 @@ maximised. Images are what the VQ-VAE decodes of codes that are drawn one after 
 it, and a copy is in the state, so that this run needs that one only to begin.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
+from typing import Annotated
+from typing import Any
 from typing import ClassVar
 
 import jax
 from jax import numpy as jnp
 import optax
 
-from imagegen_jax import errors
-from imagegen_jax import rng as rng_lib
+from imagegen_jax import keys
 from imagegen_jax.algorithms import base
-from imagegen_jax.algorithms import vqvae as vqvae_lib
+from imagegen_jax.algorithms import capabilities
+from imagegen_jax.networks import blocks
 from imagegen_jax.networks import transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """The section `prior`."""
+
+    conditional: bool = False  # on labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a prior over codes."""
+
+    network: transformer.Config = transformer.Config()
+    prior: Prior = Prior()
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options of drawing."""
+
+    temperature: Annotated[float | None, "Prior of codes: divisor of the logits.", keys.Above(0)] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,76 +50,53 @@ class CodePrior(base.Algorithm):
 
     Attributes:
       network: predicts each code from those before it.
-      vqvae: what makes codes of images, and images of codes.
-      optimizer: optax transformation.
-      ema_decay: step -> decay of the moving average.
-      accumulate: pieces in which a batch's gradient is computed.
+      first_stage: what makes codes of images, and images of codes.
+      training: how it is optimised.
       classes: labels that the network is told; 0 for none.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("temperature",)
-    foundation: ClassVar[str] = "vqvae"
+    Config: ClassVar[type] = Config
+    Request: ClassVar[type] = Request
+    first_stage_capability: ClassVar[type] = capabilities.Tokenizes
 
     network: transformer.Transformer
-    vqvae: vqvae_lib.VqVae
-    optimizer: optax.GradientTransformation
-    ema_decay: Callable
-    accumulate: int = 1
+    first_stage: Any
+    training: base.Training
     classes: int = 0
 
     @classmethod
     def from_config(cls, config, spec, training):
-        if not config.foundation.run:
-            raise errors.UserError(
-                "config.foundation.workdir is missing: give the folder of a trained VQ-VAE, --config.foundation.workdir=RUN"
-            )
-        if config.prior.conditional and not spec.classes:
-            raise errors.UserError(
-                f"config.prior.conditional needs labels, and the images of {config.data.source} have none: "
-                "put them in one sub-folder a class, or set --config.prior.conditional=False"
-            )
-        if config.network.width % config.network.heads:
-            raise errors.UserError(
-                f"config.network.heads is {config.network.heads}: it must divide config.network.width ({config.network.width})"
-            )
-        never_trained = base.Training(optax.identity(), None, None, lambda key: 0)
-        vqvae = vqvae_lib.VqVae.from_config(config.foundation.run, spec, never_trained)
-        classes = spec.classes if config.prior.conditional else 0
-        network = dict(config.network, dtype=jnp.dtype(config.network.dtype))
-        return cls(
-            network=transformer.Transformer(vqvae.codes, math.prod(vqvae.code_shape), classes=classes, **network),
-            vqvae=vqvae,
-            optimizer=training.optimizer,
-            ema_decay=training.ema_decay,
-            accumulate=config.optimizer.accumulate,
+        tokenizer = training.first_stage
+        classes = base.told_classes(config.prior.conditional, spec, "prior.conditional")
+        network = blocks.from_config(
+            transformer.Transformer,
+            config.network,
+            codes=tokenizer.codes,
+            length=math.prod(tokenizer.code_shape),
             classes=classes,
         )
+        return cls(network, tokenizer, training, classes)
 
     def init(self, rng):
-        network_rng, vqvae_rng = jax.random.split(rng)
+        network_rng, first_rng = jax.random.split(rng)
         blank = jnp.zeros((1, self.network.length), jnp.int32)
         params = self.network.init(network_rng, blank, self.network.empty_cache(1))["params"]
-        return base.first_state("transformer", params, self.optimizer, extra={"vqvae": _frozen(self.vqvae.init(vqvae_rng))})
+        return base.first_state(
+            "transformer", params, self.training, extra={"vqvae": _frozen(self.first_stage.init(first_rng))}
+        )
 
-    def adopt(self, state, founded_on):
-        return state.replace(extra={"vqvae": _frozen(founded_on)})
+    def with_first_stage(self, state, trained):
+        """See capabilities.HasFirstStage."""
+        return state.replace(extra={"vqvae": _frozen(trained)})
 
     def train_step(self, state, batch, rng):
         def loss(params, examples, rng):
             nats = -self._log_prob(params, *examples, rngs={"dropout": rng}).mean() / self.network.length
-            return nats, {}
+            return nats, ({}, {})
 
-        params = state.params["transformer"]
         examples = (self._codes(state, batch), batch["label"])
-        (nats, _), grads = base.value_and_grad(loss, params, examples, rng, self.accumulate)
-        metrics = {
-            "loss": nats,
-            "bits_per_code": nats / math.log(2),
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-        }
-        state = base.update(state, "transformer", grads, self.optimizer, self.ema_decay)
-        return state.replace(step=state.step + 1), metrics
+        state, metrics = base.train_step(self.training, state, "transformer", loss, examples, rng)
+        return state, metrics | {"bits_per_code": metrics["loss"] / math.log(2)}
 
     def eval_step(self, state, batch, rng):
         """With 'log_prob', log p(c) of each image's codes in nats; 'loss' is its negative for each code, which is trained."""
@@ -104,14 +104,13 @@ class CodePrior(base.Algorithm):
         nats = -log_prob / self.network.length
         return {"loss": nats, "bits_per_code": nats / math.log(2), "log_prob": log_prob}
 
-    def sample(self, state, rng, request):
-        codes = self.sample_codes(state, rng, request)
-        return self.vqvae.decode_indices(state.extra["vqvae"], codes.reshape(-1, *self.vqvae.code_shape))
+    def sample(self, state, keys, condition, request):
+        codes = self.sample_codes(state, keys, condition, request)
+        return self.first_stage.decode_indices(state.extra["vqvae"], codes.reshape(-1, *self.first_stage.code_shape))
 
-    def sample_codes(self, state, rng, request):
+    def sample_codes(self, state, keys, condition, request):
         """(n, length) int32 drawn from p(c), whose logits are divided by the temperature."""
-        keys = rng_lib.per_index(rng, request.index)
-        (temperature,) = request.temperature or (1.0,)
+        temperature = request.temperature or 1.0
         variables = {"params": state.params["transformer"]}
 
         def draw(carry, position):
@@ -121,20 +120,14 @@ class CodePrior(base.Algorithm):
             code = jax.vmap(jax.random.categorical)(here, logits[:, 0] / temperature).astype(jnp.int32)
             return (code, cache), code
 
-        n = len(request.index)
-        first = self.network.start(n, request.label), self.network.empty_cache(n)
+        n = len(keys)
+        first = self.network.start(n, condition.get("label")), self.network.empty_cache(n)
         _, codes = jax.lax.scan(draw, first, jnp.arange(self.network.length))
         return codes.T
 
-    def check_request(self, request):
-        super().check_request(request)
-        given = request.temperature
-        if given is not None and (len(given) != 1 or given[0] <= 0):
-            raise errors.UserError(f"--temperature={','.join(map(str, given))}: give one number above 0")
-
     def _codes(self, state, batch):
         """(n, length) int32, row by row."""
-        return self.vqvae.indices(state.extra["vqvae"], batch["image"]).reshape(len(batch["image"]), -1)
+        return self.first_stage.indices(state.extra["vqvae"], batch["image"]).reshape(len(batch["image"]), -1)
 
     def _log_prob(self, params, codes, label, rngs=None):
         """(n,) float32 log p(codes) in nats, of (n, length) int32 codes. Trains (with dropout) where rngs are given."""
@@ -144,5 +137,6 @@ class CodePrior(base.Algorithm):
 
 
 def _frozen(state):
-    """Of a VQ-VAE's state, what it takes to encode and decode."""
-    return state.replace(opt_state={}, ema_params={}, extra={"codebook": state.extra["codebook"]})
+    """Of the first stage's state, what it takes to encode and decode."""
+    extra = {name: value for name, value in state.extra.items() if name != "ema"}
+    return state.replace(opt_state={}, ema_params={}, extra=extra)

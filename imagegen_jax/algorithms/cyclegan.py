@@ -13,8 +13,8 @@ both networks of a kind share one key in the state: params['generator'] = {'ab':
 {'a': ..., 'b': ...}, each with its optimiser.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import Annotated
 from typing import ClassVar
 
 import dm_pix as pix
@@ -26,11 +26,36 @@ import optax
 
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax import losses
 from imagegen_jax.algorithms import base
 from imagegen_jax.networks import cyclegan_nets
 
-DIRECTIONS = ("ab", "ba")
+DIRECTIONS = {"ab": ("a", "b"), "ba": ("b", "a")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The section `cyclegan`."""
+
+    # Nothing bounds the gradient of its discriminators, as the Wasserstein loss needs it.
+    loss: Annotated[str, keys.OneOf(losses.BOUNDED)] = "least_squares"
+    lambda_a: Annotated[float, keys.AtLeast(0)] = 10.0  # weight of |G_ba(G_ab(a)) - a|
+    lambda_b: Annotated[float, keys.AtLeast(0)] = 10.0  # weight of |G_ab(G_ba(b)) - b|
+    # Weight of |G_ba(a) - a| and |G_ab(b) - b|, as a share of those; 0 for none.
+    identity: Annotated[float, keys.AtLeast(0)] = 0.5
+    pool: Annotated[int, keys.AtLeast(0)] = 50  # generated images that each discriminator may see again; 0 for no pools
+    paired_test: bool = keys.resumable(False)  # test image i of a is the true translation of test image i of b
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a CycleGAN."""
+
+    network: cyclegan_nets.GeneratorConfig = cyclegan_nets.GeneratorConfig()
+    discriminator: cyclegan_nets.DiscriminatorConfig = cyclegan_nets.DiscriminatorConfig()
+    cyclegan: Objective = Objective()
+    mean_over_images: ClassVar[bool] = False  # see autoencoder.Config
 
 
 @flax.struct.dataclass
@@ -86,59 +111,57 @@ class CycleGan(base.Algorithm):
       generators: {'ab': module, 'ba': module}, (n, h, w, c) -> (n, h, w, c').
       discriminator: (n, h, w, c) -> logits of patches.
       shapes: {'a': (h, w, c), 'b': (h, w, c')}.
-      adversarial: which terms to play for.
-      lambda_a: weight of a's cycle.
-      lambda_b: weight of b's cycle.
-      identity: weight of the identity terms, as a share of the cycle's; 0 for none.
-      pool_size: images in each pool; 0 for no pools.
-      paired_test: whether test image i of a is the true translation of test image i of b.
+      objective: the weights of its terms, and the pools.
       remat: recompute a generator's activations when its gradient needs them, which saves those of the other passes.
-      optimizer: optax transformation, of both the generators and the discriminators.
-      ema_decay: step -> decay of the generators' moving average.
+      training: how both the generators and the discriminators are optimised.
     """
 
+    Config: ClassVar[type] = Config
     domains: ClassVar[tuple[str, ...]] = ("a", "b")
-    draws: ClassVar[bool] = False
+    directions: ClassVar[dict[str, tuple[str, str]]] = DIRECTIONS
+    # The published setting (section 5.2 and appendix 7); epochs are of the larger domain.
+    defaults: ClassVar[dict[str, object]] = {
+        "batch_size": 1,
+        "duration": "200 epochs",
+        "optimizer.b1": 0.5,
+        "optimizer.schedule": "linear",
+        "optimizer.hold": "100 epochs",
+        "optimizer.clip_norm": 0.0,
+    }
 
     generators: dict[str, nn.Module]
     discriminator: nn.Module
     shapes: dict[str, tuple[int, int, int]]
-    adversarial: losses.Adversarial
-    lambda_a: float
-    lambda_b: float
-    identity: float
-    pool_size: int
-    paired_test: bool
+    objective: Objective
     remat: bool
-    optimizer: optax.GradientTransformation
-    ema_decay: Callable
+    training: base.Training
 
     @classmethod
     def from_config(cls, config, spec, training):
         shapes = {name: spec[name].shape for name in ("a", "b")}
-        generators = {direction: _generator(config.network, shapes[direction[1]][-1]) for direction in DIRECTIONS}
+        generators = {
+            name: cyclegan_nets.generator(config.network, shapes[target][-1]) for name, (_, target) in DIRECTIONS.items()
+        }
         _check_shapes(config, shapes, generators["ab"].multiple)
-        return cls(
-            generators=generators,
-            discriminator=_discriminator(config),
-            shapes=shapes,
-            adversarial=losses.ADVERSARIAL[config.cyclegan.loss],
-            lambda_a=config.cyclegan.lambda_a,
-            lambda_b=config.cyclegan.lambda_b,
-            identity=config.cyclegan.identity,
-            pool_size=config.cyclegan.pool,
-            paired_test=config.cyclegan.paired_test,
-            remat=config.network.remat,
-            optimizer=training.optimizer,
-            ema_decay=training.ema_decay,
-        )
+        discriminator = cyclegan_nets.discriminator(config.discriminator, jnp.dtype(config.network.dtype))
+        return cls(generators, discriminator, shapes, config.cyclegan, config.network.remat, training)
+
+    @property
+    def multiples(self):
+        """See capabilities.Translates."""
+        return {direction: generator.multiple for direction, generator in self.generators.items()}
+
+    @property
+    def paired_test(self):
+        """See capabilities.Translates."""
+        return self.objective.paired_test
 
     @property
     def columns(self):
         """What `panel` shows of an image of a, then of the image of b with the same number."""
         of_a = ("a", "G_ab(a)", "G_ba(G_ab(a))", "G_ba(a)")
         of_b = ("b", "G_ba(b)", "G_ab(G_ba(b))", "G_ab(b)")
-        return of_a + of_b if self.identity else of_a[:3] + of_b[:3]
+        return of_a + of_b if self.objective.identity else of_a[:3] + of_b[:3]
 
     def init(self, rng):
         blank = {name: jnp.zeros((1, *shape)) for name, shape in self.shapes.items()}
@@ -146,11 +169,12 @@ class CycleGan(base.Algorithm):
         generator = {d: self.generators[d].init(key, blank[d[0]])["params"] for d, key in zip(DIRECTIONS, keys)}
         discriminator = {name: self.discriminator.init(key, blank[name])["params"] for name, key in zip("ab", keys[2:])}
         params = {"generator": generator, "discriminator": discriminator}
-        pools = {name: ImagePool.empty(self.pool_size, shape) for name, shape in self.shapes.items()} if self.pool_size else {}
+        size = self.objective.pool
+        pools = {name: ImagePool.empty(size, shape) for name, shape in self.shapes.items()} if size else {}
         return base.TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state={name: self.optimizer.init(params[name]) for name in params},
+            opt_state={name: self.training.optimizer.init(params[name]) for name in params},
             ema_params={"generator": generator},
             extra={"pool": pools},
         )
@@ -173,23 +197,21 @@ class CycleGan(base.Algorithm):
         metrics["grad_norm_discriminator"] = optax.tree.norm(d_grads)
         metrics["param_norm"] = optax.tree.norm(state.params)
 
-        state = base.update(state, "generator", grads, self.optimizer, self.ema_decay)
-        state = base.update(state, "discriminator", d_grads, self.optimizer)
+        state = base.update(state, "generator", grads, self.training.optimizer, self.training.ema_decay)
+        state = base.update(state, "discriminator", d_grads, self.training.optimizer)
         return state.replace(step=state.step + 1, extra={"pool": pools}), metrics
 
     def eval_step(self, state, batch, rng):
         real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
         fake, back, _ = self._translations(state.params["generator"], real, identity=False)
         metrics = {f"cycle_{name}": _l1(back[name], real[name]) for name in ("a", "b")}
-        metrics["loss"] = self.lambda_a * metrics["cycle_a"] + self.lambda_b * metrics["cycle_b"]
-        if self.paired_test:
-            for direction in DIRECTIONS:
-                scores = fidelity(fake[direction[1]], real[direction[1]])
+        aim = self.objective
+        metrics["loss"] = aim.lambda_a * metrics["cycle_a"] + aim.lambda_b * metrics["cycle_b"]
+        if aim.paired_test:
+            for direction, (_, target) in DIRECTIONS.items():
+                scores = fidelity(fake[target], real[target])
                 metrics |= {f"{name}_{direction}": score for name, score in scores.items()}
         return metrics
-
-    def sample(self, state, rng, request):
-        raise NotImplementedError("a CycleGAN draws nothing; see translate")
 
     def translate(self, state, direction, image):
         """(n, h, w, c) float in [-1, 1] of one domain to the other's, by state.params; any h and w that the network takes."""
@@ -197,18 +219,12 @@ class CycleGan(base.Algorithm):
 
     def panel(self, state, batch, rng):
         real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
-        fake, back, same = self._translations(state.params["generator"], real, identity=bool(self.identity))
+        fake, back, same = self._translations(state.params["generator"], real, identity=bool(self.objective.identity))
         columns = []
         for name, other in (("a", "b"), ("b", "a")):
             columns += [real[name], fake[other], back[name]] + ([same[name]] if same else [])
         channels = max(shape[-1] for shape in self.shapes.values())
         return jnp.stack([jnp.broadcast_to(x, (*x.shape[:3], channels)) for x in columns], 1)
-
-    def check_request(self, request):
-        raise errors.UserError(
-            "a CycleGAN translates images and draws none: python -m experiments.edit translate --workdir=… --direction=ab "
-            "--input=FOLDER --out=FOLDER/"
-        )
 
     def _translations(self, params, real, identity):
         """(fake, back, same) by domain: G_ab(a) is fake['b'], G_ba(G_ab(a)) back['a'], G_ba(a) same['a'] (None without).
@@ -224,40 +240,38 @@ class CycleGan(base.Algorithm):
             return jnp.split(apply(variables, jnp.concatenate(inputs)), len(inputs))
 
         fake, back, same = {}, {}, {} if identity else None
-        for direction in DIRECTIONS:
-            source, target = direction
+        for direction, (source, target) in DIRECTIONS.items():
             made = generate(direction, real[source], *([real[target]] if identity else []))
             fake[target] = made[0]
             if identity:
                 same[target] = made[1]
-        for direction in DIRECTIONS:
-            source, target = direction
+        for direction, (source, target) in DIRECTIONS.items():
             (back[target],) = generate(direction, fake[source])
         return fake, back, same
 
     def _generator_loss(self, params, discriminator, real):
         """(loss, (fake, metrics)) of both generators."""
-        fake, back, same = self._translations(params, real, identity=bool(self.identity))
-        total, metrics = 0.0, {}
-        for name, weight in (("a", self.lambda_a), ("b", self.lambda_b)):
+        fake, back, same = self._translations(params, real, identity=bool(self.objective.identity))
+        aim, total, metrics = self.objective, 0.0, {}
+        for name, weight in (("a", aim.lambda_a), ("b", aim.lambda_b)):
             logits = self.discriminator.apply({"params": discriminator[name]}, fake[name])
             terms = {
-                f"adversarial_{name}": self.adversarial.generator(logits).mean(),
+                f"adversarial_{name}": losses.ADVERSARIAL[aim.loss].generator(logits).mean(),
                 f"cycle_{name}": weight * jnp.abs(back[name] - real[name]).mean(),
             }
             if same:
-                terms[f"identity_{name}"] = self.identity * weight * jnp.abs(same[name] - real[name]).mean()
+                terms[f"identity_{name}"] = aim.identity * weight * jnp.abs(same[name] - real[name]).mean()
             total += sum(terms.values())
             metrics |= terms
         return total, (fake, {"loss": total} | metrics)
 
     def _discriminator_loss(self, params, real, fake):
         """(loss, metrics) of both discriminators; each has half of the sum of its terms."""
-        total, metrics = 0.0, {}
+        terms, total, metrics = losses.ADVERSARIAL[self.objective.loss], 0.0, {}
         for name in ("a", "b"):
             logits = self.discriminator.apply({"params": params[name]}, jnp.concatenate([real[name], fake[name]]))
             on_real, on_fake = jnp.split(logits, 2)
-            loss = 0.5 * (self.adversarial.real(on_real).mean() + self.adversarial.fake(on_fake).mean())
+            loss = 0.5 * (terms.real(on_real).mean() + terms.fake(on_fake).mean())
             total += loss
             metrics[f"discriminator_{name}"] = loss
         return total, metrics
@@ -301,31 +315,17 @@ def fidelity(image, truth):
     return {"l1": _l1(image, truth), "psnr": pix.psnr(*unit), "ssim": pix.ssim(*unit, filter_size=window)}
 
 
-def _generator(network, out_channels):
-    shared = dict(out_channels=out_channels, channels=network.channels, dtype=jnp.dtype(network.dtype))
-    if network.name == "unet":
-        return cyclegan_nets.UNetGenerator(levels=network.levels, **shared)
-    return cyclegan_nets.ResNetGenerator(blocks=network.blocks, upsampling=network.upsampling, **shared)
-
-
-def _discriminator(config):
-    shared = dict(channels=config.discriminator.channels, dtype=jnp.dtype(config.network.dtype))
-    if config.discriminator.name == "pixel":
-        return cyclegan_nets.PixelDiscriminator(**shared)
-    return cyclegan_nets.PatchDiscriminator(layers=config.discriminator.layers, **shared)
-
-
 def _check_shapes(config, shapes, multiple):
     """Raises errors.UserError where the networks cannot make these images."""
     if shapes["a"][:2] != shapes["b"][:2]:
         raise errors.UserError(
             f"the domains have images of {shapes['a'][:2]} and {shapes['b'][:2]} pixels: set --config.data.image_size"
         )
-    least = {"pixel": 1}.get(config.discriminator.name, 3 * 2**config.discriminator.layers)
-    if any(side % multiple or side < max(least, 16) for side in shapes["a"][:2]):
+    least = config.discriminator.least_side
+    if any(side % multiple or side < least for side in shapes["a"][:2]):
         raise errors.UserError(
             f"the networks take no images of {shapes['a'][:2]} pixels: set --config.data.image_size to a multiple of "
-            f"{multiple} that is at least {max(least, 16)}"
+            f"{multiple} that is at least {least}"
         )
     if config.cyclegan.identity and shapes["a"][-1] != shapes["b"][-1]:
         raise errors.UserError(

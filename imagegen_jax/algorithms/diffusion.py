@@ -5,23 +5,66 @@ squared error of the network's target (diffusion/parametrisations.py) with a wei
 drawn by any sampler of diffusion/samplers.py, whatever the network predicts.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import Annotated
+from typing import ClassVar
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
-import optax
 
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.diffusion import parametrisations
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
+from imagegen_jax.networks import blocks
 from imagegen_jax.networks import unet
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The section `diffusion`."""
+
+    schedule: Annotated[str, keys.OneOf(schedules.CURVES)] = "linear"
+    length: Annotated[int, keys.AtLeast(1)] = 1000  # steps
+    parametrisation: Annotated[str, keys.OneOf(parametrisations.NAMES)] = "eps"  # what the network predicts
+    weighting: Annotated[str, keys.OneOf(weightings.NAMES)] = "simple"
+    gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
+    stratified: bool = False  # spread the timesteps of a batch evenly
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a diffusion."""
+
+    network: unet.Config = unet.Config()
+    diffusion: Objective = Objective()
+    sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
+
+    def objections(self):
+        """See keys.objections."""
+        if self.sampler.steps > self.diffusion.length:
+            yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options of drawing."""
+
+    sampler: Annotated[samplers.Name | None, "Diffusion: ddpm or ddim, with its own constants in place of the recipe's."] = None
+    steps: Annotated[samplers.Steps | None, "Diffusion: network evaluations an image, instead of what the recipe says."] = None
+    eta: Annotated[
+        samplers.Eta | None, "Diffusion by ddim: noise of a step, 0 (none, the default of --sampler=ddim) to 1 (as ddpm)."
+    ] = None
+    variance: Annotated[
+        samplers.Variance | None, "Diffusion by ddpm: fixed_small (the default of --sampler=ddpm) or fixed_large."
+    ] = None
+    clip: Annotated[bool | None, "Diffusion: hold the image that each step predicts within the range of pixels."] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,69 +75,47 @@ class Diffusion(base.Algorithm):
       network: (x_t, t, train) -> prediction of x_t's shape.
       image_shape: (height, width, channels).
       schedule: noise levels.
-      parametrisation: what the network predicts, of parametrisations.NAMES.
-      weighting: of the loss, of weightings.NAMES.
-      gamma: the bound of the weighting 'min_snr'.
-      stratified: spread a batch's timesteps evenly (schedules.sample_timesteps).
+      objective: what the network predicts, and the weight of its error.
       sampler: of sample, unless the request says otherwise.
-      optimizer: optax transformation.
-      ema_decay: step -> decay of the moving average.
-      accumulate: pieces in which a batch's gradient is computed.
+      training: how it is optimised.
     """
 
-    options = ("sampler", "steps", "eta", "variance", "clip")
+    Config: ClassVar[type] = Config
+    Request: ClassVar[type] = Request
+    classes: ClassVar[int] = 0
 
     network: nn.Module
     image_shape: tuple[int, int, int]
     schedule: schedules.Schedule
-    parametrisation: str
-    weighting: str
-    gamma: float
-    stratified: bool
+    objective: Objective
     sampler: samplers.Sampler
-    optimizer: optax.GradientTransformation
-    ema_decay: Callable
-    accumulate: int = 1
+    training: base.Training
 
     @classmethod
     def from_config(cls, config, spec, training):
-        network = dict(config.network, out_channels=spec.shape[-1], dtype=jnp.dtype(config.network.dtype))
         return cls(
-            network=unet.UNet(**network),
+            network=blocks.from_config(unet.UNet, config.network, out_channels=spec.shape[-1]),
             image_shape=spec.shape,
             schedule=schedules.Schedule.named(config.diffusion.schedule, config.diffusion.length),
-            parametrisation=config.diffusion.parametrisation,
-            weighting=config.diffusion.weighting,
-            gamma=config.diffusion.gamma,
-            stratified=config.diffusion.stratified,
-            sampler=samplers.Sampler(**config.sampler),
-            optimizer=training.optimizer,
-            ema_decay=training.ema_decay,
-            accumulate=config.optimizer.accumulate,
+            objective=config.diffusion,
+            sampler=config.sampler,
+            training=training,
         )
 
     def init(self, rng):
         params = self.network.init(rng, jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32))["params"]
-        return base.first_state("unet", params, self.optimizer)
+        return base.first_state("unet", params, self.training)
 
     def train_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
         t_rng, eps_rng, dropout_rng = jax.random.split(rng, 3)
-        t = schedules.sample_timesteps(t_rng, len(x0), self.schedule.length, self.stratified)
+        t = schedules.sample_timesteps(t_rng, len(x0), self.schedule.length, self.objective.stratified)
         eps = jax.random.normal(eps_rng, x0.shape)
 
         def loss(params, examples, rng):
-            return self._error(params, *examples, rngs={"dropout": rng}).mean(), {}
+            return self._error(params, *examples, rngs={"dropout": rng}).mean(), ({}, {})
 
-        params = state.params["unet"]
-        (value, _), grads = base.value_and_grad(loss, params, (x0, eps, t), dropout_rng, self.accumulate)
-        metrics = {
-            "loss": value,
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-        }
-        state = base.update(state, "unet", grads, self.optimizer, self.ema_decay)
-        return state.replace(step=state.step + 1), metrics
+        return base.train_step(self.training, state, "unet", loss, (x0, eps, t), dropout_rng)
 
     def eval_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
@@ -106,29 +127,24 @@ class Diffusion(base.Algorithm):
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
         return {"loss": self._error(state.params["unet"], x0, eps, t)}
 
-    def sample(self, state, rng, request):
+    def sample(self, state, keys, condition, request):
         def denoise(x, t):
             signal, noise = self.schedule.signal_and_noise(t, x.ndim)
             prediction = self.network.apply({"params": state.params["unet"]}, x, t)
-            return parametrisations.to_x0(self.parametrisation, prediction, x, signal, noise)
+            return parametrisations.to_x0(self.objective.parametrisation, prediction, x, signal, noise)
 
-        keys = rng_lib.per_index(rng, request.index)
         x = samplers.sample(denoise, keys, self.image_shape, self.schedule, self._sampler(request))
         return jnp.clip(x, -1.0, 1.0)
 
     def check_request(self, request):
-        super().check_request(request)
         name = request.sampler or self.sampler.name
-        for option, choices in (("sampler", samplers.NAMES), ("variance", samplers.VARIANCES)):
-            if (value := getattr(request, option)) not in (None, *choices):
-                raise errors.UserError(f"--{option}={value}: choose one of {', '.join(choices)}")
         for owner, constants in samplers.CONSTANTS.items():
             for constant in constants:
                 if owner != name and getattr(request, constant) is not None:
                     raise errors.UserError(
                         f"--{constant} is of --sampler={owner}, and the sampler is {name}: choose that one, or leave it out"
                     )
-        if request.steps is not None and not 1 <= request.steps <= self.schedule.length:
+        if request.steps is not None and request.steps > self.schedule.length:
             raise errors.UserError(
                 f"--steps={request.steps}: the diffusion has {self.schedule.length} steps, choose 1 to {self.schedule.length}"
             )
@@ -145,9 +161,10 @@ class Diffusion(base.Algorithm):
 
     def _error(self, params, x0, eps, t, rngs=None):
         """(n,) weighted squared error of the target, averaged over pixels. Trains (with dropout) where rngs are given."""
+        aim = self.objective
         x_t = self.schedule.add_noise(x0, eps, t)
         prediction = self.network.apply({"params": params}, x_t, t, train=rngs is not None, rngs=rngs)
         signal, noise = self.schedule.signal_and_noise(t, x0.ndim)
-        target = parametrisations.target(self.parametrisation, x0, eps, signal, noise)
-        weight = weightings.weight(self.weighting, self.parametrisation, self.schedule.log_snr(t), self.gamma)
+        target = parametrisations.target(aim.parametrisation, x0, eps, signal, noise)
+        weight = weightings.weight(aim.weighting, aim.parametrisation, self.schedule.log_snr(t), aim.gamma)
         return weight * jnp.square(prediction - target).mean((1, 2, 3))

@@ -7,7 +7,7 @@ A generator G makes images of noise z ~ N(0, I), a discriminator D tells them fr
 
 where the penalties are those of adversarial/penalties.py. One that is due at every k-th update alone counts k-fold there
 (Karras et al. 2020b, section 4.1). Both players' last gradients of a step are taken at the same D, simultaneous gradient
-descent: so D(G(z)) is computed once for both. Each update of D sees its own share of the step's batch and other noise.
+descent: so D(G(z)) is computed once for both. Each update of D sees its own part of the step's batch and other noise.
 
 With labels both networks may be told them, G by its normalisation and D by a projection (Miyato & Koyama 2018) or each beside
 its input (Mirza & Osindero 2014), and D may guess them, to the gain of both players (Odena et al. 2017, equations 2 and 3).
@@ -17,6 +17,8 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import math
+import operator
+from typing import Annotated
 from typing import Any
 from typing import ClassVar
 from typing import NamedTuple
@@ -26,8 +28,8 @@ import jax
 from jax import numpy as jnp
 import optax
 
-from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax import losses
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.adversarial import augmentation
@@ -36,6 +38,87 @@ from imagegen_jax.adversarial import spectral_norm
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan_networks
 from imagegen_jax.networks import gan_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The section `gan`."""
+
+    loss: Annotated[str, keys.OneOf(losses.ADVERSARIAL)] = "non_saturating"
+    # The target of real images is less than 1 by this.
+    label_smoothing: Annotated[float, keys.AtLeast(0), keys.AtMost(0.5)] = 0.0
+    d_steps: Annotated[int, keys.AtLeast(1)] = 1  # updates of the discriminator a step; each takes its part of batch_size
+    penalty: Annotated[str, keys.OneOf(("none", *penalties.PENALTIES))] = "none"
+    penalty_weight: Annotated[float, keys.AtLeast(0)] = 10.0
+    # Updates of the discriminator from one penalty to the next, which then counts so many times (lazy regularisation).
+    penalty_every: Annotated[int, keys.AtLeast(1)] = 1
+    conditional: bool = False  # on labels, which both networks are told
+    # Projection (and class-conditional normalisation), or concat (dcgan).
+    conditioning: Annotated[str, keys.OneOf(gan_blocks.CONDITIONINGS)] = "projection"
+    auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of labels that the discriminator guesses
+
+    def objections(self):
+        """See keys.objections."""
+        if self.auxiliary and not self.conditional:
+            yield "auxiliary", "it weighs guesses of labels: set --config.gan.conditional=True"
+        if self.label_smoothing and self.loss not in losses.SMOOTHED:
+            yield (
+                "label_smoothing",
+                f"it moves targets, and config.gan.loss={self.loss} has none: choose one of {', '.join(losses.SMOOTHED)}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a GAN."""
+
+    network: gan_networks.GeneratorConfig = gan_networks.GeneratorConfig()
+    discriminator: gan_networks.DiscriminatorConfig = gan_networks.DiscriminatorConfig()
+    gan: Objective = Objective()
+    augment: augmentation.Config = augmentation.Config()
+    mean_over_images: ClassVar[bool] = False  # see autoencoder.Config
+
+    def objections(self):
+        """See keys.objections."""
+        gan, discriminator, augment = self.gan, self.discriminator, self.augment
+        if gan.penalty != "none" and discriminator.norm == "batch":
+            yield (
+                "gan.penalty",
+                "it is of the gradient at single images, which normalisation by the batch does not have: "
+                "set --config.discriminator.norm=none or spectral",
+            )
+        # R1, R2 and DRAGAN bound D's gradient at one kind of image alone; D(G(z)) - D(x) can still fall without end.
+        if gan.loss == "wasserstein" and gan.penalty != "wgan_gp" and discriminator.norm != "spectral":
+            yield (
+                "gan.penalty",
+                "it leaves the Wasserstein loss without a bound: set --config.gan.penalty=wgan_gp or "
+                "--config.discriminator.norm=spectral",
+            )
+        if self.network.name == "resnet":
+            for key, value in (
+                ("network.upsampling", "resize"),
+                ("gan.conditioning", "concat"),
+                ("discriminator.norm", "batch"),
+            ):
+                if operator.attrgetter(key)(self) == value:
+                    yield key, "it is of --config.network.name=dcgan"
+        if augment.adaptive and not augment.policy:
+            yield "augment.adaptive", "it needs --config.augment.policy"
+        if augment.adaptive and gan.loss not in losses.BOUNDED:
+            yield (
+                "augment.adaptive",
+                "it follows how many training images the discriminator takes for real, and the logits of "
+                f"config.gan.loss={gan.loss} do not say: set --config.augment.adaptive=False",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options of drawing."""
+
+    truncation: Annotated[
+        float | None, "GAN: draw the noise within so many standard deviations: less variety, fewer failures.", keys.Above(0)
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,22 +151,22 @@ class Augmentation:
     span: float = math.inf
 
 
-class Judgement(NamedTuple):
+class DiscriminatorUpdate(NamedTuple):
     """What comes of one look of the discriminator at real and generated images.
 
     Attributes:
       gradients: of its own loss.
-      on_fake: gan_blocks.Verdict on the generated images.
+      on_fake: gan_blocks.DiscriminatorOutput on the generated images.
       on_real: the same on the real ones.
-      pull: the slope of any loss by `on_fake` -> its slope by the generated images.
+      vjp: the gradient of any loss by `on_fake` -> its gradient by the generated images.
       extra: what the state is to remember.
       metrics: scalars.
     """
 
     gradients: Any
-    on_fake: gan_blocks.Verdict
-    on_real: gan_blocks.Verdict
-    pull: Callable
+    on_fake: gan_blocks.DiscriminatorOutput
+    on_real: gan_blocks.DiscriminatorOutput
+    vjp: Callable
     extra: dict[str, Any]
     metrics: base.Metrics
 
@@ -94,7 +177,7 @@ class Gan(base.Algorithm):
 
     Attributes:
       generator: (z (n, latent), labels, train) -> images.
-      discriminator: (images, labels, train) -> gan_blocks.Verdict.
+      discriminator: (images, labels, train) -> gan_blocks.DiscriminatorOutput.
       image_shape: (height, width, channels).
       latent: dimensions of the noise.
       adversarial: which terms to play for.
@@ -102,15 +185,18 @@ class Gan(base.Algorithm):
       d_optimizer: that of the discriminator.
       ema_decay: step -> decay of the generator's moving average.
       d_steps: updates of the discriminator a step.
-      penalty: on the discriminator's slope; None for none.
+      penalty: on the discriminator's gradient; None for none.
       spectral: whether the discriminator's weights are normalised by their largest singular values.
       auxiliary: weight of the guesses of classes.
       augmentation: what both kinds of images go through.
       classes: labels that the networks are told; 0 for none.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("truncation",)
-    advice: ClassVar[str] = (
+    Config: ClassVar[type] = Config
+    Request: ClassVar[type] = Request
+    defaults: ClassVar[dict[str, Any]] = {"optimizer.b1": 0.5, "optimizer.clip_norm": 0.0, "ema.decay": 0.999}
+    prior_is_normal: ClassVar[bool] = True
+    hint: ClassVar[str] = (
         "try --config.gan.penalty=r1, --config.augment.policy='(\"translation\",)', --config.discriminator.stddev=4, a lower "
         "--config.optimizer.lr or --config.discriminator.norm=spectral, in a new workdir"
     )
@@ -135,9 +221,9 @@ class Gan(base.Algorithm):
         return cls(**parts(config, spec, training))
 
     @property
-    def prior_dimensions(self):
-        """Of the noise."""
-        return self.latent
+    def latent_shape(self):
+        """(d,), of the noise."""
+        return (self.latent,)
 
     def init(self, rng):
         keys = jax.random.split(rng, 3)
@@ -163,31 +249,26 @@ class Gan(base.Algorithm):
         )
 
     def train_step(self, state, batch, rng):
-        shares = self._shares(state, batch, rng)
+        microbatches = self._microbatches(state, batch, rng)
         if self.d_steps > 1:  # unrolled: XLA:CPU needs ten times as long for convolutions inside a loop
-            state, _ = jax.lax.scan(self._train_discriminator, state, jax.tree.map(lambda x: x[:-1], shares), unroll=True)
-        return self._train_all(state, jax.tree.map(lambda x: x[-1], shares))
+            state, _ = jax.lax.scan(self._train_discriminator, state, jax.tree.map(lambda x: x[:-1], microbatches), unroll=True)
+        return self._train_all(state, jax.tree.map(lambda x: x[-1], microbatches))
 
     def eval_step(self, state, batch, rng):
         real, label = images.to_float(batch["image"]), batch["label"]
-        fake = self.decode(state, self._noise(rng_lib.per_index(rng, batch["index"])), label)
+        fake = self.decode(state, self._noise(rng_lib.per_index(rng, batch["index"])), {"label": label})
         params, _ = spectral_norm.normalise(state.params["discriminator"], state.extra["singular_vectors"])
         variables = {"params": params, "batch_stats": state.extra["discriminator_stats"]}
         on_real, on_fake = (self.discriminator.apply(variables, x, label) for x in (real, fake))
         loss = self.adversarial.real(on_real.logits) + self.adversarial.fake(on_fake.logits)
         return {"loss": loss} | self._accuracies(on_real, on_fake)
 
-    def sample(self, state, rng, request):
-        return self.decode(state, self._noise(rng_lib.per_index(rng, request.index), request.truncation), request.label)
+    def sample(self, state, keys, condition, request):
+        return self.decode(state, self._noise(keys, request.truncation), condition)
 
-    def decode(self, state, codes, label=None):
+    def decode(self, state, latents, condition):
         variables = {"params": state.params["generator"], "batch_stats": state.extra["generator_stats"]}
-        return self.generator.apply(variables, codes, label)
-
-    def check_request(self, request):
-        super().check_request(request)
-        if request.truncation is not None and not 0 < request.truncation < math.inf:
-            raise errors.UserError(f"--truncation={request.truncation}: it must be more than 0, and finite, such as 1.5")
+        return self.generator.apply(variables, latents, condition.get("label"))
 
     def _noise(self, keys, truncation=None):
         """(n, latent) of n keys (truncated: Brock et al. 2019, section 3.1)."""
@@ -195,7 +276,7 @@ class Gan(base.Algorithm):
             return jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
         return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (self.latent,)))(keys)
 
-    def _shares(self, state, batch, rng):
+    def _microbatches(self, state, batch, rng):
         """(real, label, key, number) of each of the step's updates of the discriminator, along a first axis."""
         real, label = images.to_float(batch["image"]), batch["label"]
         # Update k has rows k, k + d_steps, ...: each device's share of the batch stays on it.
@@ -208,13 +289,13 @@ class Gan(base.Algorithm):
         fake, updated = self.generator.apply(variables, z, label, train=True, mutable=["batch_stats"])
         return fake, updated.get("batch_stats", {})
 
-    def _train_discriminator(self, state, share):
+    def _train_discriminator(self, state, microbatch):
         """(state, None) after an update of the discriminator alone."""
-        real, label, rng, number = share
+        real, label, rng, number = microbatch
         fake, fake_label, rng = self._fakes(state, real, label, rng)
-        judgement = self._judge(state, real, fake, label, fake_label, rng, number)
-        state = state.replace(extra=state.extra | judgement.extra)
-        return base.update(state, "discriminator", judgement.gradients, self.d_optimizer), None
+        update = self._update_discriminator(state, real, fake, label, fake_label, rng, number)
+        state = state.replace(extra=state.extra | update.extra)
+        return base.update(state, "discriminator", update.gradients, self.d_optimizer), None
 
     def _fakes(self, state, real, label, rng):
         """What an update of the discriminator alone is shown: (images, their labels, key of the rest)."""
@@ -222,44 +303,44 @@ class Gan(base.Algorithm):
         z = jax.random.normal(noise_rng, (len(real), self.latent))
         return self._generate(state.params["generator"], state.extra["generator_stats"], z, label)[0], label, rng
 
-    def _train_all(self, state, share):
+    def _train_all(self, state, microbatch):
         """(state, metrics) after an update of all networks."""
-        real, label, rng, number = share
+        real, label, rng, number = microbatch
         noise_rng, rng = jax.random.split(rng)
         z = jax.random.normal(noise_rng, (len(real), self.latent))
 
         def generate(params):
             return self._generate(params, state.extra["generator_stats"], z, label)
 
-        fake, pull, stats = jax.vjp(generate, state.params["generator"], has_aux=True)
-        judgement = self._judge(state, real, fake, label, label, rng, number)
-        loss, slope = jax.value_and_grad(self._fooled)(judgement.on_fake, label)
-        (gradients,) = pull(judgement.pull(slope))
-        return self._updated(state, judgement, {"generator": gradients}, {"generator_stats": stats}, {"loss": loss})
+        fake, vjp, stats = jax.vjp(generate, state.params["generator"], has_aux=True)
+        update = self._update_discriminator(state, real, fake, label, label, rng, number)
+        loss, gradient = jax.value_and_grad(self._g_loss)(update.on_fake, label)
+        (gradients,) = vjp(update.vjp(gradient))
+        return self._updated(state, update, {"generator": gradients}, {"generator_stats": stats}, {"loss": loss})
 
-    def _judge(self, state, real, fake, real_label, fake_label, rng, number):
-        """The Judgement of the discriminator's update of this number, at its present parameters.
+    def _update_discriminator(self, state, real, fake, real_label, fake_label, rng, number):
+        """The DiscriminatorUpdate of the discriminator's update of this number, at its present parameters.
 
         There may be several kinds of generated images, one after the other, of each as many as real ones and with their labels.
         """
         real_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
-        look = functools.partial(self._look, state)
+        look = functools.partial(self._discriminate, state)
         stats = state.extra["discriminator_stats"]
-        weights, pull_weights, vectors = jax.vjp(
+        weights, weights_vjp, vectors = jax.vjp(
             lambda params: spectral_norm.normalise(params, state.extra["singular_vectors"]),
             state.params["discriminator"],
             has_aux=True,
         )
-        on_real, pull_real, stats = jax.vjp(
+        on_real, real_vjp, stats = jax.vjp(
             lambda weights: look(weights, stats, real, real_label, real_rng), weights, has_aux=True
         )
-        on_fake, pull_fake, stats = jax.vjp(
+        on_fake, fake_vjp, stats = jax.vjp(
             lambda weights, image: look(weights, stats, image, fake_label, fake_rng), weights, fake, has_aux=True
         )
-        told_apart = jax.value_and_grad(self._told_apart)
-        real_loss, real_slope = told_apart(on_real, real_label, self.adversarial.real)
-        fake_loss, fake_slope = told_apart(on_fake, fake_label, self.adversarial.fake)
-        gradients = optax.tree.add(pull_real(real_slope)[0], pull_fake(fake_slope)[0])
+        d_loss = jax.value_and_grad(self._d_loss)
+        real_loss, real_gradient = d_loss(on_real, real_label, self.adversarial.real)
+        fake_loss, fake_gradient = d_loss(on_fake, fake_label, self.adversarial.fake)
+        gradients = optax.tree.add(real_vjp(real_gradient)[0], fake_vjp(fake_gradient)[0])
         metrics = {
             "discriminator": real_loss + fake_loss,
             "logit_real": on_real.logits.mean(),
@@ -276,9 +357,9 @@ class Gan(base.Algorithm):
                 value = self.penalty.of(logits, real, mixed, penalty_rng).mean()
                 return self.penalty.weight * self.penalty.every * value
 
-            metrics["penalty"], slopes = self._at_its_time(jax.value_and_grad(penalise), weights, number)
-            gradients = optax.tree.add(gradients, slopes)
-        (gradients,) = pull_weights(gradients)
+            metrics["penalty"], penalty_gradients = self._lazily(jax.value_and_grad(penalise), weights, number)
+            gradients = optax.tree.add(gradients, penalty_gradients)
+        (gradients,) = weights_vjp(gradients)
         metrics["grad_norm_discriminator"] = optax.tree.norm(gradients)
 
         extra = {"discriminator_stats": stats, "singular_vectors": vectors}
@@ -287,15 +368,15 @@ class Gan(base.Algorithm):
             above = on_real.logits - self.adversarial.boundary
             metrics["augmentation"] = augmentation.adapted(before, above, rule.target, rule.span)
             extra["augmentation"] = metrics["augmentation"]
-        return Judgement(gradients, on_fake, on_real, lambda slope: pull_fake(slope)[1], extra, metrics)
+        return DiscriminatorUpdate(gradients, on_fake, on_real, lambda gradient: fake_vjp(gradient)[1], extra, metrics)
 
-    def _look(self, state, weights, stats, image, label, rng):
-        """(gan_blocks.Verdict on transformed images, batch statistics), in training."""
+    def _discriminate(self, state, weights, stats, image, label, rng):
+        """(gan_blocks.DiscriminatorOutput on transformed images, batch statistics), in training."""
         probability = None if self.augmentation.target is None else state.extra["augmentation"]
         shown = augmentation.augment(rng, image, self.augmentation.policy, probability)
         variables = {"params": weights, "batch_stats": stats}
-        verdict, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
-        return verdict, updated.get("batch_stats", {})
+        output, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
+        return output, updated.get("batch_stats", {})
 
     def _accuracies(self, on_real, on_fake):
         """(n,) float32, 1 where the discriminator tells an image's kind; nothing where the loss has no decision boundary."""
@@ -305,38 +386,38 @@ class Gan(base.Algorithm):
         told = {"accuracy_real": on_real.logits > boundary, "accuracy_fake": on_fake.logits < boundary}
         return {name: correct.astype(jnp.float32) for name, correct in told.items()}
 
-    def _told_apart(self, verdict, label, term):
+    def _d_loss(self, output, label, term):
         """The discriminator's loss on images of one kind."""
-        return term(verdict.logits).mean() + self._guessed(verdict, label)
+        return term(output.logits).mean() + self._aux_class_loss(output, label)
 
-    def _fooled(self, verdict, label):
+    def _g_loss(self, output, label):
         """The generator's loss."""
-        return self.adversarial.generator(verdict.logits).mean() + self._guessed(verdict, label)
+        return self.adversarial.generator(output.logits).mean() + self._aux_class_loss(output, label)
 
-    def _guessed(self, verdict, label):
+    def _aux_class_loss(self, output, label):
         """What wrong guesses of the class cost both players."""
         if not self.auxiliary:
             return 0.0
-        return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(verdict.classes, label).mean()
+        return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(output.classes, label).mean()
 
-    def _at_its_time(self, value_and_grad, weights, number):
+    def _lazily(self, value_and_grad, weights, number):
         """(value, gradient), zeros but at every so many updates."""
         if self.penalty.every == 1:
             return value_and_grad(weights)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, weights))
         return jax.lax.cond(number % self.penalty.every == 0, value_and_grad, lambda weights: zeros, weights)
 
-    def _updated(self, state, judgement, gradients, stats, metrics):
+    def _updated(self, state, update, gradients, stats, metrics):
         """(state, metrics) after an update of the discriminator and of the networks that there are `gradients` of.
 
         `stats` are batch statistics by their names in the state, which their averages have too.
         """
-        metrics |= judgement.metrics | {f"grad_norm_{name}": optax.tree.norm(value) for name, value in gradients.items()}
+        metrics |= update.metrics | {f"grad_norm_{name}": optax.tree.norm(value) for name, value in gradients.items()}
         metrics["param_norm"] = optax.tree.norm(state.params)
-        state = base.update_averaged(state.replace(extra=state.extra | judgement.extra), stats, self.ema_decay)
+        state = base.update_averaged(state.replace(extra=state.extra | update.extra), stats, self.ema_decay)
         for name, value in gradients.items():
             state = base.update(state, name, value, self.optimizer, self.ema_decay)
-        state = base.update(state, "discriminator", judgement.gradients, self.d_optimizer)
+        state = base.update(state, "discriminator", update.gradients, self.d_optimizer)
         ours, average = state.params["generator"], state.ema_params["generator"]
         metrics["ema_distance"] = optax.tree.norm(optax.tree.sub(ours, average)) / optax.tree.norm(ours)
         return state.replace(step=state.step + 1), metrics
@@ -362,9 +443,10 @@ def parts(config, spec, training):
     Raises:
       errors.UserError: as there.
     """
-    gan_networks.check(config, spec)
+    gan_networks.check(config, spec, training.batch_size)
     gan, augment = config.gan, config.augment
-    generator, discriminator = gan_networks.build(config, spec)
+    classes = base.told_classes(gan.conditional, spec, "gan.conditional")
+    generator, discriminator = gan_networks.build(config, spec.shape, classes)
     penalty = None
     if gan.penalty != "none":
         penalty = Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
@@ -382,6 +464,6 @@ def parts(config, spec, training):
         penalty=penalty,
         spectral=config.discriminator.norm == "spectral",
         auxiliary=gan.auxiliary,
-        augmentation=Augmentation(tuple(augment.policy), **adaptive),
-        classes=spec.classes if gan.conditional else 0,
+        augmentation=Augmentation(augment.policy, **adaptive),
+        classes=classes,
     )

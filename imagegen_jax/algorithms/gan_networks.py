@@ -1,20 +1,58 @@
 """The networks of a GAN's config, and what such a config cannot ask for."""
 
+import dataclasses
+from typing import Annotated
+from typing import Literal
+
 from jax import numpy as jnp
 
 from imagegen_jax import errors
-from imagegen_jax import losses
+from imagegen_jax import keys
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import resnet_gan
 
 
-def build(config, spec):
-    """(generator, discriminator) of a checked config, for images of an images.Spec."""
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The section `network`, of which the first key is of both networks."""
+
+    name: Literal["dcgan", "resnet"] = "dcgan"
+    latent: Annotated[int, keys.AtLeast(1)] = 100  # dimensions of the noise
+    # Channels of the generator's levels, the coarsest first; each doubles the sides.
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (512, 256, 128, 64)
+    upsampling: Literal["transposed", "resize"] = "transposed"  # (dcgan)
+    # Side of the maps that have self-attention in both networks; 0 for none.
+    attention: Annotated[int, keys.AtLeast(0)] = 0
+    dtype: keys.Dtype = "float32"  # of the computation of both
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The section `discriminator`."""
+
+    # Channels of its levels, the finest first; each halves the sides.
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (64, 128, 256)
+    plain: Annotated[int, keys.AtLeast(0)] = 2  # residual blocks after those (resnet)
+    norm: Literal["none", "batch", "spectral"] = "none"  # batch of dcgan alone
+    # Images of a group that is told how much its images differ; 0 for none.
+    stddev: Annotated[int, keys.AtLeast(0)] = 0
+    lr_ratio: Annotated[float, keys.AtLeast(0)] = 1.0  # its learning rate, as a multiple of optimizer.lr
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The section `encoder`."""
+
+    # Channels of its levels, the finest first; each halves the sides.
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (64, 128)
+
+
+def build(config, image_shape, classes):
+    """(generator, discriminator) of a checked gan.Config."""
     network, discriminator, gan = config.network, config.discriminator, config.gan
-    classes = spec.classes if gan.conditional else 0
     both = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
-    ours = dict(image_shape=spec.shape, widths=tuple(network.widths))
-    theirs = dict(widths=tuple(discriminator.widths), stddev=discriminator.stddev, guessed=classes if gan.auxiliary else 0)
+    ours = dict(image_shape=image_shape, widths=network.widths)
+    theirs = dict(widths=discriminator.widths, stddev=discriminator.stddev, guessed=classes if gan.auxiliary else 0)
     if network.name == "resnet":
         theirs["plain"] = discriminator.plain
         return resnet_gan.Generator(**ours, **both), resnet_gan.Discriminator(**theirs, **both)
@@ -24,40 +62,9 @@ def build(config, spec):
     return dcgan.Generator(**ours, **both), dcgan.Discriminator(**theirs, **both)
 
 
-def check(config, spec):
-    """Raises errors.UserError for the first thing that cannot be."""
-    gan, discriminator = config.gan, config.discriminator
-    resnet = config.network.name == "resnet"
-    # R1, R2 and DRAGAN bound D's slope at one kind of image alone; the difference D(G(z)) - D(x) can still fall without end.
-    unbounded = gan.loss == "wasserstein" and gan.penalty != "wgan_gp" and discriminator.norm != "spectral"
-    objections = {
-        f"config.gan.conditional needs labels, and the images of {config.data.source} have none: put them in one sub-folder a "
-        "class, or set --config.gan.conditional=False": gan.conditional and not spec.classes,
-        "config.gan.auxiliary weighs guesses of labels: set --config.gan.conditional=True": gan.auxiliary
-        and not gan.conditional,
-        f"config.gan.penalty={gan.penalty} is of the slope at single images, which normalisation by the batch does not have: "
-        "set --config.discriminator.norm=none or spectral": gan.penalty != "none" and discriminator.norm == "batch",
-        f"config.gan.penalty={gan.penalty} leaves the Wasserstein loss without a bound: set --config.gan.penalty=wgan_gp or "
-        "--config.discriminator.norm=spectral": unbounded,
-        f"config.gan.label_smoothing moves targets, and config.gan.loss={gan.loss} has none: choose one of "
-        f"{', '.join(losses.SMOOTHED)}": gan.label_smoothing and gan.loss not in losses.SMOOTHED,
-        "config.network.upsampling=resize is of --config.network.name=dcgan": resnet and config.network.upsampling == "resize",
-        "config.gan.conditioning=concat is of --config.network.name=dcgan": resnet and gan.conditioning == "concat",
-        "config.discriminator.norm=batch is of --config.network.name=dcgan": resnet and discriminator.norm == "batch",
-        "config.augment.adaptive needs --config.augment.policy": config.augment.adaptive and not config.augment.policy,
-        f"config.augment.adaptive follows how many training images the discriminator takes for real, and the logits of "
-        f"config.gan.loss={gan.loss} do not say: set --config.augment.adaptive=False": config.augment.adaptive
-        and gan.loss not in losses.BOUNDED,
-    }
-    for objection, holds in objections.items():
-        if holds:
-            raise errors.UserError(objection)
-    _check_sides(config, spec)
-
-
-def _check_sides(config, spec):
+def check(config, spec, batch_size):
     """Raises errors.UserError where the networks make no such images, or the batch has no such shares."""
-    widths = {name: len(config[name].widths) for name in ("network", "discriminator", "encoder") if name in config}
+    widths = {name: len(section.widths) for name, section in vars(config).items() if hasattr(section, "widths")}
     height, width, _ = spec.shape
     multiple = 2 ** max(widths.values())
     exact = config.network.name == "resnet"
@@ -75,10 +82,10 @@ def _check_sides(config, spec):
             f"config.network.attention is {config.network.attention}: both networks have maps with sides of "
             f"{', '.join(map(str, sides)) or 'no common size'}"
         )
-    share, rest = divmod(config.batch_size, config.gan.d_steps)
+    share, rest = divmod(batch_size, config.gan.d_steps)
     if rest:
         raise errors.UserError(
-            f"config.gan.d_steps is {config.gan.d_steps}: it must divide config.batch_size ({config.batch_size}), of which "
+            f"config.gan.d_steps is {config.gan.d_steps}: it must divide config.batch_size ({batch_size}), of which "
             "each update takes its share"
         )
     if config.discriminator.stddev and share % config.discriminator.stddev:

@@ -10,26 +10,66 @@ channel's KL, averaged over the batch, the first `free_bits` nats cost nothing (
 there are any, condition all three (Sohn et al. 2015, equation 4).
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
+from typing import Annotated
 from typing import ClassVar
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
-import optax
 
 from imagegen_jax import distributions
 from imagegen_jax import errors
+from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
-from imagegen_jax.algorithms import autoencoder
 from imagegen_jax.algorithms import base
 from imagegen_jax.networks import ladder
 from imagegen_jax.networks import vae_nets
 
 _LISTED = 64  # latent channels at most whose KL is logged one by one
 _ACTIVE = 0.01  # variance of the posterior's mean from which a unit counts as active (Burda et al. 2016, section 5.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The section `vae`."""
+
+    beta: Annotated[float, keys.AtLeast(0)] = 1.0  # weight of the KL divergence
+    warmup: keys.Duration = "0 steps"  # the weight rises linearly from 0
+    free_bits: Annotated[float, keys.AtLeast(0)] = 0.0  # nats of each latent channel that cost nothing
+    conditional: bool = False  # on labels, which encoder and decoder are told
+    conditional_prior: bool = False  # and the prior too; a ladder's always is
+
+    def objections(self):
+        """See keys.objections."""
+        if self.conditional_prior and not self.conditional:
+            yield "conditional_prior", "it needs config.vae.conditional"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a VAE; with a ladder.Config those of a hierarchical one."""
+
+    network: vae_nets.Config | ladder.Config = vae_nets.Config()
+    likelihood: distributions.Likelihood = distributions.Likelihood()
+    vae: Objective = Objective()
+
+    @property
+    def mean_over_images(self):
+        """See autoencoder.Config."""
+        return not self.vae.free_bits and not getattr(self.network, "has_batch_norm", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options of drawing."""
+
+    temperature: Annotated[
+        tuple[float, ...] | None,
+        "VAE: factor on the standard deviation of its prior, or one for each level of latents, the top's first.",
+        keys.Each(keys.AtLeast(0)),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +83,13 @@ class Vae(base.Algorithm):
       beta: weight of the KL divergence, after the warm-up.
       warmup: steps over which the weight rises from 0.
       free_bits: nats of each latent channel that cost nothing.
-      optimizer: optax transformation.
-      ema_decay: step -> decay of the moving average.
-      accumulate: pieces in which a batch's gradient is computed.
+      training: how it is optimised.
       classes: labels that the networks are told; 0 for none.
     """
 
+    Config: ClassVar[type] = Config
+    Request: ClassVar[type] = Request
     columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
-    options: ClassVar[tuple[str, ...]] = ("temperature",)
-    has_codes: ClassVar[bool] = True
-    has_bound: ClassVar[bool] = True
 
     network: nn.Module
     likelihood: distributions.Likelihood
@@ -60,47 +97,39 @@ class Vae(base.Algorithm):
     beta: float
     warmup: int
     free_bits: float
-    optimizer: optax.GradientTransformation
-    ema_decay: Callable
-    accumulate: int = 1
+    training: base.Training
     classes: int = 0
 
     @classmethod
     def from_config(cls, config, spec, training):
-        classes = spec.classes if config.vae.conditional else 0
-        if config.vae.conditional and not classes:
-            raise errors.UserError(
-                f"config.vae.conditional needs labels, and the images of {config.data.source} have none: "
-                "put them in one sub-folder a class, or set --config.vae.conditional=False"
-            )
-        if config.vae.conditional_prior and not classes:
-            raise errors.UserError("config.vae.conditional_prior needs config.vae.conditional")
-        likelihood = distributions.Likelihood(**config.likelihood)
+        classes = base.told_classes(config.vae.conditional, spec, "vae.conditional")
         return cls(
-            network=_network(config, spec.shape, likelihood.outputs(spec.shape[-1]), classes),
-            likelihood=likelihood,
+            network=_network(config, spec.shape, classes),
+            likelihood=config.likelihood,
             image_shape=spec.shape,
             classes=classes,
             beta=config.vae.beta,
-            warmup=training.steps("vae.warmup"),
+            warmup=training.steps(config.vae.warmup),
             free_bits=config.vae.free_bits,
-            optimizer=training.optimizer,
-            ema_decay=training.ema_decay,
-            accumulate=config.optimizer.accumulate,
+            training=training,
         )
 
     @property
-    def prior_dimensions(self):
-        """Of the codes, where their prior is the standard normal one."""
-        standard = isinstance(self.network, vae_nets.Vae) and not self.network.conditional_prior
-        return self.network.latent if standard else 0
+    def prior_is_normal(self):
+        """With one level, unless its prior is told the label."""
+        return isinstance(self.network, vae_nets.Vae) and not self.network.conditional_prior
+
+    @property
+    def latent_shape(self):
+        """(d,): the latent variables of all levels in a row, the top's first."""
+        return (sum(map(math.prod, self.network.latent_shapes)),)
 
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape))
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
         variables = self.network.init(rng, blank, jnp.zeros(1, jnp.int32), noise, method="infer")
         params = {"network": variables["params"], "likelihood": self.likelihood.init()}
-        return base.first_state("vae", params, self.optimizer, {"batch_stats": variables.get("batch_stats", {})})
+        return base.first_state("vae", params, self.training, {"batch_stats": variables.get("batch_stats", {})})
 
     def train_step(self, state, batch, rng):
         observe_rng, noise_rng = jax.random.split(rng)
@@ -131,21 +160,12 @@ class Vae(base.Algorithm):
             metrics |= {f"kl_level_{i}": channel.sum() for i, channel in enumerate(channels)} if len(channels) > 1 else {}
             if len(channels) == 1 and len(channels[0]) <= _LISTED:
                 metrics |= {f"kl_dimension/{i:02d}": value for i, value in enumerate(channels[0])}
-            means = [(level.posterior.mean.mean(0), jnp.square(level.posterior.mean).mean(0)) for level in levels]
-            return distortion + beta * cost, (metrics, means, updated.get("batch_stats", {}))
+            metrics["moments"] = [(level.posterior.mean.mean(0), jnp.square(level.posterior.mean).mean(0)) for level in levels]
+            return distortion + beta * cost, (metrics, {"batch_stats": updated.get("batch_stats", {})})
 
-        params = state.params["vae"]
-        (value, (metrics, means, stats)), grads = base.value_and_grad(loss, params, (x, label, noise), rng, self.accumulate)
-        metrics |= {
-            "loss": value,
-            "beta": beta,
-            "active_units": sum(_active(*moments) for moments in means),
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-        }
-        state = base.update(state, "vae", grads, self.optimizer, self.ema_decay)
-        state = base.update_averaged(state, {"batch_stats": stats}, self.ema_decay)
-        return state.replace(step=state.step + 1), metrics
+        state, metrics = base.train_step(self.training, state, "vae", loss, (x, label, noise), rng)
+        active = sum(_active(*moments) for moments in metrics.pop("moments"))
+        return state, metrics | {"beta": beta, "active_units": active}
 
     def eval_step(self, state, batch, rng):
         x, noise = self._observed(batch, rng, 0)
@@ -162,7 +182,7 @@ class Vae(base.Algorithm):
         }
         return metrics | ({f"kl_level_{i}": rate for i, rate in enumerate(rates)} if len(rates) > 1 else {})
 
-    def log_weights(self, state, batch, rng, sample):
+    def log_importance_weights(self, state, batch, rng, sample):
         x, noise = self._observed(batch, rng, sample)
         levels, output = self._infer(state, x, batch["label"], noise)
         log_weight = self._log_prob(state, output, x)
@@ -170,12 +190,12 @@ class Vae(base.Algorithm):
             log_weight += (prior.log_density(z) - posterior.log_density(z)).reshape(len(z), -1).sum(-1)
         return log_weight
 
-    def sample(self, state, rng, request):
+    def sample(self, state, keys, condition, request):
         temperatures = request.temperature or (1.0,)
         if len(temperatures) == 1:
             temperatures *= len(self.network.latent_shapes)
-        noise = self._noise(rng_lib.per_index(rng, request.index))
-        return self.likelihood.mean(self._apply(state, request.label, noise, temperatures, method="generate"))
+        label = condition.get("label")
+        return self.likelihood.mean(self._apply(state, label, self._noise(keys), temperatures, method="generate"))
 
     def encode(self, state, batch, rng=None):
         if rng is None:
@@ -186,23 +206,21 @@ class Vae(base.Algorithm):
         levels, _ = self._infer(state, x, batch["label"], noise)
         return jnp.concatenate([level.z.reshape(len(x), -1) for level in levels], -1)
 
-    def decode(self, state, codes, label=None):
+    def decode(self, state, latents, condition):
         sizes = [math.prod(shape) for shape in self.network.latent_shapes]
-        parts = jnp.split(codes, [sum(sizes[:i]) for i in range(1, len(sizes))], -1)
-        latents = [part.reshape(-1, *shape) for part, shape in zip(parts, self.network.latent_shapes)]
-        return self.likelihood.mean(self._apply(state, latents, label, method="decode"))
+        parts = jnp.split(latents, [sum(sizes[:i]) for i in range(1, len(sizes))], -1)
+        levels = [part.reshape(-1, *shape) for part, shape in zip(parts, self.network.latent_shapes)]
+        return self.likelihood.mean(self._apply(state, levels, condition.get("label"), method="decode"))
 
     def panel(self, state, batch, rng):
         x = self.likelihood.observe(batch["image"], 0.5)
-        return jnp.stack([x, self.decode(state, self.encode(state, batch), batch["label"])], 1)
+        return jnp.stack([x, self.decode(state, self.encode(state, batch), {"label": batch["label"]})], 1)
 
     def check_request(self, request):
-        super().check_request(request)
         levels, given = len(self.network.latent_shapes), request.temperature
-        if given is not None and (len(given) not in (1, levels) or min(given) < 0):
+        if given is not None and len(given) not in (1, levels):
             raise errors.UserError(
-                f"--temperature={','.join(map(str, given))}: give one number for all levels, or {levels}, the top level's "
-                "first; none below 0"
+                f"--temperature={','.join(map(str, given))}: give one number for all levels, or {levels}, the top level's first"
             )
 
     def _apply(self, state, *args, **kwargs):
@@ -246,24 +264,11 @@ def _active(mean, square):
     return (square - jnp.square(mean) > _ACTIVE).sum().astype(jnp.float32)
 
 
-def _network(config, image_shape, outputs, classes):
-    network = config.network
-    if network.name == "ladder":
-        if len(network.latents) != len(network.widths) + 1 or not any(network.latents):
-            raise errors.UserError(
-                f"config.network.latents is {tuple(network.latents)}: give {len(network.widths) + 1} numbers, one for each of "
-                "config.network.widths and one for the vector above them; not all 0"
-            )
-        return ladder.Ladder(
-            widths=tuple(network.widths),
-            latents=tuple(network.latents),
-            blocks=network.blocks,
-            groups=network.groups,
-            image_shape=image_shape,
-            outputs=outputs,
-            patch_size=network.patch_size,
-            classes=classes,
-            dtype=jnp.dtype(network.dtype),
-        )
-    encoder, decoder = autoencoder.coder(network, image_shape, outputs)
+def _network(config, image_shape, classes):
+    network, outputs = config.network, config.likelihood.outputs(image_shape[-1])
+    if isinstance(network, ladder.Config):
+        sections = {name: value for name, value in vars(network).items() if name != "name"}
+        sections["dtype"] = jnp.dtype(network.dtype)
+        return ladder.Ladder(image_shape, outputs, classes=classes, **sections)
+    encoder, decoder = vae_nets.encoder_and_decoder(network, image_shape, outputs)
     return vae_nets.Vae(encoder, decoder, network.latent, classes, config.vae.conditional_prior)

@@ -14,6 +14,7 @@ generated images takes the two kinds in turn, and L_llike does not change the di
 """
 
 import dataclasses
+from typing import Annotated
 from typing import ClassVar
 
 from flax import linen as nn
@@ -21,13 +22,40 @@ import jax
 from jax import numpy as jnp
 
 from imagegen_jax import distributions
-from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan
+from imagegen_jax.algorithms import gan_networks
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import vae_nets
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The section `vaegan`."""
+
+    gamma: Annotated[float, keys.AtLeast(0)] = 1.0  # of reconstruction to the decoder, beside deceiving the discriminator
+    beta: Annotated[float, keys.AtLeast(0)] = 1.0  # of the KL divergence
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(gan.Config):
+    """The keys of a VAE-GAN, in addition to those of a GAN."""
+
+    encoder: gan_networks.EncoderConfig = gan_networks.EncoderConfig()
+    vaegan: Weights = Weights()
+
+    def objections(self):
+        """See keys.objections."""
+        yield from super().objections()
+        if self.augment.policy:
+            yield (
+                "augment.policy",
+                "it would transform an image otherwise than its reconstruction, and a VAE-GAN compares the two: "
+                "set --config.augment.policy='()'",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,32 +64,25 @@ class VaeGan(gan.Gan):
 
     Attributes:
       encoder: (images, labels, train) -> (n, 2 latent), mean and log deviation of the posterior.
-      gamma: what reconstruction weighs to the generator.
-      beta: weight of the KL divergence.
+      weights: of reconstruction and of the KL divergence.
     """
 
+    Config: ClassVar[type] = Config
     columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
-    has_codes: ClassVar[bool] = True
 
     encoder: nn.Module
-    gamma: float
-    beta: float
+    weights: Weights
 
     @classmethod
     def from_config(cls, config, spec, training):
-        if config.augment.policy:
-            raise errors.UserError(
-                "config.augment.policy would transform an image otherwise than its reconstruction, and a VAE-GAN compares the "
-                "two: set --config.augment.policy='()'"
-            )
         fields = gan.parts(config, spec, training)
         encoder = dcgan.Encoder(
-            widths=tuple(config.encoder.widths),
+            widths=config.encoder.widths,
             features=2 * fields["latent"],
             classes=fields["classes"],
             dtype=jnp.dtype(config.network.dtype),
         )
-        return cls(**fields, encoder=encoder, gamma=config.vaegan.gamma, beta=config.vaegan.beta)
+        return cls(**fields, encoder=encoder, weights=config.vaegan)
 
     def init(self, rng):
         state = super().init(rng)
@@ -78,7 +99,7 @@ class VaeGan(gan.Gan):
     def eval_step(self, state, batch, rng):
         image = images.to_float(batch["image"])
         posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], image, batch["label"], train=False)
-        made = self.decode(state, posterior.mean, batch["label"])
+        made = self.decode(state, posterior.mean, {"label": batch["label"]})
         measured = {
             "squared_error": jnp.square(made - image).mean((1, 2, 3)),
             "kl": posterior.kl(distributions.Gaussian.standard(posterior.mean.shape)).sum(-1),
@@ -93,7 +114,7 @@ class VaeGan(gan.Gan):
         return posterior.at(self._noise(rng_lib.per_index(rng, batch["index"])))
 
     def panel(self, state, batch, rng):
-        made = self.decode(state, self.encode(state, batch), batch["label"])
+        made = self.decode(state, self.encode(state, batch), {"label": batch["label"]})
         return jnp.stack([images.to_float(batch["image"]), made], 1)
 
     def _infer(self, params, stats, image, label, train):
@@ -113,8 +134,8 @@ class VaeGan(gan.Gan):
         z, labels = jnp.concatenate([posterior.at(noise), z_prior]), jnp.concatenate([label, label])
         return self._generate(state.params["generator"], state.extra["generator_stats"], z, labels)[0], labels, rng
 
-    def _train_all(self, state, share):
-        real, label, rng, number = share
+    def _train_all(self, state, microbatch):
+        real, label, rng, number = microbatch
         n = len(real)
         noise, z_prior, rng = self._noises(n, rng)
         labels = jnp.concatenate([label, label])
@@ -128,22 +149,22 @@ class VaeGan(gan.Gan):
         def generate(params, z):
             return self._generate(params, state.extra["generator_stats"], jnp.concatenate([z, z_prior]), labels)
 
-        (z, kl), pull_encoder, encoder_stats = jax.vjp(encode, state.params["encoder"], has_aux=True)
-        fake, pull_generator, generator_stats = jax.vjp(generate, state.params["generator"], z, has_aux=True)
-        judgement = self._judge(state, real, fake, label, labels, rng, number)
+        (z, kl), encoder_vjp, encoder_stats = jax.vjp(encode, state.params["encoder"], has_aux=True)
+        fake, generator_vjp, generator_stats = jax.vjp(generate, state.params["generator"], z, has_aux=True)
+        update = self._update_discriminator(state, real, fake, label, labels, rng, number)
 
         def reconstruction(on_fake):
-            distance = judgement.on_real.features - on_fake.features[:n]
+            distance = update.on_real.features - on_fake.features[:n]
             return 0.5 * jnp.square(distance.astype(jnp.float32)).sum((1, 2, 3)).mean()
 
-        llike, llike_slope = jax.value_and_grad(reconstruction)(judgement.on_fake)
-        fooled, fooled_slope = jax.value_and_grad(self._fooled)(judgement.on_fake, labels)
-        mixed = jax.tree.map(lambda a, b: self.gamma * a + b, llike_slope, fooled_slope)
-        _, z_slope = pull_generator(judgement.pull(llike_slope))
+        llike, llike_gradient = jax.value_and_grad(reconstruction)(update.on_fake)
+        g_loss, g_loss_gradient = jax.value_and_grad(self._g_loss)(update.on_fake, labels)
+        mixed = jax.tree.map(lambda a, b: self.weights.gamma * a + b, llike_gradient, g_loss_gradient)
+        _, z_gradient = generator_vjp(update.vjp(llike_gradient))
         gradients = {
-            "encoder": pull_encoder((z_slope, jnp.full_like(kl, self.beta)))[0],
-            "generator": pull_generator(judgement.pull(mixed))[0],
+            "encoder": encoder_vjp((z_gradient, jnp.full_like(kl, self.weights.beta)))[0],
+            "generator": generator_vjp(update.vjp(mixed))[0],
         }
         stats = {"encoder_stats": encoder_stats, "generator_stats": generator_stats}
-        metrics = {"loss": self.beta * kl + llike, "kl": kl, "reconstruction": llike, "fooled": fooled}
-        return self._updated(state, judgement, gradients, stats, metrics)
+        metrics = {"loss": self.weights.beta * kl + llike, "kl": kl, "reconstruction": llike, "g_loss": g_loss}
+        return self._updated(state, update, gradients, stats, metrics)

@@ -18,18 +18,18 @@ The networks' moving averages go with a codebook of their own, of N_i and m_i th
 to first order, an average encoder's z is the average of the encoders' z. That of a vector that is replaced begins anew with it.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import Annotated
 from typing import ClassVar
 
 import flax.struct
 import jax
 from jax import numpy as jnp
-import optax
 
-from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax.algorithms import base
+from imagegen_jax.networks import blocks
 from imagegen_jax.networks import vqvae_nets
 
 # Whether two devices choose the same vector must not depend on the low precision in which some multiply by default.
@@ -81,53 +81,60 @@ class Codebook:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantiser:
+    """The section `vqvae`."""
+
+    codes: Annotated[int, keys.AtLeast(2)] = 128  # in the codebook, K
+    dimensions: Annotated[int, keys.AtLeast(1)] = 32  # of a code
+    commitment: Annotated[float, keys.AtLeast(0)] = 0.25  # weight of the encoder's distance to its codes
+    decay: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.97  # of the codebook's moving averages
+    # A vector is replaced when its count falls below this share of an even one; 0: in the first step alone.
+    restart: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a VQ-VAE."""
+
+    network: vqvae_nets.Config = vqvae_nets.Config()
+    vqvae: Quantiser = Quantiser()
+
+
+@dataclasses.dataclass(frozen=True)
 class VqVae(base.Algorithm):
     """A VQ-VAE of images of one shape. Images are drawn by a prior over its codes, which is a run of its own (code_prior.py).
 
     Attributes:
       network: the encoder and the decoder.
-      codes: vectors in the codebook, K.
-      commitment: weight of the encoder's distance to its codes.
-      decay: of the codebook's moving averages.
-      restart: a vector is replaced when its count falls below this share of an even one; 0: in the first step alone.
-      optimizer: optax transformation.
-      ema_decay: step -> decay of the moving average of the networks' parameters and of the codebook that goes with it.
-      accumulate: pieces in which a batch's gradient is computed.
+      quantiser: the codebook.
+      training: how it is optimised. The codebook that goes with the networks' moving average is averaged like them.
     """
 
-    draws: ClassVar[bool] = False
+    Config: ClassVar[type] = Config
     columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
-    has_codes: ClassVar[bool] = True
+    classes: ClassVar[int] = 0
+    prior_is_normal: ClassVar[bool] = False
 
     network: vqvae_nets.Coder
-    codes: int
-    commitment: float
-    decay: float
-    restart: float
-    optimizer: optax.GradientTransformation
-    ema_decay: Callable
-    accumulate: int = 1
+    quantiser: Quantiser
+    training: base.Training
 
     @classmethod
     def from_config(cls, config, spec, training):
-        network = vqvae_nets.Coder(
-            widths=tuple(config.network.widths),
-            blocks=config.network.blocks,
-            groups=config.network.groups,
-            dimensions=config.vqvae.dimensions,
-            image_shape=spec.shape,
-            dtype=jnp.dtype(config.network.dtype),
+        network = blocks.from_config(
+            vqvae_nets.Coder, config.network, dimensions=config.vqvae.dimensions, image_shape=spec.shape
         )
-        return cls(
-            network=network,
-            codes=config.vqvae.codes,
-            commitment=config.vqvae.commitment,
-            decay=config.vqvae.decay,
-            restart=config.vqvae.restart,
-            optimizer=training.optimizer,
-            ema_decay=training.ema_decay,
-            accumulate=config.optimizer.accumulate,
-        )
+        return cls(network, config.vqvae, training)
+
+    @property
+    def codes(self):
+        """Vectors in the codebook."""
+        return self.quantiser.codes
+
+    @property
+    def latent_shape(self):
+        """(h', w', d)."""
+        return self.network.code_shape
 
     @property
     def code_shape(self):
@@ -138,7 +145,7 @@ class VqVae(base.Algorithm):
         params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
         # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.
         vectors = jax.random.normal(jax.random.fold_in(rng, 1), (self.codes, self.network.dimensions))
-        return base.first_state("vqvae", params, self.optimizer, {"codebook": Codebook(vectors, jnp.zeros(self.codes))})
+        return base.first_state("vqvae", params, self.training, {"codebook": Codebook(vectors, jnp.zeros(self.codes))})
 
     def train_step(self, state, batch, rng):
         params, codebook = state.params["vqvae"], state.extra["codebook"]
@@ -147,7 +154,8 @@ class VqVae(base.Algorithm):
         # finds that the loss computes the same z, and does so once.
         z = self._encode(params, x)
         rows = z.reshape(-1, z.shape[-1])
-        dead = (state.step == 0) | (codebook.counts < self.restart * len(rows) / self.codes)
+        aim, ema_decay = self.quantiser, self.training.ema_decay
+        dead = (state.step == 0) | (codebook.counts < aim.restart * len(rows) / self.codes)
         codebook = codebook.restarted(rows, rng, dead)
         indices = codebook.nearest(z)
 
@@ -156,42 +164,33 @@ class VqVae(base.Algorithm):
             z = self._encode(params, x)
             error = _error(self._decode(params, straight_through(z, nearest)), x).mean()
             distance = _error(z, nearest).mean()
-            return error + self.commitment * distance, {"squared_error": error, "code_distance": distance}
+            return error + aim.commitment * distance, ({"squared_error": error, "code_distance": distance}, {})
 
-        examples = (x, codebook.vectors[indices])
-        (value, metrics), grads = base.value_and_grad(loss, params, examples, rng, self.accumulate)
         uses = jax.nn.one_hot(indices.reshape(-1), self.codes)
+        longer = jnp.maximum(aim.decay, ema_decay(state.step))
+        average = state.extra["ema"]["codebook"].where(dead, codebook).updated(rows, uses, longer)
+        state, metrics = base.train_step(self.training, state, "vqvae", loss, (x, codebook.vectors[indices]), rng)
         metrics |= {
-            "loss": value,
             "perplexity": perplexity(uses.mean(0)),
             "codes_in_use": (uses.sum(0) > 0).mean(),
             "codes_restarted": dead.sum().astype(jnp.float32),
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
         }
-        state = base.update(state, "vqvae", grads, self.optimizer, self.ema_decay)
-        longer = jnp.maximum(self.decay, self.ema_decay(state.step))
-        average = state.extra["ema"]["codebook"].where(dead, codebook).updated(rows, uses, longer)
-        extra = {"codebook": codebook.updated(rows, uses, self.decay), "ema": {"codebook": average}}
-        return state.replace(step=state.step + 1, extra=extra), metrics
+        extra = {"codebook": codebook.updated(rows, uses, aim.decay), "ema": {"codebook": average}}
+        return state.replace(extra=extra), metrics
 
     def eval_step(self, state, batch, rng):
         x = images.to_float(batch["image"])
         z = self._encode(state.params["vqvae"], x)
         nearest = self._quantised(state, z)
         error, distance = _error(self._decode(state.params["vqvae"], nearest), x), _error(z, nearest)
-        return {"loss": error + self.commitment * distance, "squared_error": error, "code_distance": distance}
-
-    def sample(self, state, rng, request):
-        raise NotImplementedError("a VQ-VAE has no distribution of codes; see code_prior.py")
+        return {"loss": error + self.quantiser.commitment * distance, "squared_error": error, "code_distance": distance}
 
     def encode(self, state, batch, rng=None):
-        """(n, h' w' d) float32, the encoder's outputs z as they are: `decode` goes to the nearest vectors."""
-        return self._encode(state.params["vqvae"], images.to_float(batch["image"])).reshape(len(batch["image"]), -1)
+        """The encoder's outputs z as they are: `decode` goes to the nearest vectors."""
+        return self._encode(state.params["vqvae"], images.to_float(batch["image"]))
 
-    def decode(self, state, codes, label=None):
-        nearest = self._quantised(state, codes.reshape(-1, *self.network.code_shape))
-        return jnp.clip(self._decode(state.params["vqvae"], nearest), -1.0, 1.0)
+    def decode(self, state, latents, condition):
+        return jnp.clip(self._decode(state.params["vqvae"], self._quantised(state, latents)), -1.0, 1.0)
 
     def indices(self, state, image):
         """(n, h, w, c) uint8 -> (n, h', w') int32, the number of the vector at each place."""
@@ -202,13 +201,7 @@ class VqVae(base.Algorithm):
         return jnp.clip(self._decode(state.params["vqvae"], state.extra["codebook"].vectors[indices]), -1.0, 1.0)
 
     def panel(self, state, batch, rng):
-        return jnp.stack([images.to_float(batch["image"]), self.decode(state, self.encode(state, batch))], 1)
-
-    def check_request(self, request):
-        raise errors.UserError(
-            "a VQ-VAE draws no images by itself: train a prior on this run, "
-            "python -m experiments.main --config=configs/vqvae_prior.py --config.foundation.workdir=THIS_RUN --workdir=ANOTHER"
-        )
+        return jnp.stack([images.to_float(batch["image"]), self.decode(state, self.encode(state, batch), {})], 1)
 
     def _encode(self, params, x):
         return self.network.apply({"params": params}, x, method="encode")

@@ -10,6 +10,7 @@ import numpy as np
 
 from imagegen_jax import config as config_lib
 from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.benchmark import steps
 from imagegen_jax.benchmark import timing
 from imagegen_jax.data import domains
@@ -48,7 +49,7 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     """Everything that is measured of a recipe.
 
     Args:
-      config: a checked config.
+      config: a checked ConfigDict, as reference implementations read it.
       repeats: how many steps are timed.
       reference: what it is compared with.
 
@@ -59,7 +60,7 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     Raises:
       errors.UserError: the config, its data or the devices do not fit, or the reference does not fit the recipe.
     """
-    train_set = domains.open_domains(config.data, "train")
+    train_set = domains.open_domains(config_lib.typed(config).data, "train")
     algorithm = run.build_algorithm(config, domains.specs(train_set), domains.records(train_set))
     mesh = sharding.make_mesh(config.batch_size)
     if reference:
@@ -67,9 +68,9 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     training = Training(config, algorithm, mesh, train_set)
     results = steps.measure(training, repeats)
     results["pipeline_images_per_second"] = pipeline_rate(config, train_set)
-    if algorithm.draws:
+    if isinstance(algorithm, capabilities.Draws):
         results["sampling_images_per_second"] = sampling_rate(config, algorithm, mesh, training.state.with_ema())
-    if len(algorithm.domains) == 2:
+    if isinstance(algorithm, capabilities.Translates):
         results["translation_images_per_second"] = translation_rate(config, algorithm, mesh, training.state.with_ema())
     if reference:
         results["against"] = reference.compare(training, repeats)

@@ -11,13 +11,25 @@ import zlib
 
 import jax
 from jax import numpy as jnp
-from ml_collections import config_dict
 
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.data import augment
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairConfig(sources.Reading):
+    """The section `data` of a method that translates between two sets of images."""
+
+    source: str = ""  # of both domains, unless the next two say otherwise
+    source_a: str = ""
+    source_b: str = ""  # 'edges:SPEC' is any other source as drawings of its edges
+    train_split_a: str = "trainA"
+    train_split_b: str = "trainB"
+    test_split_a: str = "testA"
+    test_split_b: str = "testB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +76,16 @@ def open_domains(data, split, specs=None):
 
 
 def sections(data):
-    """{domain: the `data` section as it reads it}, with its own source and splits."""
-    if "source_a" not in data:
+    """{domain: the sources.Config that it is read by}."""
+    if isinstance(data, sources.Config):
         return {"": data}
-    found = {name: config_dict.ConfigDict(data) for name in ("a", "b")}
-    for name, section in found.items():
-        with section.unlocked():
-            section.source = data[f"source_{name}"] or data.source
-            section.train_split = data[f"train_split_{name}"]
-            section.test_split = data[f"test_split_{name}"]
-    return found
+    shared = {field.name: getattr(data, field.name) for field in dataclasses.fields(sources.Reading)}
+
+    def of(name):
+        own = {key: getattr(data, f"{key}_{name}") for key in ("train_split", "test_split")}
+        return sources.Config(**shared | own | {"source": getattr(data, f"source_{name}") or data.source})
+
+    return {name: of(name) for name in ("a", "b")}
 
 
 def joined(parts):
@@ -153,10 +165,10 @@ def train_batches(domains, config, first_step, process_index=0, process_count=1)
     return (joined(dict(zip(streams, parts))) for parts in zip(*streams.values()))
 
 
-def check_pairs(config, test_set):
+def check_pairs(algorithm, test_set):
     """Raises errors.UserError where test images are said to come in true pairs and one domain has more of them."""
     sizes = {len(domain.source) for domain in (test_set or {}).values()}
-    if len(sizes) > 1 and config.cyclegan.paired_test:
+    if len(sizes) > 1 and getattr(algorithm, "paired_test", False):
         raise errors.UserError(
             f"config.cyclegan.paired_test says that test images come in pairs, and there are {min(sizes)} and {max(sizes)}: "
             "remove those without a partner, or set --config.cyclegan.paired_test=False"

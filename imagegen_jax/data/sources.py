@@ -10,15 +10,18 @@ A record is {'image': (h, w, c) uint8, 'label': int}; the label is -1 where ther
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import pathlib
+from typing import Annotated
 from typing import Any
+from typing import Literal
 from typing import Protocol
 
-from ml_collections import config_dict
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import keys
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import folders
 from imagegen_jax.data import idx
@@ -48,11 +51,38 @@ class Source(Protocol):
         """The records of these numbers. Raises pictures.BadImageError."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How images are read, wherever they come from."""
+
+    source: str = "fashion_mnist_10k"  # bundled; or a TFDS name, folder:PATH, idx:PATH
+    data_dir: str = keys.resumable("")  # where TFDS keeps prepared data sets; '' for TFDS's own choice
+    image_size: Annotated[int, keys.AtLeast(0)] = 0  # side of the square that the model sees; 0 keeps the source's own shape
+    load_size: Annotated[int, keys.AtLeast(0)] = 0  # resize to this first and crop image_size at random; 0: no random crop
+    channels: Literal[0, 1, 3, 4] = 0  # 0 keeps the source's own
+    flip: bool = False  # mirror each training image with probability 1/2
+    # Degrees by which each training image is turned at random, either way; 0: not at all.
+    rotate: Annotated[float, keys.AtLeast(0), keys.AtMost(180)] = 0.0
+    balance: bool = False  # training images of each class equally often, however many there are
+    # 'error' stops and names the file; 'skip' counts it and reads its successor.
+    on_bad_image: Literal["error", "skip"] = keys.resumable("error")
+    workers: Annotated[int, keys.AtLeast(1)] = keys.resumable(2)  # threads that decode, each a batch at a time
+    prefetch: Annotated[int, keys.AtLeast(1)] = keys.resumable(4)  # decoded batches that wait for the device
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Reading):
+    """The section `data` of a method that trains on one set of images."""
+
+    train_split: str = "train"  # as TFDS names them ('train[:90%]' works there); in a folder, a sub-folder
+    test_split: str = "test"
+
+
 def open_source(config, split, class_names=None):
     """The source of a config's `data` section.
 
     Args:
-      config: the `data` section.
+      config: a Config.
       split: 'train' or 'test'.
       class_names: of the classes, in the order of their numbers; None for those of the training split.
 
@@ -66,9 +96,7 @@ def open_source(config, split, class_names=None):
     if not config.source:
         raise errors.UserError("config.data.source is empty: write a TFDS name, folder:PATH or idx:PATH")
     if colon and kind == "edges":
-        section = config_dict.ConfigDict(config)
-        section.source = path
-        source = open_source(section, split, class_names)
+        source = open_source(dataclasses.replace(config, source=path), split, class_names)
         return source and EdgeSource(source)
     if not colon or kind not in ("folder", "idx"):
         return tfds_sources.open_tfds(config, split, class_names)

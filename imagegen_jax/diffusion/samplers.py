@@ -14,21 +14,25 @@ The last step ends at the clean image, abar_s = 1, and adds no noise.
 
 from collections.abc import Callable
 import dataclasses
+from typing import Annotated
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
+from imagegen_jax import keys
 from imagegen_jax.diffusion import parametrisations
 
 CONSTANTS = {"ddpm": {"variance": "fixed_small"}, "ddim": {"eta": 0.0}}  # of each sampler alone, with their defaults
-NAMES = tuple(CONSTANTS)
-VARIANCES = ("fixed_small", "fixed_large")
+Name = Annotated[str, keys.OneOf(CONSTANTS)]
+Steps = Annotated[int, keys.AtLeast(1)]
+Variance = Annotated[str, keys.OneOf(("fixed_small", "fixed_large"))]
+Eta = Annotated[float, keys.AtLeast(0), keys.AtMost(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A way of drawing images.
+    """A way of drawing images; the section `sampler`.
 
     Attributes:
       name: 'ddpm' or 'ddim'.
@@ -38,10 +42,10 @@ class Sampler:
       clip: hold each step's x0 within [-1, 1], with eps recomputed to match.
     """
 
-    name: str
-    steps: int
-    variance: str = CONSTANTS["ddpm"]["variance"]
-    eta: float = CONSTANTS["ddim"]["eta"]
+    name: Name = "ddpm"
+    steps: Steps = 1000
+    variance: Variance = CONSTANTS["ddpm"]["variance"]
+    eta: Eta = CONSTANTS["ddim"]["eta"]
     clip: bool = True
 
     def changed(self, name=None, **constants):

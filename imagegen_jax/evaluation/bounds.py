@@ -7,6 +7,7 @@ from jax import numpy as jnp
 
 from imagegen_jax import distributions
 from imagegen_jax import errors
+from imagegen_jax.algorithms import capabilities
 
 
 def importance_weighted(algorithm, samples):
@@ -16,7 +17,7 @@ def importance_weighted(algorithm, samples):
     networks, so that memory does not grow with their number.
 
     Args:
-      algorithm: one with `log_weights`.
+      algorithm: one that has such a bound (capabilities.HasBound).
       samples: how many, at least 1.
 
     Returns:
@@ -25,12 +26,12 @@ def importance_weighted(algorithm, samples):
     Raises:
       errors.UserError: there is no such bound.
     """
-    if not algorithm.has_bound:
+    if not isinstance(algorithm, capabilities.HasBound):
         raise errors.UserError(f"--importance_samples={samples}: only runs of variational autoencoders have this bound")
 
     def measure(state, batch, rng):
         def add(total, sample):
-            return jnp.logaddexp(total, algorithm.log_weights(state, batch, rng, sample)), None
+            return jnp.logaddexp(total, algorithm.log_importance_weights(state, batch, rng, sample)), None
 
         nothing = jnp.full(len(batch["index"]), -jnp.inf)
         total, _ = jax.lax.scan(add, nothing, jnp.arange(samples))

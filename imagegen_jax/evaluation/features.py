@@ -21,8 +21,8 @@ from jax import numpy as jnp
 import numpy as np
 
 from imagegen_jax import errors
-from imagegen_jax import images
-from imagegen_jax.algorithms import classifier
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.evaluation import resizing
 from imagegen_jax.evaluation import weights
 from imagegen_jax.networks import inception
@@ -154,14 +154,13 @@ def _pixels(variables, batch):
 
 
 def _of_run(workdir):
-    _, algorithm, state, step = run.load(workdir, remedy=run.BY_MOVING)
-    _, specs = run.load_config(workdir)
-    if not isinstance(algorithm, classifier.Classifier):
+    trained = run.load(workdir, remedy=run.BY_MOVING)
+    if not isinstance(trained.algorithm, capabilities.Classifies):
         raise errors.UserError(f"--features=run:{workdir}: it is not the run of a classifier (configs/classifier.py)")
-    params = jax.device_get(state.params["classifier"])
+    params = jax.device_get(trained.state.params)
     leaves = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
-    protocol = {"features": f"run:{workdir}", "step": step, "sha256": weights.sha256_of(leaves)}
-    return _classifier(algorithm, specs, params, protocol)
+    protocol = {"features": f"run:{workdir}", "step": trained.step, "sha256": weights.sha256_of(leaves)}
+    return _classifier(trained.algorithm, trained.specs, params, protocol)
 
 
 @functools.cache
@@ -169,14 +168,15 @@ def _fashion():
     """The exported run of configs/classifier.py (experiments/export.py)."""
     with importlib.resources.as_file(importlib.resources.files("imagegen_jax.evaluation") / _FASHION) as path:
         config, specs = run.from_json(weights.metadata(path)["run"])
-        params = traverse_util.unflatten_dict(weights.load(path), sep="/")["classifier"]
+        params = traverse_util.unflatten_dict(weights.load(path), sep="/")
+        params.pop("extra", None)
         protocol = {"features": "fashion", "sha256": weights.sha256(path)}
     return _classifier(run.build_algorithm(config, specs), specs, params, protocol)
 
 
 def _classifier(algorithm, specs, params, protocol):
     def apply(params, batch):
-        return algorithm.network.apply({"params": params}, images.to_float(batch))[:2]
+        return algorithm.classify(base.TrainState(0, params, {}, {}), batch)
 
     return Features(protocol, algorithm.image_shape, specs[""].class_names, _as_it_is, apply, params)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.data import fingerprints
@@ -149,10 +148,8 @@ def named(spec, split="test", shape=None, half=None):
 
 
 def section(spec):
-    """The `data` section of what a person names, which is no .npz file."""
-    data = config_lib.common().data
-    data.source = f"folder:{spec}" if pathlib.Path(spec).is_dir() else spec
-    return data
+    """The sources.Config of what a person names, which is no .npz file."""
+    return sources.Config(source=f"folder:{spec}" if pathlib.Path(spec).is_dir() else spec)
 
 
 def has_splits(spec):

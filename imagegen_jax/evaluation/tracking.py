@@ -19,10 +19,10 @@ _MOST_DUPLICATES = 0.5
 _LEAST_COVERED = 0.5
 
 
-def names(classes, suffixes):
-    """What `Distances` may measure: with each suffix, and with `classes_covered` where the features' network tells classes."""
+def names(classes, suffix):
+    """What `Distances` may measure, `classes_covered` where the features' network tells classes."""
     measured = ("fid", "kid", "duplicates", *["classes_covered"] * classes)
-    return [f"eval/{name}{suffix}" for name in measured for suffix in suffixes]
+    return [f"eval/{name}{suffix}" for name in measured]
 
 
 class Distances:
@@ -117,17 +117,17 @@ def classes_covered(made, real, classes):
     return float(covered[frequent].mean()) if frequent.any() else None
 
 
-class Watch:
+class CollapseMonitor:
     """Says on stderr when a run's images come down to few: once, and again only where they had been varied in between.
 
     Untrained networks draw alike images too. So nothing is said until images were varied once, or the patience is over. What
     was seen before a run was stopped is forgotten: of one that continues in the same state it is said again.
     """
 
-    def __init__(self, patience, advice):
-        """`patience` is the last step at which a run may not have learnt to vary; `advice` is that of base.Algorithm."""
+    def __init__(self, patience, hint):
+        """`patience` is the last step at which a run may not have learnt to vary; `hint` is that of base.Algorithm."""
         self._patience = patience
-        self._advice = advice
+        self._hint = hint
         self._varied = False
         self._told = False
 
@@ -143,4 +143,4 @@ class Watch:
         elif not self._told and (self._varied or step > self._patience):
             self._told = True
             line = f"step {step}: the images that are drawn vary little: {' and '.join(signs)}"
-            progress.tell(f"{line}; {self._advice}" if self._advice else line)
+            progress.tell(f"{line}; {self._hint}" if self._hint else line)

@@ -4,15 +4,16 @@ The functions are of arrays; `Coder` makes the codes of images and the images of
 """
 
 import itertools
+import math
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import progress
 from imagegen_jax import rng
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
@@ -27,13 +28,12 @@ class Coder:
       dimensions: d, of a code.
     """
 
-    def __init__(self, algorithm, state, image_shape, mesh, batch_size):
+    def __init__(self, algorithm, state, mesh, batch_size):
         """Prepares both.
 
         Args:
-          algorithm: an Algorithm that has codes, or a prior of codes and no encoder.
+          algorithm: one that decodes (capabilities.Decodes); `encode` is there for one that also encodes.
           state: its TrainState.
-          image_shape: (h, w, c).
           mesh: the devices.
           batch_size: images at once, rounded up to a multiple of the number of devices.
         """
@@ -44,15 +44,16 @@ class Coder:
         compiled = dict(out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
         def encode(state, key, image, label, index):
-            return algorithm.encode(state, {"image": image, "label": label, "index": index}, key)
+            latents = algorithm.encode(state, {"image": image, "label": label, "index": index}, key)
+            return latents.reshape(len(latents), -1)
+
+        def decode(state, _, codes, label=None):
+            latents = codes.reshape(-1, *algorithm.latent_shape)
+            return images.to_uint8(algorithm.decode(state, latents, {} if label is None else {"label": label}))
 
         self._encode = jax.jit(encode, **compiled)
-        self._decode = jax.jit(lambda state, _, *given: images.to_uint8(algorithm.decode(state, *given)), **compiled)
-        self.dimensions = algorithm.prior_dimensions
-        if algorithm.has_codes:
-            image = jax.ShapeDtypeStruct((self.batch_size, *image_shape), jnp.uint8)
-            label = jax.ShapeDtypeStruct((self.batch_size,), jnp.int32)
-            self.dimensions = jax.eval_shape(encode, state, None, image, label, label).shape[-1]
+        self._decode = jax.jit(decode, **compiled)
+        self.dimensions = math.prod(algorithm.latent_shape)
 
     def encode(self, image, label, index=None, key=None):
         """Codes of images: the most likely, or random ones of their posteriors.
@@ -114,7 +115,7 @@ def of_domain(coder, domain, num, seed=0, key=None):
 
 def check_prior(algorithm):
     """Raises errors.UserError where the codes have no prior, or not the standard normal one."""
-    if not algorithm.prior_dimensions:
+    if not (isinstance(algorithm, capabilities.Decodes) and algorithm.prior_is_normal):
         raise errors.UserError(
             "--input=seed:…: the codes of this run have no standard normal prior: "
             "give images instead, such as experiments.sample draws with --out=folder/"

@@ -14,6 +14,7 @@ they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the
 
 import dataclasses
 import json
+import math
 import warnings
 
 import flax.struct
@@ -24,11 +25,11 @@ import numpy as np
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import progress
-from imagegen_jax import rng as rng_lib
-from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.generation import codes as codes_lib
+from imagegen_jax.generation import requests
 from imagegen_jax.training import sharding
 
 KINDS = ("prior", "aggregate", "gmm", "tree")
@@ -74,7 +75,7 @@ def resolve(options, algorithm, specs, label=None, **request):
       algorithm: the run's Algorithm.
       specs: the run's {domain: images.Spec}, whose labels those strategies draw by that are fitted to the data.
       label: the class that is wanted; None for all.
-      **request: the other fields of base.SampleRequest; None where they were not asked for.
+      **request: the options of drawing that were asked for, fields of algorithm.Request.
 
     Returns:
       Options without a choice that is left.
@@ -82,19 +83,20 @@ def resolve(options, algorithm, specs, label=None, **request):
     Raises:
       errors.UserError: the run cannot draw what is asked for.
     """
-    kind = options.kind or ("gmm" if algorithm.has_codes and not algorithm.draws else "prior")
-    if kind != "prior" and not algorithm.has_codes:
+    encodes, draws = (isinstance(algorithm, able) for able in (capabilities.Autoencodes, capabilities.Draws))
+    kind = options.kind or ("gmm" if encodes and not draws else "prior")
+    if kind != "prior" and not encodes:
         raise errors.UserError(f"--latents={kind}: this run's family has no codes; leave it out")
     for name, belongs in (("components", "gmm"), ("leaves", "tree")):
         if getattr(options, name) is not None and kind != belongs:
             raise errors.UserError(f"--{name} belongs to --latents={belongs}, and this is --latents={kind}: leave it out")
     if kind == "prior":
-        algorithm.check_request(base.SampleRequest(index=None, **request))  # which says what to do where there is no prior
+        check_draws(algorithm)
+        algorithm.check_request(algorithm.Request(**requests.typed(request, algorithm, specs)))
         classes = algorithm.classes
     else:
-        for name, value in request.items():
-            if value is not None:
-                raise errors.UserError(f"--{name} means nothing with --latents={kind}: leave it out")
+        for name in request:
+            raise errors.UserError(f"--{name} means nothing with --latents={kind}: leave it out")
         classes = specs[""].classes
     if label is not None:
         _check_label(label, kind, algorithm, classes)
@@ -103,31 +105,52 @@ def resolve(options, algorithm, specs, label=None, **request):
     return Options(kind, components, leaves)
 
 
+def check_draws(algorithm):
+    """Raises errors.UserError, which says what to do instead, where an algorithm draws no images by itself."""
+    if isinstance(algorithm, capabilities.Draws):
+        return
+    if isinstance(algorithm, capabilities.Tokenizes):
+        raise errors.UserError(
+            "a VQ-VAE draws no images by itself: train a prior on this run, python -m experiments.main "
+            "--config=configs/vqvae_prior.py --config.first_stage.workdir=THIS_RUN --workdir=ANOTHER"
+        )
+    if isinstance(algorithm, capabilities.Autoencodes):
+        raise errors.UserError("an autoencoder draws no images by itself: choose --latents=gmm, tree or aggregate")
+    if isinstance(algorithm, capabilities.Translates):
+        raise errors.UserError(
+            "this run translates images and draws none: python -m experiments.edit translate --workdir=… "
+            f"--direction={next(iter(algorithm.directions))} --input=FOLDER --out=FOLDER/"
+        )
+    if isinstance(algorithm, capabilities.Classifies):
+        raise errors.UserError(
+            "a classifier draws no images: python -m experiments.evaluate --features=run:WORKDIR scores with it"
+        )
+    raise errors.UserError("this run's family draws no images")
+
+
 def _check_label(label, kind, algorithm, classes):
     if not classes and kind != "prior":
         raise errors.UserError(f"--label={label}: the training images have no labels; leave it out")
     if not classes:
-        others = ", but --latents=gmm may know those of the data" if algorithm.has_codes else "; leave it out"
+        knows = isinstance(algorithm, capabilities.Autoencodes)
+        others = ", but --latents=gmm may know those of the data" if knows else "; leave it out"
         raise errors.UserError(f"--label={label}: this run's family takes no labels{others}")
     if not 0 <= label < classes:
         raise errors.UserError(f"--label={label}: choose 0 to {classes - 1}")
 
 
-def drawing(options, workdir, loaded, use_ema, specs, mesh, labels=()):
+def drawing(options, trained, mesh, labels=()):
     """What is needed to draw from a distribution of codes; fits it to the training images, unless that was done before.
 
     Args:
       options: of `resolve`.
-      workdir: the run's folder.
-      loaded: (config, algorithm, state, step), as run.load returns them.
-      use_ema: whether that state's parameters are the moving averages.
-      specs: the run's {domain: images.Spec}.
+      trained: the run.Run.
       mesh: the devices.
       labels: the classes that will be wanted; of none, all that the algorithm must be told.
 
     Returns:
-      (draw, about): (state, rng, request) -> images for sampling.Drawer, or None for algorithm.sample; and what a protocol says
-      of it, as JSON.
+      (draw, about): (state, keys, condition, request) -> images for sampling.Drawer, or None for algorithm.sample; and what a
+      protocol says of it, as JSON.
 
     Raises:
       errors.UserError: what was stored is damaged or of another network, the codes cannot be fitted, or there are none of a
@@ -135,39 +158,39 @@ def drawing(options, workdir, loaded, use_ema, specs, mesh, labels=()):
     """
     if options.kind == "prior":
         return None, {}
-    algorithm = loaded[1]
-    mixture, about = _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh)
+    algorithm = trained.algorithm
+    mixture, about = _stored_or_fitted(options, trained, mesh)
     for label in labels or range(algorithm.classes):
         if not mixture.weights[:, label].any():
             raise errors.UserError(f"--latents={options.kind}: none of the training images that were encoded has label {label}")
 
-    def draw(state, rng, request):
-        codes = mixture.draw(rng_lib.per_index(rng, request.index), request.label)
-        return algorithm.decode(state, codes, request.label if algorithm.classes else None)
+    def draw(state, keys, condition, request):
+        codes = mixture.draw(keys, condition.get("label"))
+        return algorithm.decode(state, codes.reshape(-1, *algorithm.latent_shape), condition)
 
     return draw, {"latents": about}
 
 
-def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
+def _stored_or_fitted(options, trained, mesh):
     """(Mixture, what a protocol says of it)."""
-    config, algorithm, state, step = loaded
+    config, algorithm, state, step, spec = trained.config, trained.algorithm, trained.state, trained.step, trained.spec
     asked = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
     # The parameters are looked at because the step alone may have been trained anew, by --checkpoint=STEP.
-    key = asked | {"step": step, "ema": use_ema, "parameters": _digest(state.params, state.extra)}
-    name = "-".join(map(str, [step, *["raw"] * (not use_ema), *asked.values()]))
-    path = files.to_path(workdir) / "latents" / f"{name}.npz"
-    dimensions = codes_lib.Coder(algorithm, state, specs[""].shape, mesh, config.eval.batch_size).dimensions
+    key = asked | {"step": step, "ema": trained.ema, "parameters": _digest(state.params, state.extra)}
+    name = "-".join(map(str, [step, *["raw"] * (not trained.ema), *asked.values()]))
+    path = files.to_path(trained.workdir) / "latents" / f"{name}.npz"
+    dimensions = math.prod(algorithm.latent_shape)
     mixture, about = load(path, dimensions) if path.exists() else (None, {})
-    if any(about.get(name) != value for name, value in key.items()) or not _of_these_images(about["data"], config, specs):
+    if any(about.get(name) != value for name, value in key.items()) or not _of_these_images(about["data"], trained):
         if jax.process_count() > 1:
             raise errors.UserError(f"--latents={options.kind} is fitted in one process: do so once, without --distributed")
-        train_set = domains.open_domains(config.data, "train", specs)
+        train_set = domains.open_domains(config.data, "train", trained.specs)
         _check_fit(options, dimensions, min(domains.records(train_set), _MOST_CODES))
         codes, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
         if not np.isfinite(codes).all():
             raise errors.UserError(f"the codes of training images at step {step} are not finite: choose another --checkpoint")
         progress.tell(f"fitting --latents={options.kind} to {len(codes)} codes; it is kept in {path}")
-        mixture = fit(options, codes, labels, specs[""].classes)
+        mixture = fit(options, codes, labels, spec.classes)
         about = key | {"codes": len(codes), "data": domains.fingerprint(train_set)}
         try:
             save(path, mixture, about)
@@ -177,10 +200,11 @@ def _stored_or_fitted(options, workdir, loaded, use_ema, specs, mesh):
     return mixture, facts | {"fingerprint": _digest(mixture)}
 
 
-def _of_these_images(fingerprint, config, specs):
+def _of_these_images(fingerprint, trained):
     """Whether the training images are those of a fingerprint; also where they cannot be looked at, as on another machine."""
     try:
-        return fingerprints.same(fingerprint, domains.fingerprint(domains.open_domains(config.data, "train", specs)))
+        train_set = domains.open_domains(trained.config.data, "train", trained.specs)
+        return fingerprints.same(fingerprint, domains.fingerprint(train_set))
     except errors.UserError:
         return True
 
@@ -207,7 +231,7 @@ def encode(algorithm, state, domain, mesh, batch_size, seed):
     Returns:
       ((n, d) float32 codes, (n,) int32 labels), in the order of the images.
     """
-    coder = codes_lib.Coder(algorithm, state, domain.reader.shape, mesh, batch_size)
+    coder = codes_lib.Coder(algorithm, state, mesh, batch_size)
     return codes_lib.of_domain(coder, domain, _MOST_CODES, seed, sharding.key(mesh, seed, "latents"))
 
 

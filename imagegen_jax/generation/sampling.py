@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
@@ -16,17 +16,23 @@ class Drawer:
         """Prepares the drawing.
 
         Args:
-          algorithm: the Algorithm.
+          algorithm: one that draws (capabilities.Draws), or whose latents are drawn from by `draw`.
           mesh: the devices.
           batch_size: images drawn at once, rounded up to a multiple of the number of devices.
-          draw: (state, rng, request) -> images; by default algorithm.sample.
+          draw: (state, keys, condition, request) -> images; by default algorithm.sample.
         """
         self._mesh = mesh
         self._batch_size = sharding.divisible(batch_size, mesh)
         self._classes = algorithm.classes
+        self._request = algorithm.Request
         draw = draw or algorithm.sample
+
+        def drawn(state, key, index, condition, request):
+            return images.to_uint8(draw(state, rng.per_index(key, index), condition, request))
+
         self._sample = jax.jit(
-            lambda state, rng, request: images.to_uint8(draw(state, rng, request)),
+            drawn,
+            static_argnames="request",
             out_shardings=sharding.replicated(mesh),
             compiler_options=compiler.options(),
         )
@@ -41,17 +47,17 @@ class Drawer:
           first: number of the first; those before it are left out.
           label: see `labels`.
           shares: see `labels`.
-          **options: fields of base.SampleRequest.
+          **options: fields of algorithm.Request.
         """
+        request = self._request(**options)
         key = sharding.key(self._mesh, seed, "sample")
         for start in range(first, num, self._batch_size):
             # The last batch is drawn whole, so that nothing is compiled for it, and cut.
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
             index = sharding.put_rows(self._mesh, rows)
             wanted = labels(rows, self._classes, label, shares)
-            if wanted is not None:
-                wanted = sharding.put_rows(self._mesh, wanted)
-            drawn = self._sample(state, key, base.SampleRequest(index=index, label=wanted, **options))
+            condition = {} if wanted is None else {"label": sharding.put_rows(self._mesh, wanted)}
+            drawn = self._sample(state, key, index, condition, request=request)
             yield np.asarray(drawn)[: num - start]
 
 
@@ -86,8 +92,8 @@ def compiled_translation(algorithm, direction, out_sharding=None):
     """(state, (n, h, w, c) uint8 of one domain) -> (n, h, w, c') uint8 of the other, compiled at the first call.
 
     Args:
-      algorithm: cyclegan.CycleGan.
-      direction: 'ab' or 'ba'.
+      algorithm: one that translates (capabilities.Translates).
+      direction: one of its directions.
       out_sharding: of the result; None for that of the arguments.
     """
 

@@ -88,7 +88,7 @@ class Translator:
         """Prepares the translation with state.params.
 
         Args:
-          algorithm: cyclegan.CycleGan.
+          algorithm: one that translates (capabilities.Translates).
           state: its TrainState.
           direction: 'ab' or 'ba'.
           tile: see `tiled`.
@@ -97,8 +97,8 @@ class Translator:
         Raises:
           errors.UserError: the networks take no tiles of this size, or too much of a tile is overlap.
         """
-        self.channels = algorithm.shapes[direction[0]][-1]
-        self._multiple = algorithm.generators[direction].multiple
+        self.channels = algorithm.shapes[algorithm.directions[direction][0]][-1]
+        self._multiple = algorithm.multiples[direction]
         self._tile, self._overlap = tile, overlap
         if tile < 16 or tile % self._multiple:
             raise errors.UserError(f"--tile is {tile}: it must be a multiple of {self._multiple} and at least 16")

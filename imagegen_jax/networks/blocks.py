@@ -248,3 +248,11 @@ def depth_to_space(x, block):
     n, h, w, c = x.shape
     x = x.reshape(n, h, w, block, block, c // block**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * block, w * block, c // block**2)
+
+
+def from_config(module, config, **others):
+    """A Linen module with the values of its section of a config, and the other fields as they are given."""
+    fields = vars(config) | others
+    if "dtype" in fields:
+        fields["dtype"] = jnp.dtype(fields["dtype"])
+    return module(**fields)

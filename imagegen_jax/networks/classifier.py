@@ -1,10 +1,13 @@
 """A small convolutional classifier of small images."""
 
+import dataclasses
 import math
+from typing import Annotated
 
 from flax import linen as nn
 from jax import numpy as jnp
 
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
 
@@ -32,9 +35,9 @@ class Classifier(nn.Module):
     """
 
     classes: int
-    widths: tuple[int, ...] = (32, 64, 96)
-    groups: int = 8
-    dropout: float = 0.0
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (32, 64, 96)
+    groups: Annotated[int, keys.AtLeast(1)] = 8
+    dropout: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.3
     multiscale: bool = False
     detail: float = 0.0
     estimates: int = 0
@@ -67,3 +70,13 @@ def _means(maps):
     sizes = [math.prod(x.shape[1:3]) for x in maps]
     factors = [math.sqrt(size / sizes[-1]) for size in sizes]
     return jnp.concatenate([factor * x.mean((1, 2), dtype=jnp.float32) for factor, x in zip(factors, maps)], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(keys.section(Classifier, without=("classes", "estimates"))):
+    """The section `network` of a classifier."""
+
+    def objections(self):
+        """See keys.objections."""
+        if not self.widths:
+            yield "widths", "give one at least"

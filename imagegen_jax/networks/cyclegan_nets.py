@@ -5,15 +5,18 @@ models/networks.py) with instance normalisation and without dropout: at 64 chann
 parameters for the generator of nine blocks, 2.765 M for the 70x70 discriminator.
 """
 
+import dataclasses
 import functools
+from typing import Annotated
 from typing import ClassVar
+from typing import Literal
 
 from flax import linen as nn
 from jax import numpy as jnp
 
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
-UPSAMPLINGS = ("transposed", "resize")
 _normal = nn.initializers.normal(0.02)
 
 
@@ -155,3 +158,45 @@ class PixelDiscriminator(nn.Module):
         x = nn.leaky_relu(_conv(self.channels, 1, dtype=self.dtype)(x), 0.2)
         x = nn.leaky_relu(blocks.instance_norm(_conv(2 * self.channels, 1, dtype=self.dtype)(x)), 0.2)
         return _conv(1, 1)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """The section `network`, of both generators."""
+
+    name: Literal["resnet", "unet"] = "resnet"
+    channels: Annotated[int, keys.AtLeast(2)] = 64
+    blocks: Annotated[int, keys.AtLeast(1)] = 9  # residual blocks (resnet)
+    upsampling: Literal["transposed", "resize"] = "transposed"  # (resnet)
+    levels: Annotated[int, keys.AtLeast(1)] = 8  # halvings (unet)
+    dtype: keys.Dtype = "float32"  # of the computation of all four networks
+    remat: bool = keys.resumable(False)  # recompute the generators' activations in the backward pass to save memory
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The section `discriminator`, of both."""
+
+    name: Literal["patch", "pixel"] = "patch"
+    channels: Annotated[int, keys.AtLeast(1)] = 64
+    layers: Annotated[int, keys.AtLeast(1)] = 3  # convolutions of stride 2 (patch); 3 judge 70x70 pixels, 2 34x34, 1 16x16
+
+    @property
+    def least_side(self):
+        """Pixels that a side of an image must have."""
+        return max(16, 3 * 2**self.layers if self.name == "patch" else 1)
+
+
+def generator(config, out_channels):
+    """The module of a GeneratorConfig."""
+    shared = dict(out_channels=out_channels, channels=config.channels, dtype=jnp.dtype(config.dtype))
+    if config.name == "unet":
+        return UNetGenerator(levels=config.levels, **shared)
+    return ResNetGenerator(blocks=config.blocks, upsampling=config.upsampling, **shared)
+
+
+def discriminator(config, dtype):
+    """The module of a DiscriminatorConfig."""
+    if config.name == "pixel":
+        return PixelDiscriminator(channels=config.channels, dtype=dtype)
+    return PatchDiscriminator(layers=config.layers, channels=config.channels, dtype=dtype)

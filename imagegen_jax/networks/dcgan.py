@@ -76,7 +76,7 @@ def _halved(x, features, dtype):
 
 
 class Discriminator(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.Verdict.
+    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.DiscriminatorOutput.
 
     Attributes:
       widths: channels of each level; each halves the sides.
@@ -86,7 +86,7 @@ class Discriminator(nn.Module):
       conditioning: how: 'projection' or 'concat', as planes beside the image.
       guessed: labels among which it guesses; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
-      dtype: of the computation; the verdict is float32.
+      dtype: of the computation; the output is float32.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)

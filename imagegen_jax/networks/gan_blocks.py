@@ -11,7 +11,7 @@ from imagegen_jax.networks import blocks
 CONDITIONINGS = ("projection", "concat")
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator makes of images.
 
     Attributes:
@@ -82,7 +82,7 @@ class MinibatchStddev(nn.Module):
     """Adds a channel that says how much the images beside an image differ (Karras et al. 2018, section 3).
 
     In training: the standard deviation over groups of images, averaged over places and channels. Otherwise the running mean
-    of that, so that the verdict on an image depends on it alone.
+    of that, so that the output on an image depends on it alone.
 
     Attributes:
       group: images; it must divide the batch.
@@ -106,10 +106,10 @@ class MinibatchStddev(nn.Module):
 
 
 class Head(nn.Module):
-    """The verdict on the last features of images.
+    """The output on the last features of images.
 
     Attributes:
-      classes: labels that the verdict depends on by a projection (Miyato & Koyama 2018, equation 3); 0 for none.
+      classes: labels that the output depends on by a projection (Miyato & Koyama 2018, equation 3); 0 for none.
       guessed: labels among which it also guesses (Odena et al. 2017); 0 for none.
       kernel_init: of all but the first, which has its own.
     """
@@ -120,13 +120,13 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, judged, pooled, label, features):
-        """The gan_blocks.Verdict.
+        """The gan_blocks.DiscriminatorOutput.
 
         Args:
           judged: (n, d), of which the logit is a linear function.
           pooled: (n, k), which is compared with the classes.
           label: (n,) int32.
-          features: of the Verdict.
+          features: of the DiscriminatorOutput.
         """
         judged, pooled = judged.astype(jnp.float32), pooled.astype(jnp.float32)
         logits = nn.Dense(1, kernel_init=self.kernel_init, name="logit")(judged)[:, 0]
@@ -134,7 +134,7 @@ class Head(nn.Module):
             embedded = nn.Embed(self.classes, pooled.shape[-1], embedding_init=self.kernel_init, name="projection")(label)
             logits += (embedded * pooled).sum(-1)
         guesses = nn.Dense(self.guessed, kernel_init=self.kernel_init, name="classes")(pooled) if self.guessed else None
-        return Verdict(logits, guesses, features)
+        return DiscriminatorOutput(logits, guesses, features)
 
 
 def with_label_planes(x, label, classes):

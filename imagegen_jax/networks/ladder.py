@@ -6,13 +6,17 @@ coarsest to the finest resolution, and at each adds what the latent variables th
 image's features, in units of the prior's deviation (Vahdat & Kautz 2020, equation 3).
 """
 
+import dataclasses
 import math
+from typing import Annotated
+from typing import Literal
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
 from imagegen_jax import distributions
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 from imagegen_jax.networks import vae_nets
 
@@ -68,24 +72,24 @@ class Ladder(nn.Module):
     """Latent variables at several resolutions; its methods are those of vae_nets.Vae.
 
     Attributes:
+      image_shape: (h, w, c) of the images.
+      outputs: channels of the output.
       widths: channels at the resolution of patches, half of it, a quarter, ...
       latents: latent channels of each level at these, then dimensions of the vector above them; 0 for none.
       blocks: residual blocks at each resolution, on the way up and on the way down; on the latter each follows a level.
       groups: of GroupNorm.
-      image_shape: (h, w, c) of the images.
-      outputs: channels of the output.
       patch_size: pixels a side that are taken as one.
       classes: labels that both ways are told; 0 for none.
       dtype: of the computation; the layers that make distributions and the output are float32.
     """
 
-    widths: tuple[int, ...]
-    latents: tuple[int, ...]
-    blocks: int
-    groups: int
     image_shape: tuple[int, int, int]
     outputs: int
-    patch_size: int = 1
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (32, 64, 128)
+    latents: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(0))] = (2, 4, 8, 32)
+    blocks: Annotated[int, keys.AtLeast(1)] = 1
+    groups: Annotated[int, keys.AtLeast(1)] = 8
+    patch_size: Annotated[int, keys.AtLeast(1)] = 1
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -158,3 +162,21 @@ class Ladder(nn.Module):
     def _sides(self):
         height, width = (side // self.patch_size for side in self.image_shape[:2])
         return [(-(-height // 2**level), -(-width // 2**level)) for level in range(len(self.widths))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(keys.section(Ladder, without=("image_shape", "outputs", "classes"))):
+    """The section `network` of a hierarchical VAE."""
+
+    name: Literal["ladder"] = "ladder"
+
+    def objections(self):
+        """See keys.objections."""
+        if len(self.latents) != len(self.widths) + 1 or not any(self.latents):
+            yield (
+                "latents",
+                (
+                    f"give {len(self.widths) + 1} numbers, one for each of config.network.widths and one for the vector above "
+                    "them; not all 0"
+                ),
+            )

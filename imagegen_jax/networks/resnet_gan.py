@@ -97,7 +97,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.Verdict; h and w are multiples of 2^levels.
+    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.DiscriminatorOutput; h and w are multiples of 2^levels.
 
     Attributes:
       widths: channels of each block that halves the sides.
@@ -106,7 +106,7 @@ class Discriminator(nn.Module):
       classes: labels that it is told by a projection; 0 for none.
       guessed: labels among which it guesses; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
-      dtype: of the computation; the verdict is float32.
+      dtype: of the computation; the output is float32.
     """
 
     widths: tuple[int, ...] = (128, 128)

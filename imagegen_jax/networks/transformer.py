@@ -1,12 +1,15 @@
 """A causal transformer (Vaswani et al. 2017), normalised before each branch (Radford et al. 2019), over codes 0, ..., K - 1."""
 
+import dataclasses
 import math
+from typing import Annotated
 from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import keys as keys_lib
 from imagegen_jax.networks import blocks
 
 
@@ -65,10 +68,10 @@ class Transformer(nn.Module):
 
     codes: int
     length: int
-    width: int
-    layers: int
-    heads: int
-    dropout: float = 0.0
+    width: Annotated[int, keys_lib.AtLeast(1)] = 128
+    layers: Annotated[int, keys_lib.AtLeast(1)] = 4
+    heads: Annotated[int, keys_lib.AtLeast(1)] = 4
+    dropout: Annotated[float, keys_lib.AtLeast(0), keys_lib.Below(1)] = 0.1
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -108,3 +111,13 @@ class Transformer(nn.Module):
             layers.append(layer)
         x = nn.LayerNorm()(x)
         return nn.Dense(self.codes, kernel_init=blocks.near_zero, name="logits")(x), tuple(layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(keys_lib.section(Transformer, without=("codes", "length", "classes"))):
+    """The section `network` of a transformer."""
+
+    def objections(self):
+        """See keys.objections."""
+        if self.width % self.heads:
+            yield "heads", f"it must divide config.network.width ({self.width})"

@@ -1,12 +1,14 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B; hojonathanho/diffusion, models/unet.py)."""
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Annotated
 from typing import Any
 
 from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
 
@@ -75,17 +77,17 @@ class UNet(nn.Module):
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
 
-    channels: int = 128
-    multipliers: Sequence[int] = (1, 2, 2, 2)
-    blocks: int = 2
-    attention_levels: Sequence[int] = (1,)
-    heads: int = 1
-    dropout: float = 0.1
-    groups: int = 32
-    patch_size: int = 1
+    channels: Annotated[int, keys.AtLeast(2)] = 128
+    multipliers: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (1, 2, 2, 2)
+    blocks: Annotated[int, keys.AtLeast(1)] = 2
+    attention_levels: tuple[int, ...] = (1,)
+    heads: Annotated[int, keys.AtLeast(1)] = 1
+    dropout: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.1
+    groups: Annotated[int, keys.AtLeast(1)] = 32
+    patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: bool = keys.resumable(False)
 
     @nn.compact
     def __call__(self, x, t, train=False):
@@ -139,3 +141,22 @@ class UNet(nn.Module):
         x = nn.swish(blocks.GroupNorm(self.groups, name="norm_out")(x))
         x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero, dtype=jnp.float32)(x)
         return blocks.depth_to_space(x, self.patch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(keys.section(UNet, without=("out_channels",))):
+    """The section `network` of a U-Net."""
+
+    def objections(self):
+        """See keys.objections."""
+        levels = len(self.multipliers)
+        if not levels:
+            yield "multipliers", "give one for each level, such as (1, 2)"
+            return
+        if any(level not in range(levels) for level in self.attention_levels):
+            yield "attention_levels", f"choose of 0 to {levels - 1}, since config.network.multipliers has {levels}"
+            return
+        for level in {*self.attention_levels, levels - 1}:  # there is attention in the middle, too
+            width = self.channels * self.multipliers[level]
+            if width % self.heads:
+                yield "heads", f"it must divide the {width} channels of level {level}, which has attention"

@@ -12,7 +12,10 @@ A model's methods agree with networks/ladder.py's: `infer`, `generate`, `decode`
 In bfloat16 the last layer of a decoder is float32 still: a value near 1 would be rounded by up to a quarter of an 8-bit one.
 """
 
+import dataclasses
 import math
+from typing import Annotated
+from typing import Literal
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -20,9 +23,32 @@ import jax
 from jax import numpy as jnp
 
 from imagegen_jax import distributions
+from imagegen_jax import errors
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
-NAMES = ("linear", "dense", "conv", "pythae")
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The section `network` of an encoder and a decoder."""
+
+    name: Literal["linear", "dense", "conv", "pythae"] = "conv"
+    latent: Annotated[int, keys.AtLeast(1)] = 32  # dimensions of a code
+    # Of each hidden layer (dense); channels of each level, each halving the resolution (conv).
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (32, 64)
+    blocks: Annotated[int, keys.AtLeast(1)] = 1  # residual blocks a level (conv)
+    groups: Annotated[int, keys.AtLeast(1)] = 8  # of GroupNorm (conv)
+    dtype: keys.Dtype = "float32"
+
+    @property
+    def has_batch_norm(self):
+        """Whether what is made of an image in training depends on the others."""
+        return self.name == "pythae"
+
+    def objections(self):
+        """See keys.objections."""
+        if self.name == "conv" and not self.widths:
+            yield "widths", "give one at least"
 
 
 class Level(NamedTuple):
@@ -267,23 +293,28 @@ def gaussian(parameters):
     return distributions.Gaussian(mean, jnp.clip(log_std, -7.0, 7.0))
 
 
-def encoder_and_decoder(name, image_shape, outputs, widths, blocks, groups, dtype):
-    """The pair of a kind.
+def encoder_and_decoder(config, image_shape, outputs):
+    """The pair that a Config describes.
 
     Args:
-      name: of NAMES.
+      config: a Config.
       image_shape: (h, w, c) of the images.
       outputs: channels that the decoder makes.
-      widths: of dense and conv.
-      blocks: of conv.
-      groups: of conv.
-      dtype: of the computation, but for 'linear'.
+
+    Raises:
+      errors.UserError: it takes no such images.
     """
-    shape = (*image_shape[:2], outputs)
-    if name == "linear":
+    if config.name == "pythae" and image_shape[:2] != (28, 28):
+        raise errors.UserError(
+            f"config.network.name is 'pythae', which takes 28x28 pixels, and the images are {image_shape[0]}x{image_shape[1]}: "
+            "set --config.data.image_size=28, or choose conv"
+        )
+    shape, dtype = (*image_shape[:2], outputs), jnp.dtype(config.dtype)
+    if config.name == "linear":
         return LinearEncoder(), LinearDecoder(shape)
-    if name == "dense":
-        return DenseEncoder(widths, dtype), DenseDecoder(widths, shape, dtype)
-    if name == "pythae":
+    if config.name == "dense":
+        return DenseEncoder(config.widths, dtype), DenseDecoder(config.widths, shape, dtype)
+    if config.name == "pythae":
         return PythaeEncoder(dtype), PythaeDecoder(outputs, dtype)
-    return ConvEncoder(widths, blocks, groups, dtype), ConvDecoder(widths, blocks, groups, shape, dtype)
+    sizes = config.widths, config.blocks, config.groups
+    return ConvEncoder(*sizes, dtype), ConvDecoder(*sizes, shape, dtype)

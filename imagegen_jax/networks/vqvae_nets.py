@@ -1,8 +1,12 @@
 """What stands before and behind the codebook of a VQ-VAE (van den Oord et al. 2017, section 4.1): encoder and decoder."""
 
+import dataclasses
+from typing import Annotated
+
 from flax import linen as nn
 from jax import numpy as jnp
 
+from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 from imagegen_jax.networks import vae_nets
 
@@ -52,19 +56,19 @@ class Coder(nn.Module):
     """Both, for images of one shape.
 
     Attributes:
+      image_shape: (h, w, c).
+      dimensions: of a code.
       widths: channels of each level; each halves the sides, an odd one rounded up.
       blocks: residual blocks, of encoder and decoder each, at the resolution of the codes.
       groups: of GroupNorm.
-      dimensions: of a code.
-      image_shape: (h, w, c).
       dtype: of the computation; the last layer of each is float32.
     """
 
-    widths: tuple[int, ...]
-    blocks: int
-    groups: int
-    dimensions: int
     image_shape: tuple[int, int, int]
+    dimensions: int
+    widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (32, 64)
+    blocks: Annotated[int, keys.AtLeast(1)] = 2
+    groups: Annotated[int, keys.AtLeast(1)] = 8
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -86,3 +90,13 @@ class Coder(nn.Module):
     def decode(self, z):
         """(n, *code_shape) -> (n, h, w, c) float32, about [-1, 1]."""
         return self.decoder(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(keys.section(Coder, without=("image_shape", "dimensions"))):
+    """The section `network` of a VQ-VAE."""
+
+    def objections(self):
+        """See keys.objections."""
+        if not self.widths:
+            yield "widths", "give one at least"

@@ -109,7 +109,7 @@ def _row(one, score):
         "picture": pictures[-1] if pictures else None,
         "scores": score.content["scores"],
         "facts": [
-            one.config.algorithm,
+            one.config["algorithm"],
             "" if one.parameters is None else f"{one.parameters:,}",
             page.duration(seconds) if seconds else "",
             f"{one.speed:.4g}" if one.speed else "",

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.evaluation import measures
 from imagegen_jax.training import run
 
@@ -45,7 +47,8 @@ class Run:
 
     Attributes:
       folder: as the person named it.
-      config: the ConfigDict.
+      config: {'optimizer.lr': 2e-4, ...}.
+      defaults: the same, of the defaults of its family; empty where this version has no such family.
       specs: {domain: images.Spec}.
       parameters: how many, over all networks; None where this version cannot build the algorithm any more.
       rows: the classes that the rows of the grids are of, from the top; empty where they are of none.
@@ -58,7 +61,8 @@ class Run:
     """
 
     folder: pathlib.Path
-    config: Any
+    config: dict[str, Any]
+    defaults: dict[str, Any]
     specs: dict[str, Any]
     parameters: int | None
     rows: tuple[str, ...]
@@ -90,23 +94,24 @@ class Run:
 def read(folder):
     """The Run of a folder. Raises errors.UserError: it is not a run's, or its config or one of its scores is damaged."""
     folder = files.to_path(folder)
-    found = run.load_config(folder)
-    if found is None:
-        raise errors.UserError(f"{folder} is not the folder of a run: it has no config.json")
-    config, specs = found
+    flat, specs = run.saved(folder)
+    defaults, parameters, rows, columns = {}, None, (), ()
     try:
+        config, specs = run.load_config(folder)
+        flat, defaults = config_lib.flatten(config), config_lib.flatten(config_lib.defaults_like(config))
         algorithm = run.build_algorithm(config, specs)
         shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
-        parameters, columns = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)), tuple(algorithm.columns)
-        drawn = range(min(algorithm.classes, config.sample.num)) if algorithm.draws else ()
-        rows = tuple(specs[""].name_of(label) for label in drawn)
-    except (errors.UserError, AttributeError, KeyError, TypeError, ValueError):  # a run of another version
-        parameters, rows, columns = None, (), ()
+        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        columns = algorithm.columns if isinstance(algorithm, capabilities.ShowsPanels) else ()
+        if isinstance(algorithm, capabilities.Draws):
+            rows = tuple(specs[""].name_of(label) for label in range(min(algorithm.classes, config.sample.num)))
+    except errors.UserError:  # a run of another version
+        pass
     metrics, skipped = _metrics(folder / "metrics.jsonl")
     scores = [score for path in sorted(folder.glob("eval/*.json")) for score in _scores(path)]
     scores.sort(key=lambda score: (score.step, str(score.content.get("date"))), reverse=True)
     grids, panels = (_pictures(folder / name) for name in ("samples", "panels"))
-    return Run(folder, config, specs, parameters, rows, columns, metrics, skipped, grids, panels, scores)
+    return Run(folder, flat, defaults, specs, parameters, rows, columns, metrics, skipped, grids, panels, scores)
 
 
 def _pictures(folder):

@@ -6,8 +6,6 @@ generated image and then its nearest training images, by pixels and by features,
 
 import numpy as np
 
-from imagegen_jax import algorithms
-from imagegen_jax import config as config_lib
 from imagegen_jax.evaluation import measures
 from imagegen_jax.reports import boards
 from imagegen_jax.reports import history
@@ -32,19 +30,19 @@ def of_run(folder):
         curves=_curves(one),
         scores=[_score(score) for score in one.scores],
         boards=boards.boards([one]) if len(one.scores) > 1 else [],
-        config=config_lib.flatten(one.config),
-        defaults=_defaults(one.config.algorithm),
+        config=one.config,
+        defaults=one.defaults,
     )
 
 
 def _facts(one):
     named = [" ".join(filter(None, [name, "x".join(map(str, spec.shape))])) for name, spec in one.specs.items()]
-    sources = dict.fromkeys(value for key, value in one.config.data.items() if key.startswith("source") and value)
+    sources = dict.fromkeys(value for key, value in one.config.items() if key.startswith("data.source") and value)
     seen, seconds, compiling = (one.last(key) for key in ("images_seen", "seconds", "compile_seconds"))
     return {
-        "algorithm": one.config.algorithm,
+        "algorithm": one.config["algorithm"],
         "images": f"{' and '.join(sources)} ({', '.join(named)})",
-        "step": f"{one.step:,} (config.duration: {one.config.duration})",
+        "step": f"{one.step:,} (config.duration: {one.config['duration']})",
         "images seen": seen and f"{seen:,.0f}",
         "parameters": None if one.parameters is None else f"{one.parameters:,}",
         "time trained": seconds and f"{page.duration(seconds)}, after {compiling or 0:.1f} s of compiling",
@@ -126,9 +124,3 @@ def _classes(classes):
         found = [{"value": one[key]} if measures.is_number(one.get(key)) else one.get(key) for key in keys]
         table.append([name, *map(measures.cell, keys, found)])
     return table
-
-
-def _defaults(family):
-    """{key: default} of a family; where this version has none of the name, what all families share."""
-    name = family if family in algorithms.ALGORITHMS else "common"
-    return config_lib.flatten(getattr(config_lib, name, config_lib.common)())

@@ -21,11 +21,13 @@ class Hook:
 
     Attributes:
       every: steps between two runs; 0 for never. It also runs after the last step.
-      run: (step, state) -> metrics, a dict of floats. It may raise interruption.StopRequested.
+      run: (step, state, writer) -> metrics, a dict of floats. It may raise interruption.StopRequested.
+      names: () -> those of the metrics that it may measure.
     """
 
     every: int
     run: Callable
+    names: Callable = tuple
 
 
 def compile_step(algorithm, augment, mesh, state, batch, rng):
@@ -171,7 +173,7 @@ def _run(due, step, state, writer, checkpointer):
     measured = {}
     try:
         for hook in due:
-            measured |= hook.run(step, state)
+            measured |= hook.run(step, state, writer)
     except interruption.StopRequested:
         return False
     checkpointer.measured(step, measured)

@@ -1,7 +1,6 @@
 """The folder of a run, and what can be made again from it: the config, the algorithm, a trained state."""
 
 import dataclasses
-import functools
 import json
 import math
 import shutil
@@ -11,18 +10,18 @@ from ml_collections import config_dict
 import numpy as np
 
 from imagegen_jax import algorithms
+from imagegen_jax import averages
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
+from imagegen_jax import optimisers
 from imagegen_jax import progress
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.training import checkpoint
-from imagegen_jax.training import ema
 from imagegen_jax.training import logging
-from imagegen_jax.training import optimisers
 from imagegen_jax.training import preservation
 from imagegen_jax.training import sharding
 
@@ -31,11 +30,39 @@ BY_MOVING = "move it out of the folder, so that one of these is the latest"  # `
 _CONFIG = "config.json"
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run, as every caller holds it.
+
+    Attributes:
+      workdir: its folder, as a person wrote it.
+      config: its config.Experiment.
+      specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
+      algorithm: of that config.
+      state: of a checkpoint, with what `load` was asked to read.
+      step: of that checkpoint.
+      ema: whether state.params are the moving averages.
+    """
+
+    workdir: str
+    config: config_lib.Experiment
+    specs: dict[str, images.Spec]
+    algorithm: base.Algorithm
+    state: base.TrainState
+    step: int
+    ema: bool = True
+
+    @property
+    def spec(self):
+        """The images.Spec of a run of one domain."""
+        return self.specs[""]
+
+
 def build_algorithm(config, specs, records=1, schedules=None):
-    """The algorithm of a checked config.
+    """The algorithm of a config.
 
     Args:
-      config: see imagegen_jax/config.py.
+      config: a config.Experiment, or the ConfigDict of one.
       specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
       records: images in an epoch; they matter to training alone, where the learning rate depends on the step.
       schedules: of the learning rate, as a checkpoint.Position has them; None for a single one, to config.duration.
@@ -43,22 +70,40 @@ def build_algorithm(config, specs, records=1, schedules=None):
     Raises:
       errors.UserError: the config asks for what does not exist or does not fit the images.
     """
-    if config.algorithm not in algorithms.ALGORITHMS:
-        raise errors.UserError(f"config.algorithm is {config.algorithm!r}: choose one of {', '.join(algorithms.ALGORITHMS)}")
-    algorithm = algorithms.ALGORITHMS[config.algorithm]
-    steps = functools.partial(config_lib.in_steps, config, records=records)
-    optimizer = repeated = decay = None
-    if "optimizer" in config:  # a family that takes no gradients has neither section
-        schedules = schedules or ((0, steps("duration")),)
+    config = config_lib.typed(config)
+
+    def steps(duration):
+        return config.steps(duration, records)
+
+    training = base.Training(batch_size=config.batch_size, steps=steps)
+    if config.optimizer:
+        schedules = schedules or ((0, steps(config.duration)),)
 
         def repeated(updates):
             each = [(updates * first, updates * end) for first, end in schedules]
-            lengths = (updates * steps(f"optimizer.{key}") for key in ("warmup", "hold"))
+            lengths = (updates * steps(duration) for duration in (config.optimizer.warmup, config.optimizer.hold))
             return optimisers.make(config.optimizer, each, *lengths)
 
-        optimizer = repeated(1)
-        decay = ema.decay_schedule(config.ema.decay, config.ema.warmup)
-    return algorithm.from_config(config, specs.get("", specs), base.Training(optimizer, repeated, decay, steps))
+        training = dataclasses.replace(
+            training,
+            optimizer=repeated(1),
+            repeated=repeated,
+            ema_decay=averages.decay_schedule(config.ema),
+            accumulate=config.optimizer.accumulate,
+        )
+    if config.first_stage:
+        training = dataclasses.replace(training, first_stage=_first_stage(config, specs))
+    return algorithms.find(config.algorithm).from_config(config.method, specs.get("", specs), training)
+
+
+def _first_stage(config, specs):
+    """The algorithm that a method stands on, of which nothing is trained."""
+    if not config.first_stage.run:
+        raise errors.UserError(
+            "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
+        )
+    found = config_lib.typed(config_dict.ConfigDict(config.first_stage.run))
+    return algorithms.find(found.algorithm).from_config(found.method, specs.get("", specs), base.Training())
 
 
 def abstract_state(algorithm, mesh, rules, min_size):
@@ -72,14 +117,13 @@ def to_json(config, specs, schedules=()):
     """The text of config.json: all that it takes to build the algorithm again, and the first of the `schedules`, if known."""
     images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
     begun = {"first_schedule": schedules[0]} if schedules else {}
-    return json.dumps({"config": json.loads(config.to_json()), "images": images_of} | begun, indent=1)
+    return json.dumps({"config": config_lib.to_dict(config), "images": images_of} | begun, indent=1)
 
 
 def from_json(text):
-    """(config, {domain: images.Spec}); the inverse of `to_json`. Keys that are newer than the text have their defaults."""
+    """(config.Experiment, {domain: images.Spec}); the inverse of `to_json`. Keys that are newer have their defaults."""
     saved = json.loads(text)
-    specs = {name: _spec(**spec) for name, spec in saved["images"].items()}
-    return config_lib.completed(config_dict.ConfigDict(saved["config"], convert_dict=True)), specs
+    return config_lib.completed(saved["config"]), {name: _spec(**spec) for name, spec in saved["images"].items()}
 
 
 def _spec(shape, class_names=None, classes=0):
@@ -93,18 +137,31 @@ def save_config(workdir, config, specs, schedules=()):
         temporary.write_text(to_json(config, specs, schedules) + "\n")
 
 
+def saved(workdir):
+    """What config.json says, whatever version it is of: (flat config, {domain: images.Spec}). Raises errors.UserError."""
+    path = files.to_path(workdir) / _CONFIG
+    if not path.exists():
+        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
+    try:
+        found = json.loads(path.read_text())
+        specs = {name: _spec(**spec) for name, spec in found["images"].items()}
+        return config_lib.flatten(config_dict.ConfigDict(found["config"])), specs
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(f"cannot read {path}: {error}") from error
+
+
 def load_config(workdir):
-    """(config, {domain: images.Spec}) of a run, or None where the folder holds none.
+    """(config.Experiment, {domain: images.Spec}) of a run, or None where the folder holds none.
 
     Raises:
-      errors.UserError: config.json is damaged.
+      errors.UserError: config.json is damaged, or of another version.
     """
     path = files.to_path(workdir) / _CONFIG
     if not path.exists():
         return None
     try:
         return from_json(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, errors.UserError) as error:
         raise errors.UserError(f"cannot read {path}: {error}") from error
 
 
@@ -143,11 +200,11 @@ def scheduled(workdir, config, position):
     Raises:
       errors.UserError: see optimisers.resumed.
     """
-    steps = functools.partial(config_lib.in_steps, config, records=position.records)
-    schedules, told = ((0, steps("duration")),), ""
-    if position.step and "optimizer" in config:
+    schedules, told = ((0, config.steps(config.duration, position.records)),), ""
+    if position.step and config.optimizer:
         lived = tuple(map(tuple, position.schedules or [_first_schedule(workdir, position.records)]))
-        lengths = (steps(key) for key in ("duration", "optimizer.warmup", "optimizer.hold"))
+        durations = config.duration, config.optimizer.warmup, config.optimizer.hold
+        lengths = (config.steps(duration, position.records) for duration in durations)
         schedules, told = optimisers.resumed(config.optimizer, lived, position.step, *lengths)
     return dataclasses.replace(position, schedules=schedules), told
 
@@ -155,7 +212,10 @@ def scheduled(workdir, config, position):
 def _first_schedule(workdir, records):
     """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
     saved = json.loads((files.to_path(workdir) / _CONFIG).read_text())
-    return saved.get("first_schedule") or (0, config_lib.in_steps(load_config(workdir)[0], "duration", records))
+    if first := saved.get("first_schedule"):
+        return first
+    config, _ = load_config(workdir)
+    return 0, config.steps(config.duration, records)
 
 
 def _renumbered(saved, config, specs):
@@ -188,40 +248,40 @@ def on_images(position, records, fingerprint):
     )
 
 
-def fill_foundation(workdir, config, specs):
-    """Fills in config.foundation.run, the config of the run that this one stands on; other families are left as they are.
+def with_first_stage(workdir, config, specs):
+    """The config with that of the run that it stands on in first_stage.run; as it is where it stands on none.
 
     Once the run has begun, its own config tells, so that it no longer needs the other's folder.
 
     Raises:
-      errors.UserError: that folder is not given, is not a run, or is one of another family or of images of another shape.
+      errors.UserError: that folder is not given, is not a run, or one of a method that will not do or of other images.
     """
-    family = algorithms.ALGORITHMS[config.algorithm].foundation if config.algorithm in algorithms.ALGORITHMS else ""
-    if not family:
-        return
+    if not config.first_stage:
+        return config
     own = load_config(workdir) if checkpoint.available_steps(files.to_path(workdir) / CHECKPOINTS) else None
-    found = own[0].foundation.run if own and "foundation" in own[0] else _foundation(config, family, specs)
-    with config.unlocked():
-        config.foundation.run = found
+    found = own[0].first_stage.run if own and own[0].first_stage else _config_of_first_stage(config, specs)
+    return dataclasses.replace(config, first_stage=dataclasses.replace(config.first_stage, run=found))
 
 
-def _foundation(config, family, specs):
-    """The config of the run in config.foundation.workdir, which must be of this family and of images of this shape."""
-    folder = config.foundation.workdir
+def _config_of_first_stage(config, specs):
+    """{key: value} of the run in config.first_stage.workdir, which must have the capability that is needed."""
+    folder = config.first_stage.workdir
     if not folder:
         raise errors.UserError(
-            f"config.foundation.workdir is missing: give the folder of a run of {family}, --config.foundation.workdir=RUN"
+            "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
         )
     found = load_config(folder)
     if found is None:
-        raise errors.UserError(f"config.foundation.workdir is {folder}, which is not the folder of a run: it has no {_CONFIG}")
-    founding, founding_specs = found
-    if founding.algorithm != family:
-        raise errors.UserError(f"{folder} is a run of {founding.algorithm}, and {config.algorithm} stands on one of {family}")
-    theirs, ours = ("x".join(map(str, images_of[""].shape)) for images_of in (founding_specs, specs))
+        raise errors.UserError(f"config.first_stage.workdir is {folder}, which is not the folder of a run: it has no {_CONFIG}")
+    needed = algorithms.find(config.algorithm).first_stage_capability
+    if not isinstance(build_algorithm(*found), needed):
+        raise errors.UserError(
+            f"{folder} is a run of {found[0].algorithm}, and {config.algorithm} stands on one that {needed.__name__.lower()}"
+        )
+    theirs, ours = ("x".join(map(str, images_of[""].shape)) for images_of in (found[1], specs))
     if theirs != ours:
         raise errors.UserError(f"{folder} is a run of {theirs} images, and those of config.data are {ours}")
-    return founding
+    return config_lib.to_dict(found[0])
 
 
 def check_space(workdir, state):
@@ -294,8 +354,8 @@ def load(workdir, step=None, use_ema=True, replicate=False, remedy="choose with 
       remedy: see checkpoint.Checkpointer.restore.
 
     Returns:
-      (config, algorithm, state, step). The state has params, which are the averages as far as they are wanted and there are
-      some, and extra; nothing else is read.
+      A Run. Its state has params, which are the averages as far as they are wanted and there are some, and extra; nothing else
+      is read.
 
     Raises:
       errors.UserError: the folder is not a run, or the checkpoint cannot be read.
@@ -306,13 +366,13 @@ def load(workdir, step=None, use_ema=True, replicate=False, remedy="choose with 
             return {"opt_state": shapes.opt_state, "ema_params": shapes.ema_params}
         return {"opt_state": shapes.opt_state, "params": {name: shapes.params[name] for name in shapes.ema_params}}
 
-    config, algorithm, state, step = restore(workdir, step, unread, replicate, remedy)
-    state = state.with_ema() if use_ema else state
-    return config, algorithm, state.replace(opt_state={}, ema_params={}), step
+    found = restore(workdir, step, unread, replicate, remedy)
+    state = found.state.with_ema() if use_ema else found.state
+    return dataclasses.replace(found, state=state.replace(opt_state={}, ema_params={}), ema=use_ema)
 
 
 def restore(workdir, step, unread, replicate=False, remedy="choose with --checkpoint=STEP"):
-    """As `load`, but it reads all of the state that `unread` does not name: state of shapes -> {field: those of its arrays}."""
+    """As `load`, but all of the state is read that `unread` does not name: state of shapes -> {field: those of its arrays}."""
     found = load_config(workdir)
     if found is None:
         raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
@@ -324,4 +384,4 @@ def restore(workdir, step, unread, replicate=False, remedy="choose with --checkp
     left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in unread(shapes).items()}
     reader = checkpoint.Checkpointer(files.to_path(workdir) / CHECKPOINTS, read_only=True)
     state, position = reader.restore(find_step(workdir, config, step), shapes.replace(**left_out), remedy)
-    return config, algorithm, state, position.step
+    return Run(str(workdir), config, specs, algorithm, state, position.step, ema=False)

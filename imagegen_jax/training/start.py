@@ -19,7 +19,7 @@ def first_state(config, algorithm, rng, shardings):
     """The state of step 0, with what it takes from the trained run that it stands on, and from config.init_from.
 
     Args:
-      config: with config.foundation filled in.
+      config: as run.with_first_stage returns it.
       algorithm: of that config.
       rng: key of the stream 'init'.
       shardings: pytree of the state's.
@@ -28,9 +28,10 @@ def first_state(config, algorithm, rng, shardings):
       errors.UserError: one of these runs has no checkpoint that can be read, or config.init_from has nothing that fits.
     """
     state = loop.initialise(algorithm, rng, shardings)
-    if algorithm.foundation:
-        _, _, founded_on, _ = run.load(config.foundation.workdir, remedy=run.BY_MOVING)
-        state = jax.jit(algorithm.adopt, out_shardings=shardings, compiler_options=compiler.quick_options())(state, founded_on)
+    if config.first_stage:
+        trained = run.load(config.first_stage.workdir, remedy=run.BY_MOVING).state
+        options = compiler.quick_options()
+        state = jax.jit(algorithm.with_first_stage, out_shardings=shardings, compiler_options=options)(state, trained)
     return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
 
 
@@ -42,8 +43,8 @@ def _warm(source, regex, state, shardings):
         raise errors.UserError(f"config.init_from_regex is {regex!r}, which is no regular expression: {error}") from error
     folder, step = _parse(source)
     remedy = "choose with --config.init_from=WORKDIR:STEP"
-    _, _, other, step = run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
-    theirs, ours = _by_path(other), _by_path(state)
+    other = run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
+    theirs, ours = _by_path(other.state), _by_path(state)
     left = {"not chosen": [], "not there": [], "of another shape": []}
     taken = {}
     for path, array in ours.items():
@@ -59,7 +60,7 @@ def _warm(source, regex, state, shardings):
     if not taken:
         raise errors.UserError(f"config.init_from is {source}, and of this run's arrays none can be taken: {', '.join(lines)}")
     if jax.process_index() == 0:
-        print(f"taken from step {step} of {folder}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
+        print(f"taken from step {other.step} of {folder}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
         if lines:
             print(f"newly drawn: {', '.join(lines)}", file=sys.stderr)
     wanted = _by_path(shardings)

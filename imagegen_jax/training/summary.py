@@ -3,6 +3,7 @@
 import shlex
 
 from imagegen_jax import files
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.training import logging
 
 
@@ -26,12 +27,11 @@ def lines(workdir, algorithm):
 
 
 def _next(workdir, algorithm):
-    if algorithm.draws:
+    if isinstance(algorithm, capabilities.Draws):
         return f"draw more: python -m experiments.sample {workdir} --num=64 --out=more.png"
-    if len(algorithm.domains) == 2:
-        source, target = algorithm.domains
-        flags = f"--direction={source}{target} --input=IMAGES --out=translated/"
+    if isinstance(algorithm, capabilities.Translates):
+        flags = f"--direction={next(iter(algorithm.directions))} --input=IMAGES --out=translated/"
         return f"translate a folder of images: python -m experiments.edit translate {workdir} {flags}"
-    if algorithm.has_codes:
+    if isinstance(algorithm, capabilities.Autoencodes):
         return f"reconstruct: python -m experiments.edit reconstruct {workdir} --input=test:0,1,2,3 --out=pairs.png"
     return f"a page of the run: python -m experiments.report {workdir}"

@@ -27,14 +27,14 @@ def config(tmp_path):
     save(tmp_path / "trainB", 7, start=100)
     save(tmp_path / "testA", 3)
     save(tmp_path / "testB", 2, start=100)
-    config = config_lib.cyclegan()
+    config = config_lib.default("cyclegan")
     config.data.source = f"folder:{tmp_path}"
     config.batch_size = 2
     return config
 
 
 def order(config, steps, first_step=0, **share):
-    opened = domains.open_domains(config.data, "train")
+    opened = domains.open_domains(config_lib.typed(config).data, "train")
     batches = domains.train_batches(opened, config, first_step, **share)
     taken = list(itertools.islice(batches, steps))
     for batch in taken:  # the domains are not mixed up
@@ -57,21 +57,23 @@ def test_each_domain_has_its_own_order_that_a_resume_continues(config):
 
 
 def test_an_epoch_is_that_of_the_larger_domain(config):
-    assert domains.records(domains.open_domains(config.data, "train")) == 10
+    assert domains.records(domains.open_domains(config_lib.typed(config).data, "train")) == 10
 
 
 def test_test_images_are_a_fair_draw_in_pairs_and_padding_is_masked(config, tmp_path):
-    opened = domains.open_domains(config.data, "test", domains.specs(domains.open_domains(config.data, "train")))
+    opened = domains.open_domains(
+        config_lib.typed(config).data, "test", domains.specs(domains.open_domains(config_lib.typed(config).data, "train"))
+    )
     ((batch, mask),) = domains.eval_batches(opened, 2, 4)
     assert mask.tolist() == [1, 1, 0, 0]
     assert batch["b"]["index"][:2].tolist() == [0, 1] and set(batch["a"]["index"][:2]) < {0, 1, 2}
     config.cyclegan.paired_test = True
     with pytest.raises(errors.UserError, match=r"come in pairs, and there are 2 and 3: .*--config.cyclegan.paired_test=False"):
-        domains.check_pairs(config, opened)
+        domains.check_pairs(config.cyclegan, opened)
 
     config.data.test_split_a = config.data.test_split_b = "trainA"
-    opened = domains.open_domains(config.data, "test")
-    domains.check_pairs(config, opened)
+    opened = domains.open_domains(config_lib.typed(config).data, "test")
+    domains.check_pairs(config.cyclegan, opened)
     for num in (4, 10):
         (batch, _), *rest = domains.eval_batches(opened, num, 10)
         assert not rest and batch["a"]["index"].tolist() == batch["b"]["index"].tolist()
@@ -82,17 +84,17 @@ def test_test_images_are_a_fair_draw_in_pairs_and_padding_is_masked(config, tmp_
 def test_a_missing_domain_is_named(config):
     config.data.train_split_b = "trainC"
     with pytest.raises(errors.UserError, match="there is no folder .*trainC"):
-        domains.open_domains(config.data, "train")
+        domains.open_domains(config_lib.typed(config).data, "train")
     config.data.train_split_b, config.data.test_split_b = "trainB", "testC"
-    assert domains.open_domains(config.data, "test") is None
+    assert domains.open_domains(config_lib.typed(config).data, "test") is None
     config.data.source = ""
     with pytest.raises(errors.UserError, match=r"config.data.source is empty"):
-        domains.open_domains(config.data, "train")
+        domains.open_domains(config_lib.typed(config).data, "train")
 
 
 def test_augmentation_is_independent_in_each_domain(config):
     config.data.image_size, config.data.load_size = 4, 8
-    opened = domains.open_domains(config.data, "train")
+    opened = domains.open_domains(config_lib.typed(config).data, "train")
     image = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(16, 0)
     batch = {name: {"image": image} for name in "ab"}
     out = domains.augmentation(opened, flip=False)(jax.random.key(0), batch)
@@ -101,12 +103,12 @@ def test_augmentation_is_independent_in_each_domain(config):
 
 
 def test_bundled_domains_share_no_garment_and_test_pairs_are_true():
-    data = cyclegan.get_config("").data
+    data = config_lib.typed(cyclegan.get_config("")).data
     train = domains.open_domains(data, "train")
     garments, drawn_from = (train[name].source for name in "ab")
     assert len(garments) == len(drawn_from) == 4000
     of_a = {record["image"].tobytes() for record in garments.__getitems__(range(200))}
-    whole = sources.open_source(config_lib.common().data, "train").__getitems__(range(4000, 8000, 37))
+    whole = sources.open_source(sources.Config(), "train").__getitems__(range(4000, 8000, 37))
     drawings = drawn_from.__getitems__(range(0, 4000, 37))
     for record, drawing in zip(whole, drawings):  # b's second half, as drawings
         np.testing.assert_array_equal(sources.edges(record["image"]), drawing["image"])
@@ -130,14 +132,14 @@ def test_edges_are_the_gradient_under_a_gaussian():
 
 
 def test_balance_needs_classes_and_takes_each_equally_often(tmp_path):
-    config = config_lib.common()
+    config = config_lib.default("diffusion")
     config.data.update(source=f"folder:{tmp_path}", balance=True)
     config.batch_size = 4
     for name, n in (("train", 0), ("train/a", 9), ("train/b", 1)):
         save(tmp_path / name, n)
-    opened = domains.open_domains(config.data, "train")
+    opened = domains.open_domains(config_lib.typed(config).data, "train")
     batches = itertools.islice(domains.train_batches(opened, config, 0), 9)
     assert all(sorted(batch["label"]) == [0, 0, 1, 1] for batch in batches)
     config.data.train_split = "train/a"
     with pytest.raises(errors.UserError, match=r"config.data.balance is True, and the images of .* have no classes"):
-        domains.open_domains(config.data, "train")
+        domains.open_domains(config_lib.typed(config).data, "train")

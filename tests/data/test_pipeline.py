@@ -9,7 +9,6 @@ import pytest
 from scipy import ndimage
 from scipy import stats
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import augment
 from imagegen_jax.data import pipeline
@@ -87,20 +86,17 @@ def test_evaluation_sees_every_record_once(reader, batch_size, count):
 
 def test_shapes_that_the_config_must_settle():
     source = sources.ArraySource(np.zeros((2, 6, 8, 1), np.uint8), [0, 0], [])
-    config = config_lib.common().data
+    config = sources.Config()
     assert pipeline.host_shape(source, config) == pipeline.model_shape(source, config) == (6, 8, 1)
-    config.update(image_size=4, load_size=5, channels=3)
+    config = sources.Config(image_size=4, load_size=5, channels=3)
     assert pipeline.host_shape(source, config) == (5, 5, 3) and pipeline.model_shape(source, config) == (4, 4, 3)
-    config.load_size = 3
     with pytest.raises(errors.UserError, match="load_size is 3"):
-        pipeline.host_shape(source, config)
-    config.update(image_size=0, load_size=5)
+        pipeline.host_shape(source, sources.Config(image_size=4, load_size=3))
     with pytest.raises(errors.UserError, match="load_size needs"):
-        pipeline.host_shape(source, config)
+        pipeline.host_shape(source, sources.Config(load_size=5))
     source.image_shape = (None, None, 1)
-    config.load_size = 0
     with pytest.raises(errors.UserError, match="config.data.image_size"):
-        pipeline.host_shape(source, config)
+        pipeline.host_shape(source, sources.Config())
 
 
 def test_augmentation_crops_and_mirrors_each_image_by_itself():

@@ -11,7 +11,6 @@ from PIL import Image
 import pytest
 import requests
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import fashion_mnist_10k
 from imagegen_jax.data import fingerprints
@@ -23,9 +22,7 @@ FULL = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
 def section(**changes):
-    config = config_lib.common().data
-    config.update(changes)
-    return config
+    return sources.Config(**changes)
 
 
 def read(source):
@@ -73,9 +70,8 @@ def test_bundled_images_are_the_first_of_each_class_of_the_official_split(split,
 def test_neither_tensorflow_nor_pytorch_is_imported(command):
     code = (
         f"import sys, experiments.{command}\n"
-        "from imagegen_jax import config\n"
         "from imagegen_jax.data import sources\n"
-        "sources.open_source(config.common().data, 'test').__getitems__([0, 1])\n"
+        "sources.open_source(sources.Config(), 'test').__getitems__([0, 1])\n"
         "assert 'jax' in sys.modules and not {'tensorflow', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

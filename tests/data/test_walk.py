@@ -4,7 +4,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import pictures
 from imagegen_jax.data import sources
@@ -18,9 +17,7 @@ def save(path, value=0):
 
 
 def folder(path, split="train"):
-    data = config_lib.common().data
-    data.source = f"folder:{path}"
-    return sources.open_source(data, split)
+    return sources.open_source(sources.Config(source=f"folder:{path}"), split)
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ def test_it_is_the_log_of_the_mean_weight():
         "label": np.zeros(3, np.int32),
         "index": np.arange(3, dtype=np.int32),
     }
-    weights = np.stack([jax.jit(algorithm.log_weights)(state, batch, key, sample) for sample in range(5)]).astype(np.float64)
+    weights = np.stack([jax.jit(algorithm.log_importance_weights)(state, batch, key, sample) for sample in range(5)]).astype(
+        np.float64
+    )
     assert (weights.std(0) > 0).all()
     for samples in (1, 5):
         found = jax.jit(bounds.importance_weighted(algorithm, samples))(state, batch, key)

@@ -12,10 +12,10 @@ from PIL import Image
 import pytest
 
 from configs import vae
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images as images_lib
 from imagegen_jax.data import fashion_mnist_10k
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import origins
 from imagegen_jax.training import checkpoint
@@ -80,8 +80,7 @@ def assert_nearest(picture):
         np.pad(np.asarray(Image.open(picture)), ((0, 1), (0, 1))).reshape(16, 29, 13, 29).swapaxes(1, 2)[..., :28, :28, None]
     )
     assert (cells[:, [1, 7]] == 255).all()
-    data = config_lib.common().data
-    training = np.concatenate([batch for batch, _ in origins.of_data(data, "train").batches(0)])
+    training = np.concatenate([batch for batch, _ in origins.of_data(sources.Config(), "train").batches(0)])
     extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 200)
     spaces = (lambda x: x.reshape(len(x), -1).astype(np.float64), slice(2, 7)), (lambda x: extractor(x)[0], slice(8, 13))
     for space, block in spaces:
@@ -169,13 +168,12 @@ def test_requests_that_cannot_be(trained):
         [run, "--sweep=height:1,2"],
         [run, "--sweep=10,20"],
         [run, "--sweep=steps:10,20"],
-        [run, "--sweep=steps:ten"],
         [run, "--num=1"],
         [run, "--metrics=fids"],
         ["--workdir=/nowhere"],
     )
     expected = [
-        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "'ten' is no steps", "--num is 1",
+        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "--num is 1",
         "choose of", "not the folder of a run",
     ]  # fmt: skip
     for outcome, words in zip(outcomes, expected, strict=True):

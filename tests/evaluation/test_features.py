@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import domains
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import features
 from imagegen_jax.training import sharding
@@ -68,7 +68,7 @@ def test_what_is_not_there_is_named(name, resize, words):
 
 def test_the_packaged_features_see_noise_and_blur():
     """A little of either moves other real images beyond the interval of their distance; more moves them further."""
-    config = config_lib.common().data
+    config = sources.Config()
     train, test = (
         np.concatenate([batch["image"] for batch, _ in domains.eval_batches(domains.open_domains(config, split), 2000, 500)])
         for split in ("train", "test")

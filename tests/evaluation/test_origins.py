@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
+from imagegen_jax.data import sources
 from imagegen_jax.data import tfds_sources
 from imagegen_jax.evaluation import origins
 
@@ -144,9 +144,7 @@ def test_halves_share_no_image(tmp_path):
 
 def test_what_shows_the_same_things():
     def section(source, test_split="test"):
-        data = config_lib.common().data
-        data.source, data.test_split = source, test_split
-        return data
+        return sources.Config(source=source, test_split=test_split)
 
     same = origins.same_content
     assert same(section("mnist"), section("edges:mnist")) and same(section("edges:mnist"), section("mnist"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagegen_jax import config as config_lib
+from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
 from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import tracking
@@ -14,7 +14,7 @@ from imagegen_jax.training import sharding
 @pytest.fixture(scope="module")
 def bundled():
     """(training images (2000, 28, 28, 1), their labels), and the measurement against the test images."""
-    data = config_lib.common().data
+    data = sources.Config()
     extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 200)
     images, labels = origins.of_data(data, "train").read(np.arange(2000))
     return images, labels, tracking.Distances(extractor, origins.of_data(data, "test"))
@@ -105,7 +105,7 @@ def said(watch, evaluations, capsys):
 
 def test_a_collapse_is_told_once_until_it_recovers(capsys):
     alike, few, varied = drawn(duplicates=0.97), drawn(covered=0.2), drawn()
-    lines = said(tracking.Watch(0, "turn the knob"), [varied, alike, few, alike, varied, few, few], capsys)
+    lines = said(tracking.CollapseMonitor(0, "turn the knob"), [varied, alike, few, alike, varied, few, few], capsys)
     assert [bool(line) for line in lines] == [False, True, False, False, False, True, False]
     assert lines[1] == "step 200: the images that are drawn vary little: 97% of them repeat another one; turn the knob"
     assert lines[5] == "step 600: the images that are drawn vary little: they cover 20% of the classes; turn the knob"
@@ -113,18 +113,22 @@ def test_a_collapse_is_told_once_until_it_recovers(capsys):
 
 def test_an_untrained_network_may_draw_alike_images(capsys):
     alike, varied = drawn(duplicates=1.0, covered=0.1), drawn()
-    (first, second, third) = said(tracking.Watch(200, ""), [alike] * 3, capsys)
+    (first, second, third) = said(tracking.CollapseMonitor(200, ""), [alike] * 3, capsys)
     assert not first and not second and third.startswith("step 300") and third.endswith("10% of the classes")
-    assert [bool(line) for line in said(tracking.Watch(1000, ""), [alike, varied, alike], capsys)] == [False, False, True]
+    assert [bool(line) for line in said(tracking.CollapseMonitor(1000, ""), [alike, varied, alike], capsys)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_classes_need_not_be_known(capsys):
-    assert said(tracking.Watch(0, ""), [{"eval/duplicates": 0.5}, {"eval/duplicates": 0.6}], capsys)[0] == ""
+    assert said(tracking.CollapseMonitor(0, ""), [{"eval/duplicates": 0.5}, {"eval/duplicates": 0.6}], capsys)[0] == ""
 
 
 def test_a_planted_collapse_from_images_to_the_line(bundled, capsys):
     images, _, measure = bundled
     varied, one = (measure([batch]) for batch in (images[:300], noisy(np.repeat(images[:1], 300, axis=0))))
-    lines = said(tracking.Watch(0, "turn the knob"), [varied, one, one, varied, one], capsys)
+    lines = said(tracking.CollapseMonitor(0, "turn the knob"), [varied, one, one, varied, one], capsys)
     assert [bool(line) for line in lines] == [False, True, False, False, True]
     assert "step 200" in lines[1] and "turn the knob" in lines[1] and "10% of the classes" in lines[1]

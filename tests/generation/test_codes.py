@@ -1,5 +1,6 @@
 """Paths, traversals and directions against their closed forms, and the verbs of experiments.edit that use them."""
 
+import dataclasses
 import json
 import math
 
@@ -76,7 +77,8 @@ def test_slerp_is_precise_between_neighbours_and_far_ends():
 class Linear(base.Algorithm):
     """Codes that are an orthogonal matrix times the pixels, and with labels that class's share of a constant."""
 
-    has_codes = True
+    latent_shape = (SIZE,)
+    prior_is_normal = False
     matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(SIZE, SIZE)))[0].astype(np.float32)
 
     def __init__(self, classes=0):
@@ -87,20 +89,21 @@ class Linear(base.Algorithm):
         x = images.to_float(batch["image"]).reshape(-1, SIZE)
         return state.params["scale"] * jnp.dot(x, self.matrix, precision="highest")
 
-    def decode(self, state, codes, label=None):
+    def decode(self, state, codes, condition):
+        label = condition.get("label")
         self.traced += 1
         assert (label is None) == (not self.classes)
         x = jnp.dot(codes / state.params["scale"], self.matrix.T, precision="highest").reshape(-1, *SHAPE)
         return x if label is None else x + 0.1 * label[:, None, None, None]
 
-    from_config = init = train_step = eval_step = sample = None
+    from_config = init = train_step = eval_step = None
 
 
 def linear_coder(batch_size=8, classes=0):
     state = base.TrainState(jnp.zeros((), jnp.int32), {"scale": jnp.full((), 2.0)}, {}, {})
     mesh = sharding.make_mesh(jax.device_count())
     state = jax.device_put(state, sharding.replicated(mesh))
-    return codes.Coder(Linear(classes), state, SHAPE, mesh, batch_size)
+    return codes.Coder(Linear(classes), state, mesh, batch_size)
 
 
 def random_images(num, seed=0):
@@ -124,7 +127,7 @@ def test_codes_do_not_depend_on_the_batch_size_and_decode_to_their_images():
 def test_everything_is_compiled_once():
     algorithm = Linear()
     state = base.TrainState(jnp.zeros((), jnp.int32), {"scale": jnp.ones(())}, {}, {})
-    coder = codes.Coder(algorithm, state, SHAPE, sharding.make_mesh(jax.device_count()), 8)
+    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
     for shape in ((3,), (17,), (2, 9), (1, 1, 5)):
         assert coder.decode(np.zeros((*shape, SIZE), np.float32), 0).shape == (*shape, *SHAPE)
     assert algorithm.traced == 1
@@ -216,7 +219,7 @@ def folder(tmp_path_factory):
 
 
 def make_config(folder, conditional=True):
-    config = config_lib.vae()
+    config = config_lib.default("vae")
     config.data.source = f"folder:{folder}"
     config.network.update(name="dense", widths=(16,), latent=5)
     config.likelihood.update(name="gaussian", scale="fixed")
@@ -224,8 +227,12 @@ def make_config(folder, conditional=True):
     return config
 
 
+def data_of(folder):
+    return config_lib.typed(make_config(folder)).data
+
+
 def test_images_are_read_by_number_with_their_labels(folder):
-    data, spec = make_config(folder).data, images.Spec(SHAPE, images.unnamed(3))
+    data, spec = data_of(folder), images.Spec(SHAPE, images.unnamed(3))
     given = inputs.read("test:0,8", "x.png", data, spec)
     assert given.names == ["test:0", "test:8"] and given.label.tolist() == [0, 2]
     np.testing.assert_array_equal(given.image[1, :, :, 0], np.asarray(Image.open(folder / "test/c/08.png")))
@@ -259,7 +266,12 @@ def test_other_inputs_are_refused(tmp_path, folder, given, words):
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.UserError, match=words) as caught:
-        inputs.read(given.format(tmp_path), f"{tmp_path}/out/", make_config(folder).data, images.Spec(SHAPE, images.unnamed(3)))
+        inputs.read(
+            given.format(tmp_path),
+            f"{tmp_path}/out/",
+            data_of(folder),
+            images.Spec(SHAPE, images.unnamed(3)),
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -272,8 +284,7 @@ def test_files_are_converted_as_for_training(tmp_path, folder, capsys):
         if mode == "P":
             picture.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
         picture.save(tmp_path / "train" / f"{name}.png")
-    data = make_config(tmp_path).data
-    data.update(image_size=6, channels=3)
+    data = dataclasses.replace(data_of(tmp_path), image_size=6, channels=3)
     spec = images.Spec((6, 6, 3))
     given = inputs.read(str(tmp_path / "train"), "x.png", data, spec)
     trained = domains.open_domains(data, "train")[""].reader([0, 1, 2])
@@ -281,14 +292,14 @@ def test_files_are_converted_as_for_training(tmp_path, folder, capsys):
     said = capsys.readouterr().err
     assert "2 of 3 images, such as" in said and "alpha.png, were converted to RGB" in said
     assert "3 of 3 images, such as" in said and "were converted to 6x6 pixels" in said
-    data.image_size = 0
+    data = dataclasses.replace(data, image_size=0)
     with pytest.raises(errors.UserError, match="alpha.png has 9x6 pixels and those of this run 6x6 pixels"):
         inputs.read(str(tmp_path / "train"), "x.png", data, spec)
     assert inputs.read(f"{tmp_path}/train/grey.png", "x.png", data, images.Spec((8, 8, 3))).image.shape == (1, 8, 8, 3)
 
 
 def test_a_set_without_test_images_is_an_error_of_test_numbers(folder):
-    data = make_config(folder / "train").data
+    data = data_of(folder / "train")
     with pytest.raises(errors.UserError, match="has no test images"):
         inputs.read("test:0", "x.png", data, images.Spec(SHAPE, images.unnamed(3)))
     assert inputs.read("train:23", "x.png", data, images.Spec(SHAPE, images.unnamed(3))).label.tolist() == [2]
@@ -312,7 +323,7 @@ def test_other_labels_are_refused(known, label, classes, words):
 
 def test_codes_of_a_domain_come_from_all_of_it(folder):
     coder = linear_coder()
-    domain = domains.open_domains(make_config(folder).data, "train", {"": images.Spec(SHAPE, images.unnamed(3))})[""]
+    domain = domains.open_domains(data_of(folder), "train", {"": images.Spec(SHAPE, images.unnamed(3))})[""]
     made, labels = codes.of_domain(coder, domain, 10**6)
     batch = domain.reader(range(TRAIN))
     np.testing.assert_array_equal(made, coder.encode(batch["image"], batch["label"]))
@@ -379,7 +390,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
         ["run", "diffusion", "pairs.png", "all", "path.gif", "random.npz", "walk.png", "to.npz"]
     )
 
-    coder = codes.Coder(algorithm, state, SHAPE, sharding.make_mesh(jax.device_count()), 8)
+    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
 
     def rebuilt(given, label=None):
         label = given.label if label is None else label
@@ -389,7 +400,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     def close(made, expected):
         return made.shape == expected.shape and np.abs(made.astype(int) - expected).max() <= 1
 
-    data, spec = make_config(folder).data, images.Spec(SHAPE, images.unnamed(3))
+    data, spec = data_of(folder), images.Spec(SHAPE, images.unnamed(3))
     # reconstruct
     tests = inputs.read("test:0,4,8", "", data, spec)
     _, made = rebuilt(tests)
@@ -449,5 +460,5 @@ def test_what_is_shown_where_nothing_is_named(tmp_path, folder, command, capsys)
     written = (tmp_path / "all" / "00000.png").read_bytes()
     edit("reconstruct", f"--workdir={tmp_path}/run", f"--out={tmp_path}/again/", named)
     assert (tmp_path / "again" / "00000.png").read_bytes() == written
-    alone = make_config(folder / "train", conditional=False).data
+    alone = data_of(folder / "train")
     assert inputs.some(alone, images.Spec(SHAPE, images.unnamed(3)), 5).startswith("train:")

@@ -1,5 +1,6 @@
 """Distributions of codes: against numpy where they have a closed form, and as `python -m experiments.sample --latents=...`."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.generation import latents
 from imagegen_jax.generation import sampling
@@ -244,7 +245,7 @@ def folder(tmp_path_factory):
 
 
 def made(config, source, classes=2):
-    """(what run.load returns, specs, mesh) of an untrained network."""
+    """(run.Run, mesh) of an untrained network."""
     config.data.source = f"folder:{source}"
     config.network.name = "dense"
     config.network.widths = (16,)
@@ -254,24 +255,25 @@ def made(config, source, classes=2):
     algorithm = run.build_algorithm(config, specs)
     mesh = sharding.make_mesh(8)
     state = jax.jit(algorithm.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
-    return (config, algorithm, state, 7), specs, mesh
+    return run.Run("", config_lib.typed(config), specs, algorithm, state, 7), mesh
 
 
 @pytest.fixture(scope="module")
 def autoencoder(folder):
-    return made(config_lib.autoencoder(), folder)
+    return made(config_lib.default("autoencoder"), folder)
 
 
 @pytest.fixture(scope="module")
 def conditional(folder):
-    config = config_lib.vae()
+    config = config_lib.default("vae")
     config.vae.conditional = True
     return made(config, folder)
 
 
 def test_every_image_is_encoded_once_whatever_the_batch_size(folder, autoencoder, monkeypatch):
-    (config, algorithm, state, _), specs, mesh = autoencoder
-    domain = domains.open_domains(config.data, "train", specs)[""]
+    trained, mesh = autoencoder
+    algorithm, state = trained.algorithm, trained.state
+    domain = domains.open_domains(trained.config.data, "train", trained.specs)[""]
     codes, labels = latents.encode(algorithm, state, domain, mesh, 24, seed=0)
     batch = domain.reader(list(range(NUM)))
     np.testing.assert_allclose(codes, jax.jit(algorithm.encode)(state, batch), atol=1e-5)
@@ -285,8 +287,9 @@ def test_every_image_is_encoded_once_whatever_the_batch_size(folder, autoencoder
 
 
 def test_codes_are_random_ones_of_the_posterior(conditional):
-    (config, algorithm, state, _), specs, mesh = conditional
-    domain = domains.open_domains(config.data, "train", specs)[""]
+    trained, mesh = conditional
+    algorithm, state = trained.algorithm, trained.state
+    domain = domains.open_domains(trained.config.data, "train", trained.specs)[""]
     codes, _ = latents.encode(algorithm, state, domain, mesh, 24, seed=0)
     likely = jax.jit(algorithm.encode)(state, domain.reader(list(range(NUM))))
     assert np.abs(codes - likely).max() > 0.1
@@ -294,18 +297,19 @@ def test_codes_are_random_ones_of_the_posterior(conditional):
 
 
 def test_a_run_that_cannot_be_written_is_drawn_from(tmp_path, autoencoder, capsys):
-    loaded, specs, mesh = autoencoder
+    trained, mesh = autoencoder
     (tmp_path / "latents").touch()  # in the way of the folder
-    draw, about = latents.drawing(latents.Options("aggregate"), tmp_path, loaded, True, specs, mesh)
+    draw, about = latents.drawing(latents.Options("aggregate"), dataclasses.replace(trained, workdir=tmp_path), mesh)
     assert draw and about["latents"]["codes"] == NUM
     assert f"cannot write {tmp_path}/latents/7-aggregate.npz: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, capsys):
-    loaded, specs, mesh = autoencoder
-    config, algorithm, state, step = loaded
+    trained, mesh = autoencoder
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
     options = latents.resolve(latents.Options("tree", leaves=2), algorithm, specs, label=1)
-    draw, about = latents.drawing(options, tmp_path, loaded, True, specs, mesh, labels=(1,))
+    draw, about = latents.drawing(options, trained, mesh, labels=(1,))
     path = tmp_path / "latents" / "7-tree-2.npz"
     fitted, known = latents.load(path, 3)
     assert "encoding" in capsys.readouterr().err
@@ -320,52 +324,55 @@ def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, cap
     other = np.concatenate(list(sampling.Drawer(algorithm, mesh, 16, draw).batches(state, 0, 20, label=1)))
     assert np.abs(drawn.astype(int) - other).max() <= 1
     keys = jax.vmap(lambda i: jax.random.fold_in(sharding.key(mesh, 0, "sample"), i))(jnp.arange(20))
-    expected = images.to_uint8(algorithm.decode(state, draw_fn(fitted, keys, jnp.ones(20, jnp.int32))))
+    expected = images.to_uint8(algorithm.decode(state, draw_fn(fitted, keys, jnp.ones(20, jnp.int32)), {}))
     assert np.abs(drawn.astype(int) - expected).max() <= 1
 
     # What is stored is used again, without encoding the images; not for another state, nor where the images are others.
     before = path.read_bytes()
-    latents.drawing(options, tmp_path, loaded, True, specs, mesh)
+    latents.drawing(options, trained, mesh)
     assert "encoding" not in capsys.readouterr().err and path.read_bytes() == before
     latents.save(path, fitted, known | {"data": "v2:0123456789ab"})
-    _, again = latents.drawing(options, tmp_path, loaded, True, specs, mesh)
+    _, again = latents.drawing(options, trained, mesh)
     assert "encoding" in capsys.readouterr().err and again == about
-    _, raw = latents.drawing(options, tmp_path, loaded, False, specs, mesh)
+    _, raw = latents.drawing(options, dataclasses.replace(trained, ema=False), mesh)
     assert "encoding" in capsys.readouterr().err and (tmp_path / "latents" / "7-raw-tree-2.npz").exists()
     assert raw == about
-    trained = (config, algorithm, state.replace(params=jax.tree.map(lambda x: 2 * x, state.params)), step)
-    _, changed = latents.drawing(options, tmp_path, trained, True, specs, mesh)
+    doubled = state.replace(params=jax.tree.map(lambda x: 2 * x, state.params))
+    _, changed = latents.drawing(options, dataclasses.replace(trained, state=doubled), mesh)
     assert "encoding" in capsys.readouterr().err and path.read_bytes() != before
     assert changed["latents"]["fingerprint"] != about["latents"]["fingerprint"]
 
     latents.save(path, latents.Mixture(*(array[..., :2] for array in (fitted.weights, fitted.means))), known)
     with pytest.raises(errors.UserError, match="7-tree-2.npz .* of 2 dimensions, and this network's have 3: delete it"):
-        latents.drawing(options, tmp_path, loaded, True, specs, mesh)
+        latents.drawing(options, trained, mesh)
 
 
 def test_labels_without_images_and_codes_without_numbers_are_refused(tmp_path, folder, autoencoder):
-    (config, algorithm, state, step), _, mesh = autoencoder
-    specs = {"": images.Spec((8, 8, 1), images.unnamed(3))}
+    trained, mesh = autoencoder
+    trained = dataclasses.replace(trained, workdir=tmp_path, specs={"": images.Spec((8, 8, 1), images.unnamed(3))})
+    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
     options = latents.resolve(latents.Options("aggregate"), algorithm, specs, label=2)
     with pytest.raises(errors.UserError, match="--latents=aggregate: none of the training images .* has label 2"):
-        latents.drawing(options, tmp_path, (config, algorithm, state, step), True, specs, mesh, labels=(2,))
+        latents.drawing(options, trained, mesh, labels=(2,))
     diverged = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
     with pytest.raises(errors.UserError, match="step 7 are not finite"):
-        latents.drawing(options, tmp_path, (config, algorithm, diverged, step), True, specs, mesh)
+        latents.drawing(options, dataclasses.replace(trained, state=diverged), mesh)
 
 
 def test_a_conditional_family_is_told_the_label_that_its_code_was_drawn_for(tmp_path, conditional):
-    loaded, specs, mesh = conditional
-    _, algorithm, state, _ = loaded
+    trained, mesh = conditional
+    trained = dataclasses.replace(trained, workdir=tmp_path)
+    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
     options = latents.resolve(latents.Options("aggregate"), algorithm, specs)
-    draw, _ = latents.drawing(options, tmp_path, loaded, True, specs, mesh)
+    draw, _ = latents.drawing(options, trained, mesh)
     index, label = jnp.arange(8), jnp.arange(8) % 2
-    drawn = jax.jit(draw)(state, jax.random.key(0), base.SampleRequest(index=index, label=label))
+    keys = rng.per_index(jax.random.key(0), index)
+    drawn = jax.jit(draw)(state, keys, {"label": label}, None)
     mixture, _ = latents.load(tmp_path / "latents" / "7-aggregate.npz", 3)
-    codes = draw_fn(mixture, jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index), label)
+    codes = draw_fn(mixture, keys, label)
     of_label = mixture.weights[(codes[:, None] == mixture.means).all(-1).argmax(1)] > 0
     np.testing.assert_array_equal(of_label.argmax(1), label)
-    np.testing.assert_allclose(drawn, jax.jit(algorithm.decode)(state, codes, label), atol=1e-5)
+    np.testing.assert_allclose(drawn, jax.jit(algorithm.decode)(state, codes, {"label": label}), atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ what is asked for
@@ -380,13 +387,15 @@ def test_numbers_that_are_too_small_are_refused(components, leaves, words):
 
 
 def test_what_is_left_open_depends_on_the_family(autoencoder, conditional, folder):
-    (_, plain, _, _), specs, mesh = autoencoder
+    trained, mesh = autoencoder
+    plain, specs = trained.algorithm, trained.specs
     assert latents.resolve(latents.Options(), plain, specs) == latents.Options("gmm", components=10)
     assert latents.resolve(latents.Options("tree"), plain, specs, label=1) == latents.Options("tree", leaves=64)
-    (_, vae, _, _), specs, _ = conditional
+    trained, _ = conditional
+    vae, specs = trained.algorithm, trained.specs
     options = latents.resolve(latents.Options(), vae, specs, label=1, temperature=(0.5,))
     assert options == latents.Options("prior")
-    assert latents.drawing(options, folder, conditional[0], True, specs, mesh) == (None, {})
+    assert latents.drawing(options, trained, mesh) == (None, {})
 
 
 @pytest.mark.parametrize(
@@ -408,7 +417,7 @@ def test_what_is_left_open_depends_on_the_family(autoencoder, conditional, folde
 )
 def test_impossible_requests_are_refused(family, options, request_, words, folder):
     named = {"unlabelled": "autoencoder", "conditional": "vae"}.get(family, family)
-    config = getattr(config_lib, named)()
+    config = config_lib.default(named)
     if family == "conditional":
         config.vae.conditional = True
     specs = {"": images.Spec((8, 8, 1), images.unnamed(0 if family == "unlabelled" else 2))}
@@ -418,8 +427,9 @@ def test_impossible_requests_are_refused(family, options, request_, words, folde
 
 def test_the_command(tmp_path, conditional, command):
     """A run in a folder, asked for images of each label by a tree over the codes of its data."""
-    (config, algorithm, state, _), specs, mesh = conditional
-    run.save_config(tmp_path, config, specs)
+    trained, mesh = conditional
+    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
+    run.save_config(tmp_path, trained.config, specs)
     with checkpoint.Checkpointer(tmp_path / run.CHECKPOINTS) as checkpointer:
         checkpointer.save(state, checkpoint.Position(7, 0.0, NUM, ""))
     out = tmp_path / "x.npz"
@@ -428,8 +438,8 @@ def test_the_command(tmp_path, conditional, command):
     loaded = run.load(tmp_path)
     options = latents.resolve(latents.Options("tree", leaves=2), algorithm, specs)
     (tmp_path / "latents" / "7-tree-2.npz").stat()
-    draw, _ = latents.drawing(options, tmp_path, loaded, True, specs, mesh)
-    expected = np.concatenate(list(sampling.Drawer(algorithm, mesh, 8, draw).batches(loaded[2], 0, 5)))
+    draw, _ = latents.drawing(options, loaded, mesh)
+    expected = np.concatenate(list(sampling.Drawer(algorithm, mesh, 8, draw).batches(loaded.state, 0, 5)))
     with np.load(out) as saved:
         assert saved["labels"].tolist() == [0, 1, 0, 1, 0] and saved["labels"].dtype == np.int32
         assert np.abs(saved["images"].astype(int) - expected).max() <= 1

@@ -1,6 +1,5 @@
 """experiments.sample as a person meets it, and what it and other commands take as options of drawing."""
 
-import dataclasses
 import shlex
 
 import jax
@@ -9,9 +8,13 @@ from PIL import Image
 import pytest
 
 from configs import ddpm
+from imagegen_jax import algorithms
 from imagegen_jax import errors
 from imagegen_jax import images
-from imagegen_jax.algorithms import base
+from imagegen_jax import keys
+from imagegen_jax.algorithms import diffusion as diffusion_lib
+from imagegen_jax.algorithms import vae
+from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import requests
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import checkpoint
@@ -98,8 +101,8 @@ def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
 def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
     tiny_config.sampler.update(name="ddim", steps=3, eta=1.0, variance="fixed_large")
     algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
-    (options,) = requests.sweep([word for word in words.split(",") if word], {})
-    request = base.SampleRequest(index=None, **options)
+    (written,) = drawing_flags.sweep([word for word in words.split(",") if word], {})
+    request = algorithm.Request(**requests.typed(written, algorithm, {}))
     algorithm.check_request(request)
     assert algorithm.about_request(request) == expected
 
@@ -112,9 +115,9 @@ def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expect
         ("--sampler=ddpm --eta=0.5", "--eta is of --sampler=ddim, and the sampler is ddpm"),
         ("--variance=fixed_large", "--variance is of --sampler=ddpm, and the sampler is ddim"),
         ("--sampler=ddpm --variance=large", "--variance=large: choose one of fixed_small, fixed_large"),
-        ("--eta=1.5", "eta is 1.5: choose --eta from 0 to 1"),
-        ("--truncation=2", "--truncation=2.0: this family of generators has no such option"),
-        ("--temperature=2,1", "--temperature=2.0,1.0: this family of generators has no such option"),
+        ("--eta=1.5", "--eta=1.5: it can be at most 1"),
+        ("--truncation=2", "--truncation=2: this family of generators has no such option"),
+        ("--temperature=2,1", "--temperature=2,1: this family of generators has no such option"),
         ("--checkpoint=7", "2, 4"),
         ("--num=0", "--num"),
         ("--seed=-1", "--seed is -1: a seed is a whole number from 0 to 2^64 - 1"),
@@ -127,34 +130,35 @@ def test_impossible_samples_are_refused(tmp_path, diffusion, sample, words, erro
     assert error in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "grid.png").exists()
 
 
-def test_no_option_is_ignored_by_a_family_that_has_none(tiny_config):
-    """Whatever is added to a request."""
-    algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
-    algorithm = dataclasses.replace(algorithm)
-    object.__setattr__(algorithm, "options", ())
-    values = {str: "ddim", int: 2, float: 0.5, bool: True, tuple: (1.0,)}
-    for name, (kind, meaning) in base.request_options().items():
-        assert meaning
-        with pytest.raises(errors.UserError, match=f"--{name}=.*: this family"):
-            algorithm.check_request(base.SampleRequest(index=None, **{name: values[kind]}))
+def test_no_option_is_ignored_by_a_family_that_has_none():
+    """Whatever option is added to whatever family."""
+    built = {name: algorithms.find(name) for name in algorithms.names()}
+    declared = {option: field for one in built.values() for option, field in keys.fields(one.Request).items()}
+    assert {"sampler", "steps", "temperature", "truncation"} <= declared.keys() and all(
+        one.meaning for one in declared.values()
+    )
+    for one in built.values():
+        for option in declared.keys() - keys.fields(one.Request).keys():
+            with pytest.raises(errors.UserError, match=f"--{option}=1: this family"):
+                requests.typed({option: "1"}, one, {})
 
 
 def test_a_sweep_is_every_combination_over_what_is_fixed():
     words = ["steps:10", "20", "sampler:ddpm", "ddim"]
-    assert requests.sweep(words, {"label": 3, "steps": 5}) == [
-        {"label": 3, "steps": steps, "sampler": sampler} for steps in (10, 20) for sampler in ("ddpm", "ddim")
+    assert drawing_flags.sweep(words, {"label": "3", "steps": "5"}) == [
+        {"label": "3", "steps": steps, "sampler": sampler} for steps in ("10", "20") for sampler in ("ddpm", "ddim")
     ]
-    assert requests.sweep(["temperature:0.5", "1"], {}) == [{"temperature": (0.5,)}, {"temperature": (1.0,)}]
-    assert requests.sweep([], {"steps": 5}) == [{"steps": 5}]
-    assert requests.sweep(["label:cat", "2"], {}) == [{"label": "cat"}, {"label": "2"}]
+    assert drawing_flags.sweep(["temperature:0.5", "1"], {}) == [{"temperature": "0.5"}, {"temperature": "1"}]
+    assert requests.typed({"temperature": "0.5,1"}, vae.Vae, {}) == {"temperature": (0.5, 1.0)}
+    assert drawing_flags.sweep([], {"steps": 5}) == [{"steps": 5}]
+    assert drawing_flags.sweep(["label:cat", "2"], {}) == [{"label": "cat"}, {"label": "2"}]
 
 
 def test_a_class_has_a_name_and_a_number():
     spec = images.Spec((8, 8, 1), ("cat", "dog", "1"))
     assert [spec.label_of(word) for word in ("cat", "dog", "0", "2")] == [0, 1, 0, 2]
     assert spec.label_of("1") == 2  # the class that is called so
-    assert requests.numbered({"label": "dog", "steps": 5}, {"": spec}) == {"label": 1, "steps": 5}
-    assert requests.numbered({"steps": 5}, {"": spec}) == {"steps": 5}
+    assert requests.typed({"label": "dog", "steps": "5"}, diffusion_lib.Diffusion, {"": spec}) == {"label": 1, "steps": 5}
     assert images.Spec((8, 8, 1), images.unnamed(3)).label_of("2") == 2
     for word in ("cow", "3", "-1", "", "²"):
         with pytest.raises(
@@ -168,19 +172,21 @@ def test_a_class_has_a_name_and_a_number():
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("steps:ten", "'ten' is no steps, write a whole number"),
-        ("steps:", "'' is no steps"),
-        ("truncation:nan", "'nan' is no truncation, write a number"),
-        ("clip:maybe", "write true or false"),
-        ("height:1,2", "keys are sampler, steps"),
-        ("10,20", "keys are sampler, steps"),
-        ("index:3", "keys are sampler, steps"),
+        ("steps:ten", "--steps=ten: write a whole number"),
+        ("steps:", "--steps=: write a whole number"),
+        ("steps:0", "--steps=0: it must be at least 1"),
+        ("eta:nan", "--eta=nan: write a number"),
+        ("clip:maybe", "--clip=maybe: write true or false"),
+        ("height:1,2", "--sweep=height:1,2: write such as steps:10,20; keys are "),
+        ("10,20", "--sweep=10,20: write such as steps:10,20; keys are "),
+        ("index:3", "--sweep=index:3: write such as steps:10,20; keys are "),
     ],
 )
 def test_impossible_sweeps_are_refused(words, error):
     with pytest.raises(errors.UserError) as caught:
-        requests.sweep(words.split(","), {})
-    assert error in str(caught.value) and f"--sweep={words}" in str(caught.value)
+        (written,) = drawing_flags.sweep(words.split(","), {})
+        requests.typed(written, diffusion_lib.Diffusion, {})
+    assert error in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_labels_are_drawn_in_shares():

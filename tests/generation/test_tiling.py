@@ -103,7 +103,8 @@ def test_padding_mirrors_at_the_end(shape, multiple, expected):
 class Negative:
     """What a Translator asks of a CycleGAN: b is the negative of a, in grey."""
 
-    generators = dict.fromkeys(("ab", "ba"), cyclegan_nets.ResNetGenerator(1))
+    directions = types.MappingProxyType({"ab": ("a", "b"), "ba": ("b", "a")})
+    multiples = types.MappingProxyType({"ab": 4, "ba": 4})
     shapes = types.MappingProxyType({"a": (16, 16, 3), "b": (16, 16, 1)})
     traced = 0
 
@@ -140,6 +141,6 @@ def test_impossible_tiles_are_refused(tile, overlap, words):
 
 def test_a_unet_takes_multiples_of_its_halvings():
     algorithm = Negative()
-    algorithm.generators = {"ab": cyclegan_nets.UNetGenerator(1, levels=5)}
+    algorithm.multiples = {"ab": cyclegan_nets.UNetGenerator(1, levels=5).multiple}
     with pytest.raises(errors.UserError, match="a multiple of 32"):
         translator(48, 8, algorithm)

@@ -187,10 +187,10 @@ def edit(command, monkeypatch, capsys):
 
 def expected(workdir, direction, path, step=None, use_ema=True):
     """The translation of an image that needs no tiles."""
-    _, algorithm, state, _ = run.load(workdir, step, use_ema)
+    trained = run.load(workdir, step, use_ema)
     image = np.asarray(Image.open(path))
     batch = images.to_float(tiling.padded(image, 4)[None])
-    made = jax.jit(algorithm.translate, static_argnums=1)(state, direction, batch)
+    made = jax.jit(trained.algorithm.translate, static_argnums=1)(trained.state, direction, batch)
     return np.asarray(images.to_uint8(made))[0, : image.shape[0], : image.shape[1]]
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from experiments.torch_reference import pytorch
-from imagegen_jax import config as config_lib
 from imagegen_jax import images
+from imagegen_jax import optimisers
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.networks import dcgan
-from imagegen_jax.training import optimisers
 
 pytestmark = pytest.mark.parity
 
@@ -255,8 +254,7 @@ def test_cyclegan_trains_the_same(cyclegan_config, build, identity):
 def test_optimisers_make_the_same_steps_and_let_no_bias_decay(name):
     import torch
 
-    config = config_lib.common().optimizer
-    config.update(name=name, lr=0.1, weight_decay=0.5 if name == "adamw" else 0.0, clip_norm=0.0)
+    config = optimisers.Config(name=name, lr=0.1, weight_decay=0.5 if name == "adamw" else 0.0, clip_norm=0.0)
     params = {"bias": np.ones(3, np.float32), "kernel": np.ones((2, 3), np.float32)}
     theirs = [torch.nn.Parameter(torch.tensor(x)) for x in params.values()]
     optimizer, ours = pytorch.optimizer(config, iter(theirs), 2.0), optimisers.make(config, [(0, 10)])

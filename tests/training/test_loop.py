@@ -41,10 +41,10 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, **poli
         position = loop.still_due(position, logging.rows(workdir))
     scores = run.scores(workdir, "eval/loss", position.step)
 
-    def measure(step, state):
+    def measure(step, state, writer):
         return {"eval/loss": LOSSES[step]}
 
-    def draw(step, state):
+    def draw(step, state, writer):
         if step == stop_in:
             raise interruption.StopRequested
         if step == kill_in:

@@ -1,6 +1,7 @@
 """A run's folder: what is read of a checkpoint, and where it lies; what a new run takes from it; the images it goes on with."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 
 from configs import classifier
 from configs import vae
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.generation import sampling
@@ -33,7 +35,7 @@ def recipe(**changes):
     config.sharding.rules = ((".*", "fsdp"),)
     config.sharding.min_size = 0
     config.update_from_flattened_dict(changes)
-    return config
+    return config_lib.typed(config)
 
 
 def first_state(config):
@@ -71,8 +73,9 @@ def trained(tmp_path_factory):
 
 def test_a_run_is_read_without_its_optimiser_and_stays_split_over_the_devices(trained):
     workdir, state = trained
-    config, algorithm, whole, _ = run.load(workdir, replicate=True)
-    _, _, split, _ = run.load(workdir)
+    loaded = run.load(workdir, replicate=True)
+    config, algorithm, whole = loaded.config, loaded.algorithm, loaded.state
+    split = run.load(workdir).state
     sizes = elements_on_a_device(whole), elements_on_a_device(split)
     assert sizes[0] == sum(leaf.size for leaf in jax.tree.leaves(state.params)) and sizes[1] < sizes[0] / 7
     assert split.opt_state == split.ema_params == {}
@@ -81,7 +84,7 @@ def test_a_run_is_read_without_its_optimiser_and_stays_split_over_the_devices(tr
     assert np.abs(drawn[0] - drawn[1]).max() <= 1 and np.ptp(drawn[0]) > 50  # of 255: float rounding
 
     for use_ema, wanted in ((True, state.ema_params), (False, state.params)):
-        _, _, found, _ = run.load(workdir, use_ema=use_ema)
+        found = run.load(workdir, use_ema=use_ema).state
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.params), jax.device_get(wanted))
     shapes, _ = first_state(config)
     with pytest.raises(errors.UserError, match="cannot be read"):
@@ -90,7 +93,7 @@ def test_a_run_is_read_without_its_optimiser_and_stays_split_over_the_devices(tr
 
 @pytest.mark.parametrize(("wanted", "step"), [(None, 3), ("latest", 3), ("best", 2), ("1", 1), (1, 1)])
 def test_a_checkpoint_is_named_by_its_step_or_as_the_latest_or_best(trained, wanted, step):
-    assert run.load(trained[0], wanted)[-1] == step
+    assert run.load(trained[0], wanted).step == step
 
 
 def test_a_checkpoint_that_cannot_be_meant_is_refused(trained, tmp_path):
@@ -111,7 +114,7 @@ def test_a_damaged_checkpoint_can_be_moved_out_of_the_way_as_the_error_says(trai
     with pytest.raises(errors.UserError, match="1, 2 can be; move it out of the folder"):
         run.load(workdir, remedy=run.BY_MOVING)
     (workdir / run.CHECKPOINTS / "3").rename(tmp_path / "3")
-    assert run.load(workdir)[-1] == 2
+    assert run.load(workdir).step == 2
 
 
 def test_a_new_run_takes_the_networks_of_another_as_far_as_they_fit(trained, capsys):
@@ -170,7 +173,7 @@ def old(text, classes):
 
 
 def test_names_of_classes_are_kept_and_decide(tmp_path):
-    config, spec = classifier.get_config("smoke"), images.Spec(SHAPE, ("cat", "dog"))
+    config, spec = config_lib.typed(classifier.get_config("smoke")), images.Spec(SHAPE, ("cat", "dog"))
     text = run.to_json(config, {"": spec})
     assert run.from_json(text)[1] == {"": spec}
     before = run.from_json(old(text, 2))[1][""]
@@ -188,11 +191,11 @@ def test_names_of_classes_are_kept_and_decide(tmp_path):
 
 
 def test_an_old_run_whose_folders_were_numbered_as_text_is_not_continued_with_other_labels(tmp_path):
-    config, names = classifier.get_config("smoke"), tuple(map(str, range(12)))
+    config, names = config_lib.typed(classifier.get_config("smoke")), tuple(map(str, range(12)))
     (tmp_path / run.CHECKPOINTS / "1").mkdir(parents=True)
     (tmp_path / "config.json").write_text(old(run.to_json(config, {}), 12))
     run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})
-    config.data.source = "edges:folder:x"
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="edges:folder:x"))
     (tmp_path / "config.json").write_text(old(run.to_json(config, {}), 12))
     with pytest.raises(errors.UserError, match="in the run '10' comes before '2'"):
         run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})

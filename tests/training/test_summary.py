@@ -2,14 +2,18 @@
 
 import json
 import types
+import typing
 
 import pytest
 
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.training import summary
 
 
-def family(draws=False, domains=("",), has_codes=False):
-    return types.SimpleNamespace(draws=draws, domains=domains, has_codes=has_codes)
+def family(capability=None):
+    """An object with all that a protocol asks for."""
+    names = typing._get_protocol_attrs(capability) if capability else ()
+    return types.SimpleNamespace(**{name: {"ab": ("a", "b")} for name in names})
 
 
 def test_the_last_pictures_and_values_are_named(tmp_path):
@@ -19,7 +23,7 @@ def test_the_last_pictures_and_values_are_named(tmp_path):
         (workdir / name).touch()
     rows = [{"step": 8, "eval/loss": 2.0}, {"step": 9, "eval/loss": 1.23456, "eval/fid": 20000}, {"step": 10, "loss": 0.5}]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 10, "eval/l')
-    assert summary.lines(workdir, family(draws=True)) == [
+    assert summary.lines(workdir, family(capabilities.Draws)) == [
         f"last grid: {workdir}/samples/10.png",
         f"last panel: {workdir}/panels/8.png",
         "held-out images, step 9: eval/loss 1.235, eval/fid 2e+04",
@@ -31,10 +35,10 @@ def test_the_last_pictures_and_values_are_named(tmp_path):
     ("algorithm", "words"),
     [
         (
-            family(domains=("a", "b")),
+            family(capabilities.Translates),
             "experiments.edit translate --workdir=run --direction=ab --input=IMAGES --out=translated/",
         ),
-        (family(has_codes=True), "experiments.edit reconstruct --workdir=run --input=test:0,1,2,3 --out=pairs.png"),
+        (family(capabilities.Autoencodes), "experiments.edit reconstruct --workdir=run --input=test:0,1,2,3 --out=pairs.png"),
         (family(), "experiments.report --workdir=run"),
     ],
 )

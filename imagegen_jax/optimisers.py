@@ -1,9 +1,14 @@
 """Optax transformations from the `optimizer` section of a config."""
 
+import dataclasses
+from typing import Annotated
+from typing import Literal
+
 import jax
 import optax
 
 from imagegen_jax import errors
+from imagegen_jax import keys
 
 _RULES = {
     "adam": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
@@ -15,6 +20,36 @@ _DECAYS = {
     "linear": lambda c, steps: optax.linear_schedule(c.lr, c.lr_end, steps),
     "cosine": lambda c, steps: optax.cosine_decay_schedule(c.lr, steps, c.lr_end / c.lr if c.lr else 0.0),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The section `optimizer`."""
+
+    name: Annotated[str, keys.OneOf(_RULES)] = "adam"
+    lr: Annotated[float, keys.AtLeast(0)] = 2e-4  # at its peak
+    b1: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.9
+    b2: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.999
+    eps: Annotated[float, keys.AtLeast(0)] = 1e-8  # adam and adamw
+    weight_decay: Annotated[float, keys.AtLeast(0)] = 0.0  # adamw and lion
+    schedule: Annotated[str, keys.OneOf(_DECAYS)] = "constant"  # linear and cosine fall until the end of the training
+    lr_end: Annotated[float, keys.AtLeast(0)] = 0.0  # to this
+    warmup: keys.Duration = "0 steps"  # linear rise from 0
+    hold: keys.Duration = "0 steps"  # the decay begins here, if the warm-up is over
+    # What becomes of a decay that has begun when the run is continued with another duration: 'error' asks which; 'continue'
+    # keeps the schedule and, after it, its last rate; 'restart' begins the whole schedule anew, for the steps that are left.
+    on_new_duration: Literal["error", "continue", "restart"] = keys.resumable("error")
+    clip_norm: Annotated[float, keys.AtLeast(0)] = 1.0  # global norm of the gradient; 0: no clipping
+    # Pieces in which a batch's gradient is computed, to save memory. A batch in other pieces has the same mean loss; dropout
+    # draws other masks in them, from the same distribution.
+    accumulate: Annotated[int, keys.AtLeast(1)] = keys.resumable(1)
+
+    def objections(self):
+        """See keys.objections."""
+        if self.lr_end > self.lr:
+            yield "lr_end", f"it can be at most config.optimizer.lr ({self.lr})"
+        if self.weight_decay and self.name == "adam":
+            yield "weight_decay", "config.optimizer.name=adam has none, choose adamw or lion"
 
 
 def _decay_weights(rate):
@@ -37,16 +72,11 @@ def learning_rate(config, schedules, warmup_steps, hold_steps=0):
     The decay is the one called config.schedule.
 
     Args:
-      config: a config's `optimizer` section.
+      config: a Config.
       schedules: ((first step, end), ...): this whole rise and fall takes place in each. The rate stays as it is after an end.
       warmup_steps: length of the rise; the first update already has a rate above 0.
       hold_steps: the decay begins so many steps after the first step, if the rise is over.
-
-    Raises:
-      errors.UserError: there is no such schedule.
     """
-    if config.schedule not in _DECAYS:
-        raise errors.UserError(f"config.optimizer.schedule is {config.schedule!r}: choose one of {', '.join(_DECAYS)}")
     held = max(warmup_steps, hold_steps)
 
     def one(steps):
@@ -63,7 +93,7 @@ def resumed(config, schedules, step, total_steps, warmup_steps, hold_steps=0):
     """The schedules of a run that goes on from `step` to `total_steps`, and what to tell about them.
 
     Args:
-      config: a config's `optimizer` section.
+      config: a Config.
       schedules: those so far, as `learning_rate` has them.
       step: updates made.
       total_steps: of the run, more than `step`.
@@ -98,16 +128,11 @@ def make(config, schedules, warmup_steps=0, hold_steps=0):
     """The transformation of one optimiser: clip by the global norm, the rule, the learning rate.
 
     Args:
-      config: a config's `optimizer` section.
+      config: a Config.
       schedules: as `learning_rate` has them, in updates of this optimiser.
       warmup_steps: likewise.
       hold_steps: likewise.
-
-    Raises:
-      errors.UserError: the rule or the schedule does not exist.
     """
-    if config.name not in _RULES:
-        raise errors.UserError(f"config.optimizer.name is {config.name!r}: choose one of {', '.join(_RULES)}")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     rate = learning_rate(config, schedules, warmup_steps, hold_steps)
     return optax.chain(*clip, _RULES[config.name](config), optax.scale_by_learning_rate(rate))

@@ -7,19 +7,17 @@ import optax
 import pytest
 
 from configs import cgan
-from imagegen_jax import config as config_lib
+from imagegen_jax import averages
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import keys
+from imagegen_jax import optimisers
 from imagegen_jax.algorithms import base
-from imagegen_jax.training import ema
-from imagegen_jax.training import optimisers
 from imagegen_jax.training import run
 
 
 def section(**changes):
-    config = config_lib.common().optimizer
-    config.update(changes)
-    return config
+    return optimisers.Config(**changes)
 
 
 def test_learning_rate_at_its_corners():
@@ -156,12 +154,12 @@ def test_gradient_is_clipped_by_its_global_norm_before_the_rule():
 
 def test_unknown_names_are_one_line_errors():
     for key in ("name", "schedule"):
-        with pytest.raises(errors.UserError, match=f"config.optimizer.{key} is 'sgdd'"):
-            optimisers.make(section(**{key: "sgdd"}), [(0, 10)])
+        (objection,) = keys.objections(section(**{key: "sgdd"}), "config.optimizer.")
+        assert objection.startswith(f"config.optimizer.{key} is 'sgdd': choose one of ")
 
 
 def test_ema_is_the_weighted_sum_of_the_past():
-    decay = ema.decay_schedule(0.9, warmup=False)
+    decay = averages.decay_schedule(averages.Config(0.9, warmup=False))
     optimizer = optax.sgd(1.0)
     params = jnp.array(5.0)
     state = base.TrainState(jnp.zeros((), jnp.int32), {"n": params}, {"n": optimizer.init(params)}, {"n": params})
@@ -175,7 +173,7 @@ def test_ema_is_the_weighted_sum_of_the_past():
 
 
 def test_ema_warm_up():
-    decay = ema.decay_schedule(0.999, warmup=True)
+    decay = averages.decay_schedule(averages.Config(0.999, warmup=True))
     np.testing.assert_allclose([decay(0), decay(90), decay(10**6)], [0.1, 0.91, 0.999], rtol=1e-6)
 
 

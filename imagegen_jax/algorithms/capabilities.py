@@ -1,0 +1,164 @@
+"""What a method can do beside training, as small protocols. A caller asks `isinstance(algorithm, capabilities.Draws)`.
+
+A class has a capability by having its methods and attributes; nothing is inherited. Arrays are batches of n; images are
+(n, height, width, channels) float32 in [-1, 1]. `condition` is a dict of arrays with n rows, of what the images are to show:
+'label' (n,) int32 where `classes` > 0.
+"""
+
+from collections.abc import Mapping
+import typing
+from typing import Any
+from typing import Protocol
+
+import jax
+
+from imagegen_jax.algorithms import base
+
+
+@typing.runtime_checkable
+class Draws(Protocol):
+    """Images from nothing.
+
+    Attributes:
+      Request: the options of drawing, a frozen dataclass (see imagegen_jax/options.py).
+      classes: number of labels, of which `condition` must have one for each image; 0 where the method takes none.
+    """
+
+    Request: type
+    classes: int
+
+    def sample(self, state: base.TrainState, keys: jax.Array, condition: Mapping[str, jax.Array], request) -> jax.Array:
+        """Images drawn with state.params, each a function of its own of (n,) keys, of its condition and the request alone."""
+
+    def check_request(self, request) -> None:
+        """Raises errors.UserError where this algorithm cannot draw what is requested."""
+
+    def about_request(self, request) -> dict[str, Any]:
+        """All constants that images of a request are drawn with, and no others, as JSON, for the protocol of a score."""
+
+
+@typing.runtime_checkable
+class Decodes(Protocol):
+    """Images of latents.
+
+    Attributes:
+      latent_shape: of an image's latents: (h, w, c) where they have places, (d,) otherwise.
+      prior_is_normal: whether latents are standard normal a priori, so that random ones can be decoded.
+      classes: see Draws.
+    """
+
+    latent_shape: tuple[int, ...]
+    prior_is_normal: bool
+    classes: int
+
+    def decode(self, state: base.TrainState, latents: jax.Array, condition: Mapping[str, jax.Array]) -> jax.Array:
+        """The images of (n, *latent_shape) latents."""
+
+
+@typing.runtime_checkable
+class Autoencodes(Decodes, Protocol):
+    """Latents of images, and back."""
+
+    def encode(self, state: base.TrainState, batch: base.Batch, rng: jax.Array | None = None) -> jax.Array:
+        """(n, *latent_shape) float32: the most likely latents, or random ones of the posterior where `rng` is given.
+
+        Random ones depend on rng and the image's index.
+        """
+
+
+@typing.runtime_checkable
+class Tokenizes(Protocol):
+    """Images as whole numbers, and back, for a prior over those.
+
+    Attributes:
+      codes: how many numbers there are.
+      code_shape: (h, w) of an image's numbers.
+    """
+
+    codes: int
+    code_shape: tuple[int, int]
+
+    def indices(self, state: base.TrainState, image: jax.Array) -> jax.Array:
+        """(n, h, w, c) uint8 images -> (n, *code_shape) int32."""
+
+    def decode_indices(self, state: base.TrainState, indices: jax.Array) -> jax.Array:
+        """The images of (n, *code_shape) int32."""
+
+
+@typing.runtime_checkable
+class Translates(Protocol):
+    """Images of one domain as those of another.
+
+    Attributes:
+      directions: {name of a direction: (domain to come from, domain to go to)}, as batches name them.
+      shapes: {domain: (height, width, channels)}.
+      multiples: {direction: of which the sides of an image must be}.
+      paired_test: whether test image i of one domain is the true translation of test image i of the other.
+    """
+
+    directions: Mapping[str, tuple[str, str]]
+    shapes: Mapping[str, tuple[int, int, int]]
+    multiples: Mapping[str, int]
+    paired_test: bool
+
+    def translate(self, state: base.TrainState, direction: str, image: jax.Array) -> jax.Array:
+        """Images of one domain to the other's, by state.params; of any height and width that the network takes."""
+
+
+@typing.runtime_checkable
+class HasBound(Protocol):
+    """A bound of likelihoods that gets tighter with samples."""
+
+    def log_importance_weights(self, state: base.TrainState, batch: base.Batch, rng: jax.Array, sample: jax.Array) -> jax.Array:
+        """(n,) float32 log p(x, z) - log q(z | x) in nats, with z the posterior's sample of this number.
+
+        Their exponentials average p(x) over samples; x is what the likelihood observes of the image, the same for all samples.
+        They depend on rng, the images' indices and `sample` alone.
+        """
+
+
+@typing.runtime_checkable
+class ShowsPanels(Protocol):
+    """What becomes of held-out images, to look at.
+
+    Attributes:
+      columns: what `panel` shows of an image, from left to right.
+    """
+
+    columns: tuple[str, ...]
+
+    def panel(self, state: base.TrainState, batch: base.Batch, rng: jax.Array) -> jax.Array:
+        """(n, len(columns), height, width, channels)."""
+
+
+@typing.runtime_checkable
+class Classifies(Protocol):
+    """Says of which class an image is.
+
+    Attributes:
+      image_shape: (height, width, channels).
+    """
+
+    image_shape: tuple[int, int, int]
+
+    def classify(self, state: base.TrainState, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(n, h, w, c) uint8 -> (features (n, d), logits (n, classes)), float32."""
+
+
+@typing.runtime_checkable
+class HasFirstStage(Protocol):
+    """Stands on a trained run of another method.
+
+    Attributes:
+      first_stage_capability: the protocol that the other method has to fulfil.
+    """
+
+    first_stage_capability: type
+
+    def with_first_stage(self, state: base.TrainState, trained: base.TrainState) -> base.TrainState:
+        """The first state, with what it takes from the trained state of the first stage."""
+
+
+def of_first_stage(algorithm_class):
+    """The capability that a class of algorithms needs of the run that it stands on; None where it stands on none."""
+    return getattr(algorithm_class, "first_stage_capability", None)

@@ -1,0 +1,102 @@
+"""The flags of drawing, which all commands that draw share, and sweeps of them.
+
+They are the fields of the families' `Request` dataclasses: an option that is declared there is a flag, a key of a sweep and an
+argument of Run.sample.
+"""
+
+import itertools
+import json
+import sys
+
+from absl import flags
+
+from imagegen_jax import algorithms
+from imagegen_jax import errors
+from imagegen_jax import keys
+from imagegen_jax.generation import latents as latents_lib
+from imagegen_jax.generation import requests
+
+
+def define():
+    """Declares a flag for each option of a family, --label, and those of latents.Options.
+
+    The options of a class outside of the package are there where --workdir names a run of it.
+    """
+    flags.DEFINE_string(
+        requests.LABEL, None, "The class that is drawn, by name or number; by default all in turn, a row of a grid each."
+    )
+    for name, (kind, meaning) in _declared(sys.argv).items():
+        (flags.DEFINE_bool if kind is bool else flags.DEFINE_string)(name, None, meaning)
+    flags.DEFINE_enum(
+        "latents",
+        None,
+        latents_lib.KINDS,
+        "What latents are drawn from: the family's prior, or what is fitted to training images' latents.",
+    )
+    flags.DEFINE_integer("components", None, "Gaussians of --latents=gmm; by default 10.")
+    flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at most; by default 64.")
+
+
+def _declared(argv):
+    """{name: (type, what --help says)} of the options of all families."""
+    found = {}
+    for family in (*algorithms.names(), *_outside(argv)):
+        for name, field in keys.fields(algorithms.find(family).Request).items():
+            meanings = [meaning for _, meaning in [found[name]] if meaning != field.meaning] if name in found else []
+            found[name] = (field.kinds[0], " ".join([*meanings, field.meaning]))
+    return found
+
+
+def _outside(argv):
+    """The algorithm of the run that a command line names, if that is a class outside of the package."""
+    for word in argv:
+        if word.startswith("--workdir="):
+            try:
+                with open(f"{word.removeprefix('--workdir=')}/config.json") as file:
+                    name = json.load(file)["config"]["algorithm"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # the command says what is wrong with it
+            if ":" in str(name):
+                yield name
+
+
+def given():
+    """{name: value} of the flags of drawing, as they are written, that are given; among them 'label'."""
+    values = {name: flags.FLAGS[name].value for name in (requests.LABEL, *_declared(sys.argv)) if name in flags.FLAGS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def latents():
+    """The latents.Options that are given as flags. Raises errors.UserError."""
+    return latents_lib.Options(*(flags.FLAGS[name].value for name in ("latents", "components", "leaves")))
+
+
+def check_none(reason):
+    """Raises errors.UserError, which ends in the reason, where a flag of `define` is given."""
+    for name in (*given(), *(name for name in ("latents", "components", "leaves") if flags.FLAGS[name].value is not None)):
+        raise errors.UserError(f"--{name}: {reason}; leave it out")
+
+
+def sweep(words, fixed):
+    """Every combination of what a sweep names.
+
+    Args:
+      words: of --sweep=steps:10,20,sampler:ddpm, split at its commas.
+      fixed: what is the same in each, as `given` returns it; the sweep takes precedence.
+
+    Returns:
+      [{name: text}], for requests.typed; without words, [fixed].
+
+    Raises:
+      errors.UserError: no family has such an option.
+    """
+    names = (*_declared(sys.argv), requests.LABEL)
+    choices = {}
+    name = None
+    for word in words:
+        key, colon, text = word.rpartition(":")
+        name = key if colon else name
+        if name not in names:
+            raise errors.UserError(f"--sweep={','.join(words)}: write such as steps:10,20; keys are {', '.join(names)}")
+        choices.setdefault(name, []).append(text)
+    return [fixed | dict(zip(choices, values)) for values in itertools.product(*choices.values())]

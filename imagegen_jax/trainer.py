@@ -1,0 +1,145 @@
+"""Training a config in a folder, from nothing or from where it was stopped."""
+
+import contextlib
+import sys
+import time
+
+import jax
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import files
+from imagegen_jax import monitors
+from imagegen_jax import progress
+from imagegen_jax.data import domains
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import lock
+from imagegen_jax.training import logging
+from imagegen_jax.training import loop
+from imagegen_jax.training import preservation
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+from imagegen_jax.training import start
+from imagegen_jax.training import summary
+from imagegen_jax.training import superseded
+
+
+def train(config, workdir, stop, wanted=None):
+    """Trains until the end or until `stop` is requested; either way what was trained is saved.
+
+    Args:
+      config: a config.Experiment, or the ConfigDict of a recipe.
+      workdir: folder of the run; one that holds checkpoints of the same experiment is continued.
+      stop: an interruption.Interruption that is entered.
+      wanted: continue from this step, or 'best'; what is later is moved aside. None for the latest.
+
+    Raises:
+      errors.UserError: the config, the images or the folder are not as they must be; nothing is written.
+      interruption.StopRequested: before the first step.
+    """
+    with lock.owned(workdir):
+        _train(config_lib.check(config), files.to_path(workdir), stop, wanted)
+
+
+def _train(config, workdir, stop, wanted):
+    """Reads top to bottom: check everything, restore or initialise, and only then write; compile; train."""
+    train_set = domains.open_domains(config.data, "train")
+    specs = domains.specs(train_set)
+    test_set = domains.open_domains(config.data, "test", specs)
+    records = domains.records(train_set)
+    config = run.with_first_stage(workdir, config, specs)
+    gives_way = run.check_resumable(workdir, config, specs)
+
+    algorithm = run.build_algorithm(config, specs, records)
+    domains.check_pairs(algorithm, test_set)
+    mesh = sharding.make_mesh(config.batch_size)
+    state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
+    hooks = monitors.build(monitors.Context(config, algorithm, mesh, test_set, workdir, records, stop))
+    policy = _policy(config, records, hooks)
+
+    run.check_space(workdir, state_shape)
+    state, position = _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, wanted)
+    total_steps = config.steps(config.duration, records)
+    if position.step >= total_steps and not position.due:
+        print(_nothing_to_do(workdir, config, position.step), file=sys.stderr)
+        return
+    position, told = run.scheduled(workdir, config, position)
+    algorithm = run.build_algorithm(config, specs, records, position.schedules)
+    if position.step:
+        print("; ".join(filter(None, (f"continuing from step {position.step}", told))), file=sys.stderr)
+    if test_set is None:
+        print("there are no test images: nothing is measured on the way", file=sys.stderr)
+    superseded.set_aside(workdir, position.step, gives_way)
+    if jax.process_index() == 0:
+        run.save_config(workdir, config, specs, position.schedules)
+
+    policy.scores.update(run.scores(workdir, policy.metric, position.step))
+    rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
+    step_fn, compiled = _compile(stop, config, algorithm, train_set, mesh, state_shape, rngs)
+    with (
+        checkpoint.Checkpointer(workdir / run.CHECKPOINTS, policy) as checkpointer,
+        contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
+        progress.Progress(total_steps, "step", done=position.step) as bar,
+    ):
+        writer.write(position.step, compiled)
+        state, position = loop.train(
+            state,
+            position,
+            step_fn=step_fn,
+            rng=rngs,
+            batches=domains.train_batches(train_set, config, position.step, jax.process_index(), jax.process_count()),
+            mesh=mesh,
+            batch_size=config.batch_size,
+            total_steps=total_steps,
+            log_every=config.steps(config.log.every, records),
+            checkpoint_every=policy.cadence,
+            hooks=hooks,
+            checkpointer=checkpointer,
+            writer=writer,
+            progress=bar,
+            stop=stop,
+        )
+    if skipped := domains.skipped(train_set):
+        print(f"{skipped} unreadable images were skipped", file=sys.stderr)
+    if position.step < total_steps or position.due:
+        print(f"stopped at step {position.step} of {total_steps}; the same command continues", file=sys.stderr)
+    if jax.process_index() == 0:
+        print(*summary.lines(workdir, algorithm), sep="\n", file=sys.stderr)
+
+
+def _nothing_to_do(workdir, config, step):
+    falls = config.optimizer and config.optimizer.schedule != "constant"
+    how = " with --config.optimizer.on_new_duration=restart (or continue)" if falls else ""
+    return f"{workdir} is trained to step {step}; a longer --config.duration{how} goes on from there"
+
+
+def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, wanted):
+    """(state, position): of the wanted checkpoint, or of step 0 where the run has none yet."""
+    records, fingerprint = domains.records(train_set), domains.fingerprint(train_set)
+    folder = workdir / run.CHECKPOINTS
+    if wanted is None and not checkpoint.available_steps(folder):
+        shardings = jax.tree.map(lambda x: x.sharding, state_shape)
+        state = stop.run(start.first_state, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+        return state, checkpoint.Position(0, 0.0, records, fingerprint)
+    reader = checkpoint.Checkpointer(folder, read_only=True)
+    state, position = stop.run(reader.restore, run.find_step(workdir, config, wanted), state_shape)
+    position = run.on_images(position, records, fingerprint)
+    return state, loop.still_due(position, logging.rows(workdir))
+
+
+def _policy(config, records, hooks):
+    """The preservation.Policy of a checked config."""
+    section = config.checkpoint
+    cadence = config.steps(section.every, records)
+    measured = [name for hook in hooks for name in (hook.names() if section.best_metric else ())]
+    every, total = config.steps(config.eval.every, records), config.steps(config.duration, records)
+    preservation.check(section.best_metric, measured, cadence, every, total)
+    return preservation.Policy(section.keep, cadence, config.steps(section.keep_every, records), section.best_metric)
+
+
+def _compile(stop, config, algorithm, train_set, mesh, state_shape, rngs):
+    """(the compiled step, what is logged of it)."""
+    begin = time.monotonic()
+    batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
+    augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
+    step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
+    return step_fn, {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
