@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from imagegen_jax import command_line
-from imagegen_jax import trainer
+from imagegen_jax.api import training
 from imagegen_jax.training import interruption
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,7 +25,7 @@ def main():
     """Trains until the end or until a signal asks to stop; either way what was trained is saved."""
     with interruption.Interruption() as stop:
         try:
-            trainer.train(_CONFIG.value, _WORKDIR.value, stop, _CHECKPOINT.value)
+            training.train(_CONFIG.value, _WORKDIR.value, stop, _CHECKPOINT.value)
         except interruption.StopRequested:
             print("stopped before the first step: nothing is lost, the same command starts again", file=sys.stderr)
         command_line.finish(stop.abandoned)

@@ -1,0 +1,18 @@
+"""Image generation in JAX and Flax.
+
+import imagegen_jax
+
+run = imagegen_jax.load("runs/ddpm")
+images = run.sample(64, seed=0)
+"""
+
+import importlib
+
+_FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs"}
+
+
+def __getattr__(name):
+    """Of imagegen_jax.api, which is imported when something of it is asked for: JAX and the families take their time."""
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'imagegen_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"imagegen_jax.api.{_FUNCTIONS[name]}"), name)

@@ -51,6 +51,12 @@ class Progress:
             self._last = self._clock()
             print(self._line(numbers), file=sys.stderr, flush=True)
 
+    def over(self, batches):
+        """Yields what an iterator of batches yields, and counts their rows as done."""
+        for batch in batches:
+            self.update(len(batch))
+            yield batch
+
     def close(self):
         """Leaves the bar as it is."""
         if self._bar is not None:

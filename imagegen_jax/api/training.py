@@ -8,8 +8,8 @@ import jax
 
 from imagegen_jax import config as config_lib
 from imagegen_jax import files
-from imagegen_jax import monitors
 from imagegen_jax import progress
+from imagegen_jax.api import monitors
 from imagegen_jax.data import domains
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import lock

@@ -1,0 +1,9 @@
+"""Every verb of the commands as a function of Python values: what a notebook needs, and what experiments/ calls.
+
+training   train a config in a folder
+sampling   draw images
+editing    reconstruct, interpolate, traverse, attribute, translate
+scoring    score a run or a set of images
+
+imagegen_jax.load gives a runs.Run, whose methods are these.
+"""
