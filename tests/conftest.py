@@ -30,6 +30,7 @@ os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(os.path.abspath(__fil
 
 import importlib  # noqa: E402
 import sys  # noqa: E402
+from unittest import mock  # noqa: E402
 
 from absl import flags  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
@@ -89,7 +90,8 @@ def command():
         module = loaded[name]
 
         def call(*words):
-            with flagsaver.flagsaver():
+            # config_flags looks for --config.key=value there.
+            with flagsaver.flagsaver(), mock.patch.object(sys, "argv", [name, *words]):
                 verb, *others = flags.FLAGS([name, *words])[1:] or [None]
                 assert not others
                 (module.VERBS[verb][0] if verb else module.main)()

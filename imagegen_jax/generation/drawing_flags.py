@@ -4,8 +4,9 @@ They are the fields of the families' `Request` dataclasses: an option that is de
 argument of Run.sample.
 """
 
+import contextlib
 import itertools
-import json
+import os
 import sys
 
 from absl import flags
@@ -15,6 +16,7 @@ from imagegen_jax import errors
 from imagegen_jax import keys
 from imagegen_jax.generation import latents as latents_lib
 from imagegen_jax.generation import requests
+from imagegen_jax.training import run
 
 
 def define():
@@ -49,15 +51,13 @@ def _declared(argv):
 
 def _outside(argv):
     """The algorithm of the run that a command line names, if that is a class outside of the package."""
-    for word in argv:
-        if word.startswith("--workdir="):
-            try:
-                with open(f"{word.removeprefix('--workdir=')}/config.json") as file:
-                    name = json.load(file)["config"]["algorithm"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # the command says what is wrong with it
-            if ":" in str(name):
-                yield name
+    for word, after in zip(argv, [*argv[1:], ""]):
+        name, equals, value = word.partition("=")
+        if name == "--workdir":
+            with contextlib.suppress(errors.UserError):  # the command says what is wrong with it
+                saved, _ = run.saved(os.path.expanduser(value if equals else after))
+                if ":" in str(saved["algorithm"]):
+                    yield saved["algorithm"]
 
 
 def given():
