@@ -1,8 +1,14 @@
-"""What the recipes share: how a variant is chosen, and how long small ones train."""
+"""What the recipes share: which there are, how a variant is chosen, and how long small ones train."""
 
 import pathlib
 
 from imagegen_jax import errors
+
+
+def recipes():
+    """Names of the recipes: the modules of this folder that have a get_config."""
+    paths = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    return [path.stem for path in paths if "\ndef get_config(" in path.read_text()]
 
 
 def choose(recipe, variant, variants):

@@ -1,19 +1,18 @@
 """Configs: durations, checks, contradictions, recipes."""
 
 import importlib
-import pathlib
 
 import pytest
 
+from configs import variants
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import keys
 
-FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-RECIPES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "def get_config" in path.read_text()]
+RECIPES = variants.recipes()
 
 
-def variants(name):
+def variants_of(name):
     """Of a recipe, which names them where there is not the one that was asked for."""
     with pytest.raises(errors.UserError, match="has no variant 'of no name': choose one of ") as caught:
         importlib.import_module(f"configs.{name}").get_config("of no name")
@@ -26,14 +25,14 @@ def contradictions(saved, config):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_variant_of_every_recipe_passes_the_checks(name):
-    for variant in variants(name):
+    for variant in variants_of(name):
         config_lib.check(importlib.import_module(f"configs.{name}").get_config(variant))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_smoke_variant_and_says_what_its_variants_are(name):
     described = importlib.import_module(f"configs.{name}").__doc__
-    assert "smoke" in variants(name) and all(f"\n{variant} " in described for variant in variants(name) if variant)
+    assert "smoke" in variants_of(name) and all(f"\n{variant} " in described for variant in variants_of(name) if variant)
 
 
 def test_durations():

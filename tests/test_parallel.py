@@ -14,7 +14,9 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from configs import variants
 from imagegen_jax import algorithms
+from imagegen_jax import config as config_lib
 from imagegen_jax import images
 from imagegen_jax import rng
 from imagegen_jax.data import domains
@@ -33,18 +35,23 @@ def mesh_of(devices):
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
 
 
-def build(recipe, shape, lr, eps, **changes):
+def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
     """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
     config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
-    if "channels" in config.network:
-        config.network.channels = 8
+    if "first_stage" in config:
+        with config.unlocked():
+            config.first_stage.run = importlib.import_module("configs.vqvae").get_config("smoke")
+    network = config.get("network", {})
+    if "channels" in network:
+        network.channels = 8
     for section in {"network", "discriminator", "encoder"} & set(config):
         if "widths" in config[section]:
             config[section].widths = config[section].widths[:1]
-    if "latents" in config.network:
-        config.network.latents = config.network.latents[:2]
-    config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
-    config.optimizer.lr = lr
+    if "latents" in network:
+        network.latents = network.latents[:2]
+    if "optimizer" in config:
+        config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
+        config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
     names = algorithms.find(config.algorithm).domains or ("",)
     return run.build_algorithm(config, {name: images.Spec(shape, images.unnamed(CLASSES)) for name in names})
@@ -52,7 +59,7 @@ def build(recipe, shape, lr, eps, **changes):
 
 @pytest.fixture(scope="module")
 def algorithm():
-    return build("ddpm", SHAPE, lr=2e-3, eps=1e-4)
+    return build("ddpm")
 
 
 def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None):
@@ -106,9 +113,8 @@ def on_one(algorithm):
     return losses, jax.device_get(state)
 
 
-@pytest.mark.parametrize("rules", [(), ((".*", "fsdp"),)], ids=["replicated", "fsdp"])
-def test_eight_devices_train_as_one_does(algorithm, on_one, rules):
-    losses, state = train(algorithm, 8, rules)
+def test_eight_devices_train_as_one_does_under_fsdp(algorithm, on_one):
+    losses, state = train(algorithm, 8, rules=((".*", "fsdp"),))
     np.testing.assert_allclose(losses, on_one[0], atol=1e-5)
     chex.assert_trees_all_close(jax.device_get(state.params), on_one[1].params, atol=1e-5)
     chex.assert_trees_all_close(jax.device_get(state.ema_params), on_one[1].ema_params, atol=1e-5)
@@ -124,36 +130,32 @@ _EVERYTHING = {
     "augment.adaptive": True,
     "augment.span": 64,
 }
+# An absolute difference has a step in its gradient, which rounding takes on one side or the other: hence the large eps.
+_LARGER = {"shape": (16, 16, 1), "lr": 1e-3, "eps": 1.0}
+_SETTINGS = {"cgan": _EVERYTHING, "cyclegan": _LARGER}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "changes"),
-    [*[(name, {}) for name in ("autoencoder", "cvae", "hvae", "vqvae", "vaegan")], ("cgan", _EVERYTHING)],
-)
-def test_a_family_trains_on_eight_devices_as_on_one_and_goes_on_as_if_it_had_not_stopped(tmp_path, recipe, changes):
-    algorithm = build(recipe, SHAPE, lr=2e-3, eps=1e-2, **changes)
-    one, state_of_one = train(algorithm, 1)
-    eight, state = train(algorithm, 8, stop_in=tmp_path)
+def one_recipe_of_each_kind():
+    """Of each family, and of each kind of its networks, the first recipe that has it."""
+    found = {}
+    for name in variants.recipes():
+        config = config_lib.typed(importlib.import_module(f"configs.{name}").get_config("smoke"))
+        found.setdefault((config.algorithm, type(getattr(config.method, "network", None))), name)
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("recipe", one_recipe_of_each_kind())
+def test_a_family_trains_on_eight_devices_as_on_one_and_goes_on_as_if_it_had_not_stopped(tmp_path, recipe):
+    settings = _SETTINGS.get(recipe, {})
+    algorithm, shape = build(recipe, **settings), settings.get("shape", SHAPE)
+    one, state_of_one = train(algorithm, 1, shape=shape)
+    eight, state = train(algorithm, 8, shape=shape, stop_in=tmp_path)
     np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5)
     for name in ("params", "ema_params", "extra"):
         ours, theirs = (jax.device_get(getattr(s, name)) for s in (state, state_of_one))
         chex.assert_trees_all_close(ours, theirs, atol=1e-5)
-
-
-def test_cyclegan_trains_on_eight_devices_as_on_one(tmp_path):
-    """Its pool, which takes the images of a batch in order, included; and so it goes on after a stop.
-
-    An absolute difference has a step in its slope, which rounding takes on one side or the other: hence the large eps.
-    """
-    shape = (16, 16, 1)
-    algorithm = build("cyclegan", shape, lr=1e-3, eps=1.0)
-    one, state_of_one = train(algorithm, 1, shape=shape)
-    eight, state = train(algorithm, 8, shape=shape, stop_in=tmp_path)
-    np.testing.assert_allclose(eight, one, rtol=1e-5)
-    for name in ("params", "ema_params", "extra"):
-        ours, theirs = (jax.device_get(getattr(s, name)) for s in (state, state_of_one))
-        chex.assert_trees_all_close(ours, theirs, atol=1e-5)
-    assert int(state.extra["pool"]["a"].count) == 12  # of 32 offered: it is full
+    for pool in state.extra.get("pool", {}).values():
+        assert int(pool.count) == 12  # of 32 offered: it is full
 
 
 def test_under_fsdp_each_device_holds_an_eighth(algorithm):

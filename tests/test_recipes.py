@@ -1,12 +1,12 @@
 """What is compiled for the recipes computes what the same operations do one by one, and without the compiler's libraries."""
 
 import importlib
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from configs import variants
 from imagegen_jax import algorithms
 from imagegen_jax import images
 from imagegen_jax import rng
@@ -16,7 +16,6 @@ from imagegen_jax.training import run
 
 pytestmark = pytest.mark.recipes
 
-RECIPES = sorted(path.stem for path in (pathlib.Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 SHAPE, CLASSES = (28, 28, 1), 10
 NAMES = tuple(map(str, range(CLASSES)))
 OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
@@ -26,7 +25,7 @@ def config_of(recipe):
     config = importlib.import_module(f"configs.{recipe}").get_config()
     if "optimizer" in config:
         config.optimizer.eps = 1e3  # so large that Adam makes no whole steps of the rounding in gradients near zero
-    if "foundation" in config:
+    if "first_stage" in config:
         with config.unlocked():
             config.first_stage.run = config_of("vqvae")
     return config
@@ -90,7 +89,7 @@ def parts(name, made):
     return sections | {"metrics": metrics}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", variants.recipes())
 def test_compiled_programs_compute_what_their_operations_do(recipe):
     for name, (function, args) in programs(recipe).items():
         made = {
