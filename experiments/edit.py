@@ -28,6 +28,7 @@ import numpy as np
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax import progress
+from imagegen_jax import similarity
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.data import domains
@@ -142,7 +143,7 @@ def reconstruct():
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
 
     made = coder.decode(coder.encode(given.image, given.label), given.label)
-    squared, psnr = codes.reconstruction_errors(given.image, made)
+    squared, psnr = similarity.reconstruction_errors(given.image, made)
     rows = [*zip(given.names, squared, psnr)]
     if _OUT.value.endswith(".png"):
         pairs = math.ceil(math.sqrt(len(made) / 2))  # a row

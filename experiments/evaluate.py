@@ -3,7 +3,7 @@
 python -m experiments.evaluate --workdir=runs/ddpm --num=2000
 python -m experiments.evaluate --samples=drawn/ --reference=fashion_mnist_10k --out=scores.json
 
-A score is one JSON object: the scores, the same scores of anchors (training images, random pixels), and the protocol, which
+A score is one JSON object: the scores, the same scores of training images and of random pixels, and the protocol, which
 names the features, the reference and the images. A run's go to eval/ in its folder, with a picture of some of its images beside
 the training images nearest to them, <score>.neighbours.png.
 """
@@ -28,8 +28,8 @@ from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import features
-from imagegen_jax.evaluation import manifold
-from imagegen_jax.evaluation import origins
+from imagegen_jax.evaluation import image_sets
+from imagegen_jax.evaluation import prdc
 from imagegen_jax.evaluation import scorer
 from imagegen_jax.evaluation import scoring
 from imagegen_jax.generation import drawing_flags
@@ -92,7 +92,7 @@ def main():
     first, of_split = next(subjects)
     against = _against(extractor, of_split)
     asked = _METRICS.value and [name for name in _METRICS.value if name != scorer.HELDOUT]
-    logits = extractor.has_logits(first.origin.shape)
+    logits = extractor.has_logits(first.images.shape)
     metrics = scoring.chosen(asked, first.num, against.reference, logits, first.labelled)
     scores = scorer.Scorer(extractor, against, metrics, _anchors(first, against, of_split), first.num)
 
@@ -136,13 +136,13 @@ def _check_draws(reason):
 
 
 def _files():
-    """Yields (scorer.Subject, split -> origins.Origin of the reference's images of a split, or None) as `_runs` does."""
-    origin = origins.named(_SAMPLES.value)
-    _, labels = next(origin.batches(0))
+    """Yields (scorer.Subject, split -> image_sets.ImageSet of the reference's images of a split, or None) as `_runs` does."""
+    image_set = image_sets.named(_SAMPLES.value)
+    _, labels = next(image_set.batches(0))
     subject = scorer.Subject(
-        origin, min(_NUM.value, origin.num), {"samples": _SAMPLES.value}, labelled=bool((labels >= 0).all())
+        image_set, min(_NUM.value, image_set.num), {"samples": _SAMPLES.value}, labelled=bool((labels >= 0).all())
     )
-    yield subject, functools.partial(_of_reference, origin.shape, None, None)
+    yield subject, functools.partial(_of_reference, image_set.shape, None, None)
 
 
 def _runs():
@@ -168,9 +168,9 @@ def _runs():
         heldout = _heldout(config, algorithm, state, mesh, specs)
         if isinstance(algorithm, capabilities.Translates):
             _check_draws("a CycleGAN's translations are not drawn, and have no options")
-            origin, of_split = _translated(config, algorithm, state, mesh, specs, about)
-            num = min(_NUM.value, origin.num)
-            yield scorer.Subject(origin, num, {"step": step}, folder / "eval", heldout), of_split
+            image_set, of_split = _translated(config, algorithm, state, mesh, specs, about)
+            num = min(_NUM.value, image_set.num)
+            yield scorer.Subject(image_set, num, {"step": step}, folder / "eval", heldout), of_split
             continue
         requests = [requests_lib.typed(request, algorithm, specs) for request in swept]
         for request in requests:
@@ -183,10 +183,10 @@ def _runs():
         kind = {} if asked.kind is None else {"latents": options.kind}
         kind |= {"class_shares": "equal"} if algorithm.classes and _CLASS_SHARES.value == "equal" else {}
         for request in requests:
-            origin = _drawn(algorithm, state, specs[""].shape, drawer, about | fitted, *shares, request)
+            image_set = _drawn(algorithm, state, specs[""].shape, drawer, about | fitted, *shares, request)
             labelled = algorithm.classes > 0 or "label" in request
             label = {"step": step} | kind | request
-            yield scorer.Subject(origin, _NUM.value, label, folder / "eval", heldout, labelled), of_split
+            yield scorer.Subject(image_set, _NUM.value, label, folder / "eval", heldout, labelled), of_split
 
 
 def _heldout(config, algorithm, state, mesh, specs):
@@ -212,11 +212,11 @@ def _heldout(config, algorithm, state, mesh, specs):
 def _shares(algorithm, spec, of_split):
     """((classes,) shares in which a conditional run draws its classes, or None for each in turn; what that is called)."""
     if algorithm.classes and _CLASS_SHARES.value == "data" and not _statistics():
-        origin = of_split(_REFERENCE_SPLIT.value)
-        own = _REFERENCE.value is None or (spec.known_names and spec.known_names == origin.class_names)
-        shares = origin.class_shares() if own else None
+        image_set = of_split(_REFERENCE_SPLIT.value)
+        own = _REFERENCE.value is None or (spec.known_names and spec.known_names == image_set.class_names)
+        shares = image_set.class_shares() if own else None
         if shares is not None:
-            return shares, f"shares of the reference {origin.protocol['fingerprint']}"
+            return shares, f"shares of the reference {image_set.protocol['fingerprint']}"
     return None, "equal shares"
 
 
@@ -232,11 +232,11 @@ def _drawn(algorithm, state, shape, drawer, about, shares, about_shares, request
     protocol = about | {"seed": _SEED.value, "sampler": constants}
     if algorithm.classes or "label" in request:
         protocol["labels"] = f"all {request['label']}" if "label" in request else about_shares
-    return origins.Origin(protocol, _NUM.value, shape, batches)
+    return image_sets.ImageSet(protocol, _NUM.value, shape, batches)
 
 
 def _translated(config, algorithm, state, mesh, specs, about):
-    """(Origin, split -> Origin of the images of a split that the translations belong to).
+    """(ImageSet, split -> ImageSet of the images of a split that the translations belong to).
 
     Where those are the very images of which the others are drawings, or the true translations, the images of even number are
     translated and compared with those of odd number.
@@ -245,8 +245,10 @@ def _translated(config, algorithm, state, mesh, specs, about):
     sections = domains.sections(config.data)
     own, paired = _REFERENCE.value is None, algorithm.paired_test
     section = sections[target] if own else _named_section()
-    same = section and origins.same_content(sections[source], section, _REFERENCE_SPLIT.value, own and paired)
-    real = origins.of_data(sections[source], "test", algorithm.shapes[source], specs[source].known_names, 0 if same else None)
+    same = section and image_sets.same_content(sections[source], section, _REFERENCE_SPLIT.value, own and paired)
+    real = image_sets.of_data(
+        sections[source], "test", algorithm.shapes[source], specs[source].known_names, 0 if same else None
+    )
     translations = sampling.Translations(algorithm, mesh, _DIRECTION.value, _BATCH_SIZE.value or config.sample.batch_size)
 
     def batches(first):
@@ -258,43 +260,43 @@ def _translated(config, algorithm, state, mesh, specs, about):
         return _of_reference(algorithm.shapes[target], sections[target], specs[target].known_names, split, half)
 
     protocol = about | {"direction": _DIRECTION.value, "of": real.protocol}
-    return origins.Origin(protocol, real.num, algorithm.shapes[target], batches), of_split
+    return image_sets.ImageSet(protocol, real.num, algorithm.shapes[target], batches), of_split
 
 
 # ---------------------------------------------------------------------------------------- what they are compared with, and how
 
 
 def _statistics():
-    """What origins.statistics finds under --reference."""
-    return origins.statistics(_REFERENCE.value) if _REFERENCE.value else None
+    """What image_sets.statistics finds under --reference."""
+    return image_sets.statistics(_REFERENCE.value) if _REFERENCE.value else None
 
 
 def _named_section():
     """The `data` section of --reference; None where it is a file of arrays."""
-    return None if _REFERENCE.value.endswith(".npz") else origins.section(_REFERENCE.value)
+    return None if _REFERENCE.value.endswith(".npz") else image_sets.section(_REFERENCE.value)
 
 
 def _of_reference(shape, section, class_names, split, half=None):
-    """The Origin of the reference's images of a split; None where it has no such split.
+    """The ImageSet of the reference's images of a split; None where it has no such split.
 
     Args:
       shape: of the images that are scored.
       section: the `data` section of the run that made them; None where there is none.
       class_names: of that run.
       split: 'train' or 'test'.
-      half: see origins.of_data.
+      half: see image_sets.of_data.
     """
     if not _REFERENCE.value:
-        return origins.of_data(section, split, shape, class_names, half)
-    if not origins.has_splits(_REFERENCE.value) and split != _REFERENCE_SPLIT.value:
+        return image_sets.of_data(section, split, shape, class_names, half)
+    if not image_sets.has_splits(_REFERENCE.value) and split != _REFERENCE_SPLIT.value:
         return None
-    origin = origins.named(_REFERENCE.value, split, shape if section else None, half)
-    if tuple(origin.shape) != tuple(shape):
-        ours, theirs = ("x".join(map(str, each)) for each in (shape, origin.shape))
+    image_set = image_sets.named(_REFERENCE.value, split, shape if section else None, half)
+    if tuple(image_set.shape) != tuple(shape):
+        ours, theirs = ("x".join(map(str, each)) for each in (shape, image_set.shape))
         raise errors.UserError(
             f"the images are {ours} and those of --reference={_REFERENCE.value} {theirs}: convert one of them"
         )
-    return origin
+    return image_set
 
 
 def _against(extractor, of_split):
@@ -307,11 +309,11 @@ def _against(extractor, of_split):
 
 
 def _anchors(subject, against, of_split):
-    """{name: Origin} of images that are as good as can be, and of images that show nothing; as many as are scored."""
+    """{name: ImageSet} of images that are as good as can be, and of images that show nothing; as many as are scored."""
     if not _ANCHORS.value:
         return {}
     other = "train" if _REFERENCE_SPLIT.value == "test" else "test"
-    found = {"random pixels": origins.random_pixels(subject.origin.shape, subject.num)}
+    found = {"random pixels": image_sets.random_pixels(subject.images.shape, subject.num)}
     if against.reference.images is not None and (best := of_split(other)):
         found = {f"{'training' if other == 'train' else other} images": best} | found
     return found
@@ -325,8 +327,8 @@ def _save_neighbours(path, collected, against):
     seen = against.training
     shown, k = collected[:_SHOWN], min(_NEAREST, seen.num)
     pixels = (batch.reshape(len(batch), -1) for batch, _ in seen.batches(0))
-    _, by_pixels = manifold.neighbours_of_batches(shown.images.reshape(len(shown), -1), pixels, k)
-    _, by_features = manifold.neighbours(shown.features, against.reference.training.features, k)
+    _, by_pixels = prdc.neighbours_of_batches(shown.images.reshape(len(shown), -1), pixels, k)
+    _, by_features = prdc.neighbours(shown.features, against.reference.training.features, k)
     gap = np.full(seen.shape, 255, np.uint8)
     rows = [
         [image, gap, *map(seen.image, near), gap, *map(seen.image, like)]

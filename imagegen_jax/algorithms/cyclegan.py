@@ -17,7 +17,6 @@ import dataclasses
 from typing import Annotated
 from typing import ClassVar
 
-import dm_pix as pix
 from flax import linen as nn
 import flax.struct
 import jax
@@ -28,6 +27,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax import losses
+from imagegen_jax import similarity
 from imagegen_jax.algorithms import base
 from imagegen_jax.networks import cyclegan_nets
 
@@ -204,12 +204,12 @@ class CycleGan(base.Algorithm):
     def eval_step(self, state, batch, rng):
         real = {name: images.to_float(batch[name]["image"]) for name in ("a", "b")}
         fake, back, _ = self._translations(state.params["generator"], real, identity=False)
-        metrics = {f"cycle_{name}": _l1(back[name], real[name]) for name in ("a", "b")}
+        metrics = {f"cycle_{name}": similarity.l1(back[name], real[name]) for name in ("a", "b")}
         aim = self.objective
         metrics["loss"] = aim.lambda_a * metrics["cycle_a"] + aim.lambda_b * metrics["cycle_b"]
         if aim.paired_test:
             for direction, (_, target) in DIRECTIONS.items():
-                scores = fidelity(fake[target], real[target])
+                scores = similarity.scores(fake[target], real[target])
                 metrics |= {f"{name}_{direction}": score for name, score in scores.items()}
         return metrics
 
@@ -292,27 +292,6 @@ def _recomputed(apply):
     recomputed = jax.custom_vjp(apply)
     recomputed.defvjp(lambda *inputs: (apply(*inputs), inputs), backward)
     return recomputed
-
-
-def _l1(x, y):
-    """(n,) mean absolute difference of images in [-1, 1], on the scale of [0, 1]."""
-    return 0.5 * jnp.abs(x - y).mean((1, 2, 3))
-
-
-def fidelity(image, truth):
-    """How near images come to the true ones.
-
-    Args:
-      image: (n, h, w, c) in [-1, 1].
-      truth: the same.
-
-    Returns:
-      {'l1', 'psnr', 'ssim'}, each (n,), of images scaled to [0, 1]: mean absolute difference, peak signal-to-noise ratio in dB,
-      and structural similarity (Wang et al. 2004) with a window of 11 pixels.
-    """
-    unit = [(x + 1) / 2 for x in (image, truth)]
-    window = min(11, *image.shape[1:3])
-    return {"l1": _l1(image, truth), "psnr": pix.psnr(*unit), "ssim": pix.ssim(*unit, filter_size=window)}
 
 
 def _check_shapes(config, shapes, multiple):

@@ -121,7 +121,7 @@ def _distances(context):
         return
     # Most runs do without, and SciPy and the networks of scores take their time to import.
     from imagegen_jax.evaluation import features
-    from imagegen_jax.evaluation import origins
+    from imagegen_jax.evaluation import image_sets
     from imagegen_jax.evaluation import tracking
 
     extractor = features.Extractor(features.named(config.eval.features), context.mesh, config.eval.batch_size)
@@ -131,7 +131,7 @@ def _distances(context):
 
     def tests(name, half=None):
         spec = context.test_set[name].spec
-        return origins.of_data(sections[name], "test", spec.shape, spec.known_names, half)
+        return image_sets.of_data(sections[name], "test", spec.shape, spec.known_names, half)
 
     if draws:
         drawer = sampling.Drawer(algorithm, context.mesh, config.sample.batch_size)
@@ -151,7 +151,7 @@ def _distances(context):
 
     def translated(direction, source, target):
         # Else translations would be compared with the very images whose pictures of the other kind were translated.
-        same = origins.same_content(sections[source], sections[target], paired=algorithm.paired_test)
+        same = image_sets.same_content(sections[source], sections[target], paired=algorithm.paired_test)
         translations = sampling.Translations(algorithm, context.mesh, direction, config.sample.batch_size)
         originals, compared = tests(source, 0 if same else None), tests(target, 1 if same else None)
         measure, suffix = tracking.Distances(extractor, compared), f"_{direction}"

@@ -297,7 +297,7 @@ def class_coverage(labels, classes):
 def bootstrap(*values, resamples=1000, seed=0, level=0.95):
     """The percentile interval of a sum of means (Efron and Tibshirani 1993, chapter 13).
 
-    For a share or a mean, `values` are its one number a row (`manifold.prdc_rows`, `manifold.Memorisation`). For a distance:
+    For a share or a mean, `values` are its one number a row (`prdc.prdc_rows`, `prdc.Memorisation`). For a distance:
 
         bootstrap(distance + frechet_influence(fake, a, b), frechet_influence(real, b, a))
 

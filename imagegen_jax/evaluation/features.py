@@ -24,12 +24,13 @@ from imagegen_jax import errors
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.evaluation import resizing
-from imagegen_jax.evaluation import weights
 from imagegen_jax.networks import inception
 from imagegen_jax.networks import vgg
 from imagegen_jax.training import compiler
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
+from imagegen_jax.weights import published
+from imagegen_jax.weights import tensors
 
 NAMES = ("fashion", "run:WORKDIR", "inception:FILE", "vgg:FILE", "pixels")
 _FASHION = "fashion_classifier.safetensors"
@@ -159,7 +160,7 @@ def _of_run(workdir):
         raise errors.UserError(f"--features=run:{workdir}: it is not the run of a classifier (configs/classifier.py)")
     params = jax.device_get(trained.state.params)
     leaves = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
-    protocol = {"features": f"run:{workdir}", "step": trained.step, "sha256": weights.sha256_of(leaves)}
+    protocol = {"features": f"run:{workdir}", "step": trained.step, "sha256": tensors.sha256_of(leaves)}
     return _classifier(trained.algorithm, trained.specs, params, protocol)
 
 
@@ -167,10 +168,10 @@ def _of_run(workdir):
 def _fashion():
     """The exported run of configs/classifier.py (experiments/export.py)."""
     with importlib.resources.as_file(importlib.resources.files("imagegen_jax.evaluation") / _FASHION) as path:
-        config, specs = run.from_json(weights.metadata(path)["run"])
-        params = traverse_util.unflatten_dict(weights.load(path), sep="/")
+        config, specs = run.from_json(tensors.metadata(path)["run"])
+        params = traverse_util.unflatten_dict(tensors.load(path), sep="/")
         params.pop("extra", None)
-        protocol = {"features": "fashion", "sha256": weights.sha256(path)}
+        protocol = {"features": "fashion", "sha256": tensors.sha256(path)}
     return _classifier(run.build_algorithm(config, specs), specs, params, protocol)
 
 
@@ -185,9 +186,9 @@ def _classifier(algorithm, specs, params, protocol):
 
 
 def _inception(path, resize):
-    variables = weights.inception(path)
+    variables = published.inception(path)
 
-    protocol = {"features": "inception", "sha256": weights.sha256(path), "resize": resize}
+    protocol = {"features": "inception", "sha256": tensors.sha256(path), "resize": resize}
     return Features(protocol, None, (), _on_host(resize, 299), functools.partial(extract_inception, resize), variables)
 
 
@@ -197,14 +198,14 @@ def extract_inception(resize, variables, batch):
 
 
 def _vgg(path, resize):
-    variables = weights.vgg16(path)
+    variables = published.vgg16(path)
 
     def apply(variables, batch):
         image = _resized(batch, resize, 224) / 255
         normalised = (image - jnp.array([0.485, 0.456, 0.406])) / jnp.array([0.229, 0.224, 0.225])
         return vgg.VGG16().apply(variables, normalised), None
 
-    protocol = {"features": "vgg", "sha256": weights.sha256(path), "resize": resize}
+    protocol = {"features": "vgg", "sha256": tensors.sha256(path), "resize": resize}
     return Features(protocol, None, (), _on_host(resize, 224), apply, variables)
 
 

@@ -20,8 +20,8 @@ from imagegen_jax import progress
 from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import measures
-from imagegen_jax.evaluation import origins
 from imagegen_jax.evaluation import scoring
 
 HELDOUT = "heldout"  # of a run and not of its images: what its algorithm measures on all test images
@@ -45,7 +45,7 @@ class Subject:
     """A set of images to be scored.
 
     Attributes:
-      origin: the images.
+      images: the image_sets.ImageSet.
       num: how many of them.
       label: what sets it apart from the others of a command, such as {'step': 300}.
       folder: where its scores go; None for nowhere of its own.
@@ -53,7 +53,7 @@ class Subject:
       labelled: whether it is known which class each image should be of.
     """
 
-    origin: origins.Origin
+    images: image_sets.ImageSet
     num: int
     label: dict[str, Any]
     folder: pathlib.Path | None = None
@@ -68,48 +68,49 @@ class Against:
     Attributes:
       reference: the scoring.Reference.
       protocol: of the reference's images or statistics.
-      training: the origins.Origin of its training images, for `memorisation`; None where there are none.
+      training: the image_sets.ImageSet of its training images, for `memorisation`; None where there are none.
     """
 
     reference: scoring.Reference
     protocol: dict[str, Any]
-    training: origins.Origin | None = None
+    training: image_sets.ImageSet | None = None
 
 
-def against(extractor, origin, training=None):
-    """The Against of the images of an origins.Origin.
+def against(extractor, images, training=None):
+    """The Against of a set of images.
 
     Args:
       extractor: a features.Extractor.
-      origin: the reference's images.
-      training: the origins.Origin of its training images, if they are to be looked through.
+      images: the image_sets.ImageSet of the reference.
+      training: that of its training images, if they are to be looked through.
     """
-    compared = _collected(extractor, origin, origin.num, "reference images")
+    compared = _collected(extractor, images, images.num, "reference images")
     seen = training and _collected(extractor, training, training.num, "training images")
     network = extractor.features.class_names
-    names = scoring.common_classes(network, origin.class_names, compared.logits, compared.labels)
+    names = scoring.common_classes(network, images.class_names, compared.logits, compared.labels)
     moments = distances.Moments.of(compared.features)
     reference = scoring.Reference(moments, compared, seen, names, () if names else network)
-    return Against(reference, origin.protocol, training)
+    return Against(reference, images.protocol, training)
 
 
 class Scorer:
     """Scores sets of images by the same metrics against the same reference."""
 
-    def __init__(self, extractor, against, metrics, anchors, num):
+    def __init__(self, extractor, against, metrics, reference_sets, num):
         """Nothing is computed yet.
 
         Args:
           extractor: a features.Extractor.
           against: Against.
           metrics: keys of scoring.METRICS.
-          anchors: {name: origins.Origin} of images that give the numbers a scale; those with fewer than `num` are left out.
+          reference_sets: {name: image_sets.ImageSet}, whose scores give the numbers a scale; those of fewer than `num` images
+            are left out.
           num: how many images of each are scored.
         """
         self._extractor = extractor
         self._against = against
         self._metrics = metrics
-        self._anchors = {name: origin for name, origin in anchors.items() if origin.num >= num}  # fewer could not be compared
+        self._reference_sets = {name: images for name, images in reference_sets.items() if images.num >= num}
         self._num = num
 
     def report(self, subject, picture=None):
@@ -125,18 +126,18 @@ class Scorer:
         if path and path.exists():
             progress.tell(f"scored before, in {path}")
             return json.loads(path.read_text())
-        anchors = self._anchor_scores
+        reference_scores = self._reference_scores
         begin = time.monotonic()
-        pieces = _pieces(self._extractor, subject.origin, subject.num)
+        pieces = _pieces(self._extractor, subject.images, subject.num)
         what = measures.label(subject.label)
-        collected = collection.collect(self._extractor, subject.origin.batches, subject.num, pieces, what)
+        collected = collection.collect(self._extractor, subject.images.batches, subject.num, pieces, what)
         scores = scoring.score(collected, self._against.reference, self._metrics)
         if subject.heldout:
             scores[HELDOUT] = subject.heldout.measure()
         report = {
             "label": subject.label,
             "scores": scores,
-            "anchors": anchors,
+            "anchors": reference_scores,  # the key that earlier reports have
             "protocol": protocol,
             "warnings": scoring.warnings(collected, self._against.reference),
             "seconds": time.monotonic() - begin,
@@ -153,7 +154,7 @@ class Scorer:
     def _protocol(self, subject):
         reference = self._against.reference
         protocol = {
-            "images": subject.origin.protocol | {"num": subject.num},
+            "images": subject.images.protocol | {"num": subject.num},
             "reference": self._against.protocol | {"num": reference.moments.count},
             "features": self._extractor.features.protocol,
             "metrics": self._metrics + [HELDOUT] * bool(subject.heldout),
@@ -164,16 +165,16 @@ class Scorer:
             protocol["training"] = self._against.training.protocol
         if subject.heldout:
             protocol[HELDOUT] = subject.heldout.protocol
-        if self._anchors:
-            protocol["anchors"] = {name: origin.protocol for name, origin in self._anchors.items()}
+        if self._reference_sets:
+            protocol["anchors"] = {name: images.protocol for name, images in self._reference_sets.items()}
         return protocol
 
     @functools.cached_property
-    def _anchor_scores(self):
+    def _reference_scores(self):
         metrics = [name for name in self._metrics if name != "memorisation"]
         scores = {}
-        for name, origin in self._anchors.items():
-            collected = _collected(self._extractor, origin, self._num, name)
+        for name, images in self._reference_sets.items():
+            collected = _collected(self._extractor, images, self._num, name)
             scores[name] = scoring.score(collected, self._against.reference, metrics)
         return scores
 
@@ -188,21 +189,21 @@ def _kind(protocol):
     return protocol["features"]["features"].split(":")[0]
 
 
-def _collected(extractor, origin, num, what):
+def _collected(extractor, images, num, what):
     """A Collection that is kept for other scores with the same features."""
-    pieces = _pieces(extractor, origin, num)
+    pieces = _pieces(extractor, images, num)
     path = pieces.with_suffix(".npz")
     found = collection.load(path)
     if found is None:
-        found = collection.collect(extractor, origin.batches, num, pieces, what)
+        found = collection.collect(extractor, images.batches, num, pieces, what)
         collection.save(path, found)
         collection.discard(pieces)
     return found
 
 
-def _pieces(extractor, origin, num):
+def _pieces(extractor, images, num):
     """The folder for what is collected of a set of images, until it is whole."""
-    key = fingerprints.digest(extractor.features.protocol, origin.protocol, num, _versions())
+    key = fingerprints.digest(extractor.features.protocol, images.protocol, num, _versions())
     return files.cache_folder() / "features" / key
 
 

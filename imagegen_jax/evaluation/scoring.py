@@ -7,8 +7,8 @@ import numpy as np
 from imagegen_jax import errors
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
-from imagegen_jax.evaluation import manifold
 from imagegen_jax.evaluation import measures
+from imagegen_jax.evaluation import prdc
 
 _ENOUGH = 2048  # fewer samples are too few for the Fréchet distance of Inception's 2048 features
 _SUBSET = 1000  # of the kernel distance
@@ -94,7 +94,7 @@ def _inception_score(generated, reference):
 
 
 def _prdc(generated, reference):
-    rows = manifold.prdc_rows(reference.images.features, generated.features)
+    rows = prdc.prdc_rows(reference.images.features, generated.features)
     scores = {name: {"value": float(row.mean()), "interval": distances.bootstrap(row)} for name, row in rows.items()}
     return scores | {"neighbours": {"precision": 3, "recall": 3, "density": 5, "coverage": 5}}
 
@@ -124,15 +124,15 @@ def _labels(generated, reference):
 
 
 def _memorisation(generated, reference):
-    found = manifold.memorisation(generated.features, reference.training.features, reference.images.features)
+    found = prdc.memorisation(generated.features, reference.training.features, reference.images.features)
     return found.scores() | {"interval": distances.bootstrap(found.nearer)}
 
 
 def _diversity(generated, reference):
     return {
-        "pairwise_distance": manifold.pairwise_distance(generated.features),
-        "pairwise_ssim": manifold.pairwise_ssim(generated.images / np.float32(255)),
-        "duplicates": manifold.duplicate_rate(generated.features),
+        "pairwise_distance": prdc.pairwise_distance(generated.features),
+        "pairwise_ssim": prdc.pairwise_ssim(generated.images / np.float32(255)),
+        "duplicates": prdc.duplicate_rate(generated.features),
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from imagegen_jax import progress
 from imagegen_jax.evaluation import distances
-from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import prdc
 from imagegen_jax.evaluation import scoring
 
 _ALIKE = 0.01  # quantile of the distances between neighbouring test images; lower ones are a matter of single images
@@ -28,19 +28,19 @@ def names(classes, suffix):
 class Distances:
     """Generated images against test images by a few cheap numbers; experiments.evaluate has more, and intervals."""
 
-    def __init__(self, extractor, origin):
+    def __init__(self, extractor, test_images):
         """Prepares the measurement; the features of the test images are computed at the first call.
 
         Args:
           extractor: a features.Extractor.
-          origin: the origins.Origin of the test images, in an order in which the first so many are a fair draw.
+          test_images: an image_sets.ImageSet, in an order in which the first so many are a fair draw.
 
         Raises:
           errors.UserError: the network does not take images of this shape.
         """
-        extractor.check(origin.shape)
+        extractor.check(test_images.shape)
         self._extractor = extractor
-        self._origin = origin
+        self._test_images = test_images
 
     def __call__(self, batches, suffix=""):
         """{'eval/fid<suffix>', 'eval/kid<suffix>', 'eval/duplicates<suffix>': …} of batches of (n, h, w, c) uint8.
@@ -65,9 +65,9 @@ class Distances:
     def _reference(self):
         """(features, logits, Moments, names of the classes that logits tell) of the test images."""
         labels = []
-        real, logits = self._features(labels.append(part) or batch for batch, part in self._origin.batches(0))
+        real, logits = self._features(labels.append(part) or batch for batch, part in self._test_images.batches(0))
         network = self._extractor.features.class_names
-        names = scoring.common_classes(network, self._origin.class_names, logits, np.concatenate(labels))
+        names = scoring.common_classes(network, self._test_images.class_names, logits, np.concatenate(labels))
         if network and not names:
             remedy = "--config.eval.features=run:WORKDIR of a classifier of these images may"
             progress.tell(f"eval/fid and eval/kid: {scoring.other_classes_note(network, remedy)}")
@@ -93,8 +93,8 @@ def duplicates(made, real):
     Returns:
       float in [0, 1].
     """
-    apart, _ = manifold.neighbours(real[: len(made)])
-    return manifold.duplicate_rate(made, np.quantile(apart, _ALIKE))
+    apart, _ = prdc.neighbours(real[: len(made)])
+    return prdc.duplicate_rate(made, np.quantile(apart, _ALIKE))
 
 
 def classes_covered(made, real, classes):

@@ -220,19 +220,3 @@ def direction(codes, labels, source, target):
 def shifts(codes, towards, strengths):
     """(n, d) codes moved in a (d,) direction by each of m strengths: (n, m, d) float32."""
     return codes[:, None] + np.asarray(strengths, np.float32)[:, None] * towards
-
-
-# -------------------------------------------------------------------------------------------------------- reconstructions
-
-
-def reconstruction_errors(image, made):
-    """How far reconstructions are from their images, both (n, h, w, c) uint8.
-
-    Returns:
-      (squared error on the scale of [-1, 1] averaged over pixels, peak signal to noise ratio in dB), (n,) float64 each; the
-      second is infinite where the first is 0.
-    """
-    difference = (image.astype(np.float64) - made) / 127.5
-    squared = np.square(difference).mean((1, 2, 3))
-    with np.errstate(divide="ignore"):
-        return squared, 10 * np.log10(2**2 / squared)

@@ -76,12 +76,12 @@ def _comparable(content):
 
 
 def _board(members):
-    """A row for each score, and for each anchor, by Fréchet distance."""
+    """A row for each score, and for each reference score, by Fréchet distance."""
     contents = [score.content for _, score in members]
-    anchors = functools.reduce(lambda found, content: content.get("anchors", {}) | found, contents, {})
+    reference_scores = functools.reduce(lambda found, content: content.get("anchors", {}) | found, contents, {})
     rows = [_row(one, score) for one, score in members] + [
-        {"kind": "board anchor", "name": name, "scored": "anchor", "picture": None, "scores": scores, "facts": [""] * 4}
-        for name, scores in anchors.items()
+        {"kind": "board reference", "name": name, "scored": "reference", "picture": None, "scores": scores, "facts": [""] * 4}
+        for name, scores in reference_scores.items()
     ]
     measured = [dict(measures.of(row["scores"])) for row in rows]
     paths = [path for path in _BOARD if any(path in found for found in measured)]

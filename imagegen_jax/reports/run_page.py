@@ -87,7 +87,7 @@ def _thinned(values):
 
 
 def _score(score):
-    """What the page shows of a report: its numbers beside the anchors', warnings, classes, neighbours, and its protocol."""
+    """What the page shows of a report: its numbers beside the reference scores', warnings, classes, neighbours, protocol."""
     content = score.content
     columns = {"these images": content["scores"]} | content.get("anchors", {})
     measured = [dict(measures.of(scores)) for scores in columns.values()]

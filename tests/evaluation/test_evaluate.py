@@ -17,7 +17,7 @@ from imagegen_jax import images as images_lib
 from imagegen_jax.data import fashion_mnist_10k
 from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
-from imagegen_jax.evaluation import origins
+from imagegen_jax.evaluation import image_sets
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import preservation
 from imagegen_jax.training import run
@@ -80,7 +80,7 @@ def assert_nearest(picture):
         np.pad(np.asarray(Image.open(picture)), ((0, 1), (0, 1))).reshape(16, 29, 13, 29).swapaxes(1, 2)[..., :28, :28, None]
     )
     assert (cells[:, [1, 7]] == 255).all()
-    training = np.concatenate([batch for batch, _ in origins.of_data(sources.Config(), "train").batches(0)])
+    training = np.concatenate([batch for batch, _ in image_sets.of_data(sources.Config(), "train").batches(0)])
     extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 200)
     spaces = (lambda x: x.reshape(len(x), -1).astype(np.float64), slice(2, 7)), (lambda x: extractor(x)[0], slice(8, 13))
     for space, block in spaces:
@@ -142,7 +142,7 @@ def test_images_are_scored_without_a_run(tmp_path):
     )
     assert outcomes[:3] == ["done"] * 3, outcomes
     found, itself, against_statistics = (scores_of(tmp_path / name) for name in ("a.json", "self.json", "stats.json"))
-    # Noise is what the anchor of random pixels is.
+    # Noise is what random pixels are.
     assert 0.5 < found["scores"]["fid"]["value"] / found["anchors"]["random pixels"]["fid"]["value"] < 2
     assert 0 <= found["scores"]["labels"]["value"] < 0.5  # the classes that noise was said to be of
     assert abs(itself["scores"]["fid"]["value"]) < 1e-6 and itself["scores"]["prdc"]["coverage"]["value"] == 1.0

@@ -13,9 +13,9 @@ import pytest
 
 from experiments.torch_reference import inception as inception_reference
 from imagegen_jax.evaluation import resizing
-from imagegen_jax.evaluation import weights
 from imagegen_jax.networks import inception
 from imagegen_jax.networks import vgg
+from imagegen_jax.weights import published
 
 
 def shapes(network, size):
@@ -68,7 +68,7 @@ def test_inception_is_torch_fidelitys(tmp_path, torch_inception, inception_apply
 
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     torch.save(torch_inception.state_dict(), tmp_path / "inception.pth", _use_new_zipfile_serialization=not legacy)
-    ours = inception_apply(weights.inception(tmp_path / "inception.pth"), images)
+    ours = inception_apply(published.inception(tmp_path / "inception.pth"), images)
     theirs = torch_inception(torch.from_numpy(images).permute(0, 3, 1, 2))
     for mine, other in zip(ours, theirs, strict=True):
         assert other.std() > 0.1
@@ -95,7 +95,7 @@ def test_inception_is_pytorch_fids(tmp_path, monkeypatch, torch_inception, incep
 
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
     torch.save(torch_inception.state_dict(), tmp_path / "inception.pth")
-    ours, _ = inception_apply(weights.inception(tmp_path / "inception.pth"), images)
+    ours, _ = inception_apply(published.inception(tmp_path / "inception.pth"), images)
     normalised = (np.array(resizing.legacy_tensorflow(images, 299)) - 128) / 128
     with torch.no_grad():
         (theirs,) = network(torch.from_numpy(normalised).permute(0, 3, 1, 2))
@@ -130,7 +130,7 @@ def test_vgg_is_pytorchs(tmp_path):
         parameter.data.normal_(0, scale, generator=generator)
     torch.save(network.state_dict(), tmp_path / "vgg.pth")
     image = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
-    ours = jax.jit(vgg.VGG16().apply)(weights.vgg16(tmp_path / "vgg.pth"), image)
+    ours = jax.jit(vgg.VGG16().apply)(published.vgg16(tmp_path / "vgg.pth"), image)
     (tmp_path / "vgg.pth").unlink()  # half a gigabyte
     with torch.no_grad():
         theirs = network["classifier"](network["features"](torch.from_numpy(image).permute(0, 3, 1, 2)).flatten(1))

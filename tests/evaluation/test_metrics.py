@@ -16,7 +16,7 @@ from scipy import stats
 from imagegen_jax import errors
 from imagegen_jax.evaluation import all_pairs
 from imagegen_jax.evaluation import distances
-from imagegen_jax.evaluation import manifold
+from imagegen_jax.evaluation import prdc
 
 
 def draw(seed, n, d, shift=0.0):
@@ -202,9 +202,9 @@ def test_too_few_samples_are_the_caller_s_to_mend():
     with pytest.raises(errors.UserError, match="9 samples cannot be split into 10"):
         distances.inception_score(np.zeros((9, 3)))
     with pytest.raises(errors.UserError, match="3 samples are too few for 3 neighbours"):
-        manifold.neighbours(draw(0, 3, 2), k=3)
+        prdc.neighbours(draw(0, 3, 2), k=3)
     with pytest.raises(errors.UserError, match="at least 2"):
-        manifold.pairwise_distance(draw(0, 1, 2))
+        prdc.pairwise_distance(draw(0, 1, 2))
 
 
 def test_what_is_no_feature_is_the_caller_s_to_mend():
@@ -248,10 +248,10 @@ def test_class_coverage():
 def test_neighbours_against_all_differences():
     x, y = draw(0, 50, 5), draw(1, 40, 5)
     apart = np.linalg.norm(x[:, None].astype(np.float64) - y[None], axis=-1)
-    distance, index = manifold.neighbours(x, y, k=3)
+    distance, index = prdc.neighbours(x, y, k=3)
     np.testing.assert_array_equal(index, np.argsort(apart, 1)[:, :3])
     np.testing.assert_allclose(distance, np.sort(apart, 1)[:, :3], rtol=1e-12)
-    distance, index = manifold.neighbours(y, k=39)
+    distance, index = prdc.neighbours(y, k=39)
     assert all(set(row) == set(range(40)) - {i} for i, row in enumerate(index))
 
 
@@ -261,13 +261,13 @@ def test_neighbours_of_batches_are_those_of_all_points():
     queries = points[[20, 3]].copy()
     queries[:, 0] ^= 1
     for k in (1, 5, 23):
-        found = manifold.neighbours_of_batches(queries, np.array_split(points, 6), k)
-        for ours, whole in zip(found, manifold.neighbours(queries, points, k)):
+        found = prdc.neighbours_of_batches(queries, np.array_split(points, 6), k)
+        for ours, whole in zip(found, prdc.neighbours(queries, points, k)):
             np.testing.assert_allclose(ours, whole, rtol=1e-12)
         np.testing.assert_array_equal(found[1][:, 0], [20, 3])
         np.testing.assert_array_equal(found[0][:, 0], 1)
     with pytest.raises(errors.UserError, match="23 samples are too few for 24 neighbours"):
-        manifold.neighbours_of_batches(queries, [points], 24)
+        prdc.neighbours_of_batches(queries, [points], 24)
 
 
 def near_copies():
@@ -284,9 +284,9 @@ def test_what_float32_cannot_decide_is_decided_in_float64():
     apart, within = (np.linalg.norm(x[:, None] - z[None], axis=-1) for z in (y, x))
     np.fill_diagonal(within, np.inf)
     for k in (1, 4):
-        for found, expected in ((manifold.neighbours(x, y, k), apart), (manifold.neighbours(x, k=k), within)):
+        for found, expected in ((prdc.neighbours(x, y, k), apart), (prdc.neighbours(x, k=k), within)):
             np.testing.assert_allclose(found[0], np.sort(expected, 1)[:, :k], rtol=1e-6, atol=1e-14)
-    rows = manifold.prdc_rows(x, y, k=2, density_k=3)
+    rows = prdc.prdc_rows(x, y, k=2, density_k=3)
     radii = np.sort(within, 1)
     slack = 1 + 1e-6
     own = np.sort(np.linalg.norm(y[:, None] - y[None], axis=-1), 1)[:, 2]
@@ -299,7 +299,7 @@ def test_what_float32_cannot_decide_is_decided_in_float64():
 
 def test_blocks_do_not_change_what_pairs_say(monkeypatch):
     sets = (draw(0, 1200, 5), draw(1, 1100, 5, shift=0.3)), near_copies()
-    measure = lambda x, y: (manifold.prdc_rows(x, y), manifold.neighbours(x, k=4), distances.kernel_influence(x, y))  # noqa: E731
+    measure = lambda x, y: (prdc.prdc_rows(x, y), prdc.neighbours(x, k=4), distances.kernel_influence(x, y))  # noqa: E731
     whole = [measure(*two) for two in sets]
     monkeypatch.setattr(all_pairs, "_rows", lambda: 64)
     monkeypatch.setattr(all_pairs, "_HOST_BLOCK", 200 * 17)
@@ -314,32 +314,32 @@ def test_blocks_do_not_change_what_pairs_say(monkeypatch):
 def test_prdc_of_points_placed_by_hand():
     """Real points at 0, 1, 3 and 10 have first neighbours at distances 1, 1, 2 and 7."""
     real, fake = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[-0.5], [0.5], [30.0], [2.0]])
-    rows = manifold.prdc_rows(real, fake, k=1, density_k=1)
+    rows = prdc.prdc_rows(real, fake, k=1, density_k=1)
     # Balls: [-1, 1], [0, 2], [1, 5], [3, 17]. The last point lies on the surface of the second and in the third.
     np.testing.assert_array_equal(rows["precision"], [1, 1, 0, 1])
     np.testing.assert_array_equal(rows["density"], [1, 2, 0, 2])
     np.testing.assert_array_equal(rows["coverage"], [1, 1, 1, 0])
     # Generated balls: [-1.5, 0.5], [-0.5, 1.5], [2, 58], [0.5, 3.5].
     np.testing.assert_array_equal(rows["recall"], [1, 1, 1, 1])
-    assert manifold.prdc(real, fake, 1, 1) == {"precision": 0.75, "recall": 1.0, "density": 1.25, "coverage": 0.75}
+    assert prdc.prdc(real, fake, 1, 1) == {"precision": 0.75, "recall": 1.0, "density": 1.25, "coverage": 0.75}
 
 
 def test_prdc_of_a_set_against_itself_and_against_nothing_near():
     real = 50 + draw(0, 300, 20)
     # Each ball holds its centre and k neighbours, of which the last is on its surface.
-    assert manifold.prdc(real, real) == pytest.approx({"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1})
-    assert set(manifold.prdc(real, real + 100).values()) == {0.0}
+    assert prdc.prdc(real, real) == pytest.approx({"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1})
+    assert set(prdc.prdc(real, real + 100).values()) == {0.0}
 
 
 def test_prdc_does_not_see_the_order_of_rows():
     real, fake, rng = draw(0, 200, 8), draw(1, 150, 8, shift=0.3), np.random.default_rng(0)
-    shuffled = manifold.prdc(rng.permutation(real), rng.permutation(fake))
-    assert manifold.prdc(real, fake) == pytest.approx(shuffled, abs=1e-9)
+    shuffled = prdc.prdc(rng.permutation(real), rng.permutation(fake))
+    assert prdc.prdc(real, fake) == pytest.approx(shuffled, abs=1e-9)
 
 
 def test_memorisation_tells_copies_from_new_images():
     train, test, fresh = draw(0, 400, 8), draw(1, 100, 8), draw(2, 200, 8)
-    honest = manifold.memorisation(fresh, train, test).scores()
+    honest = prdc.memorisation(fresh, train, test).scores()
     # Shares of 200 have a standard error of 0.035 at most.
     assert abs(honest["nearer"] - 0.5) < 0.14
     assert honest["chance"] == 0.8
@@ -347,46 +347,46 @@ def test_memorisation_tells_copies_from_new_images():
     assert abs(honest["train"] / honest["test"] - 1) < 0.1
 
     copied = np.random.default_rng(0).choice(400, 200)
-    thief = manifold.memorisation(train[copied], train, test, k=2)
+    thief = prdc.memorisation(train[copied], train, test, k=2)
     np.testing.assert_array_equal(thief.nearest[:, 0], copied)
     np.testing.assert_array_equal(thief.nearest_distance[:, 0], 0)
     assert (thief.nearest_distance[:, 1] > 0).all()
     assert thief.scores()["nearer_all"] == 1
     # A quarter of the copied are among the hundred that are kept, and the others are as near to either.
     assert thief.scores()["nearer"] > 0.5
-    assert manifold.memorisation(train[copied], train, draw(1, 400, 8)).scores()["nearer"] == 1
-    assert manifold.memorisation(train[:50], train[:100], test=draw(1, 500, 8)).scores()["nearer"] == 1
+    assert prdc.memorisation(train[copied], train, draw(1, 400, 8)).scores()["nearer"] == 1
+    assert prdc.memorisation(train[:50], train[:100], test=draw(1, 500, 8)).scores()["nearer"] == 1
     # As near to either counts for both.
-    assert manifold.memorisation(train[:50], train, train).scores()["nearer"] == 0.5
+    assert prdc.memorisation(train[:50], train, train).scores()["nearer"] == 0.5
 
 
 def test_duplicate_rate():
     images = np.random.default_rng(0).integers(256, size=(10, 4, 4, 1), dtype=np.uint8)
-    assert manifold.duplicate_rate(images) == 0
+    assert prdc.duplicate_rate(images) == 0
     images[3] = images[7]
-    assert manifold.duplicate_rate(images) == 0.2
+    assert prdc.duplicate_rate(images) == 0.2
     features = np.array([[0.0], [0.1], [5.0], [9.0]])
-    assert manifold.duplicate_rate(features, tolerance=0.11) == 0.5
-    assert manifold.duplicate_rate(features, tolerance=0.09) == 0
+    assert prdc.duplicate_rate(features, tolerance=0.11) == 0.5
+    assert prdc.duplicate_rate(features, tolerance=0.09) == 0
 
 
 def test_pairwise_distance():
-    assert manifold.pairwise_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
+    assert prdc.pairwise_distance(np.array([[0.0], [1.0], [3.0]])) == pytest.approx(2)
     # |x - y| of standard normal numbers is 2 / sqrt(pi) in the mean, with a variance of 2 - 4 / pi.
     x = np.random.default_rng(0).normal(size=(5000, 1))
-    assert manifold.pairwise_distance(x, pairs=20_000) == pytest.approx(2 / np.sqrt(np.pi), abs=0.03)
-    assert manifold.pairwise_distance(np.ones((500, 3))) == 0
+    assert prdc.pairwise_distance(x, pairs=20_000) == pytest.approx(2 / np.sqrt(np.pi), abs=0.03)
+    assert prdc.pairwise_distance(np.ones((500, 3))) == 0
 
 
 def test_pairwise_ssim():
     rng = np.random.default_rng(0)
     one = rng.random((1, 16, 16, 1), np.float32)
-    assert manifold.pairwise_ssim(np.repeat(one, 40, 0), pairs=50, batch_size=20) == pytest.approx(1, abs=1e-5)
-    noise = manifold.pairwise_ssim(rng.random((40, 16, 16, 3), np.float32), pairs=50)
+    assert prdc.pairwise_ssim(np.repeat(one, 40, 0), pairs=50, batch_size=20) == pytest.approx(1, abs=1e-5)
+    noise = prdc.pairwise_ssim(rng.random((40, 16, 16, 3), np.float32), pairs=50)
     assert abs(noise) < 0.1
     # Of two flat images only the term of the means is left: (2 a b + c) / (a^2 + b^2 + c).
     flat = np.stack([np.full((8, 8, 1), value, np.float32) for value in (0.25, 0.75)])
-    assert manifold.pairwise_ssim(flat) == pytest.approx((0.375 + 1e-4) / (0.625 + 1e-4), abs=1e-4)
+    assert prdc.pairwise_ssim(flat) == pytest.approx((0.375 + 1e-4) / (0.625 + 1e-4), abs=1e-4)
 
 
 def test_bootstrap_of_a_mean_is_the_normal_interval():
@@ -514,4 +514,4 @@ def test_prdc_of_its_authors(k):
     real, fake = (draw(seed, n, 8, shift).astype(np.float64) for seed, n, shift in ((0, 300, 0.0), (1, 200, 0.3)))
     expected = prdc.compute_prdc(real, fake, nearest_k=k)
     assert 0 < expected["precision"] < 1
-    assert manifold.prdc(real, fake, k, k) == pytest.approx({name: float(value) for name, value in expected.items()})
+    assert prdc.prdc(real, fake, k, k) == pytest.approx({name: float(value) for name, value in expected.items()})

@@ -5,7 +5,7 @@ import pytest
 
 from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
-from imagegen_jax.evaluation import origins
+from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import tracking
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import sharding
@@ -16,8 +16,8 @@ def bundled():
     """(training images (2000, 28, 28, 1), their labels), and the measurement against the test images."""
     data = sources.Config()
     extractor = features.Extractor(features.named("fashion"), sharding.make_mesh(8), 200)
-    images, labels = origins.of_data(data, "train").read(np.arange(2000))
-    return images, labels, tracking.Distances(extractor, origins.of_data(data, "test"))
+    images, labels = image_sets.of_data(data, "train").read(np.arange(2000))
+    return images, labels, tracking.Distances(extractor, image_sets.of_data(data, "test"))
 
 
 def noisy(images, seed=0):
@@ -60,15 +60,15 @@ def test_classes_that_could_not_be_seen_do_not_count():
 
 def test_features_that_tell_no_classes_and_translations():
     rng = np.random.default_rng(0)
-    origin = origins.random_pixels((4, 4, 1), 50)
+    image_set = image_sets.random_pixels((4, 4, 1), 50)
     pixels = features.Extractor(features.named("pixels"), sharding.make_mesh(8), 50)
-    found = tracking.Distances(pixels, origin)([rng.integers(0, 256, (40, 4, 4, 1), np.uint8)], "_ab")
+    found = tracking.Distances(pixels, image_set)([rng.integers(0, 256, (40, 4, 4, 1), np.uint8)], "_ab")
     assert set(found) == {"eval/fid_ab", "eval/kid_ab", "eval/duplicates_ab"}
 
 
 def test_classes_of_other_images_are_not_counted(capsys):
     measure = tracking.Distances(
-        features.Extractor(features.named("fashion"), sharding.make_mesh(8), 40), origins.random_pixels((28, 28, 1), 40)
+        features.Extractor(features.named("fashion"), sharding.make_mesh(8), 40), image_sets.random_pixels((28, 28, 1), 40)
     )
     made = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), np.uint8)
     assert "eval/classes_covered" not in measure([made]) and "eval/classes_covered" not in measure([made])
@@ -81,11 +81,11 @@ def test_classes_in_the_shares_of_the_data_are_near_it():
     kinds = np.random.default_rng(0).normal([[40], [200]], 3, (2, 200)).clip(0, 255).astype(np.uint8)
     draw = lambda labels: np.tile(kinds[labels, np.arange(len(labels))][:, None, None, None], (1, 4, 4, 1))  # noqa: E731
     labels = np.repeat([0, 1], [180, 20])
-    origin = origins.Origin.readable(
+    image_set = image_sets.ImageSet.readable(
         {}, 200, (4, 4, 1), lambda i: (draw(labels)[i], labels[i]), class_names=("dark", "light"), labels=lambda: labels
     )
-    measure = tracking.Distances(features.Extractor(features.named("pixels"), sharding.make_mesh(8), 200), origin)
-    shares = origin.class_shares()
+    measure = tracking.Distances(features.Extractor(features.named("pixels"), sharding.make_mesh(8), 200), image_set)
+    shares = image_set.class_shares()
     equal, alike = (measure([draw(sampling.labels(np.arange(200), 2, shares=each))])["eval/fid"] for each in (None, shares))
     assert alike < 0.01 < 1 < equal
 

@@ -13,6 +13,7 @@ import pytest
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
+from imagegen_jax import similarity
 from imagegen_jax.algorithms import base
 from imagegen_jax.data import domains
 from imagegen_jax.generation import codes
@@ -182,15 +183,6 @@ def test_a_direction_is_the_difference_of_class_means():
     assert np.abs(moved[:, 1] - (image[:2] + change)).max() <= 1
     with pytest.raises(errors.UserError, match="--to=3: none of 30 training images"):
         codes.direction(coder.encode(image, label), label, 0, 3)
-
-
-def test_errors_of_reconstructions_by_hand():
-    image = random_images(2)
-    made = image.copy()
-    made[1] += 3
-    squared, psnr = codes.reconstruction_errors(image, made)
-    np.testing.assert_allclose(squared, [0, (3 / 127.5) ** 2])
-    assert psnr[0] == np.inf and psnr[1] == pytest.approx(20 * np.log10(255 / 3))
 
 
 def test_random_codes_are_standard_normal_and_each_of_its_seed():
@@ -412,7 +404,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["00000.png", "00001.png", "00002.png", "errors.json"]
     assert close(np.asarray(Image.open(tmp_path / "all/00002.png"))[..., None], made[2])
     written = json.loads((tmp_path / "all/errors.json").read_text())
-    squared, psnr = codes.reconstruction_errors(files.image, made)
+    squared, psnr = similarity.reconstruction_errors(files.image, made)
     assert written["step"] == 7 and [entry["input"] for entry in written["images"]] == files.names
     np.testing.assert_allclose([entry["squared_error"] for entry in written["images"]], squared, rtol=0.02)
     np.testing.assert_allclose([entry["psnr"] for entry in written["images"]], psnr, rtol=0.01)

@@ -1,4 +1,4 @@
-"""Where the images of a score come from: data, folders, files, chance. What a run draws is for experiments/evaluate.py."""
+"""Sets of images to score or to compare with: of data, of folders, of files, of chance."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ _BATCH = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class ImageSet:
     """A numbered set of images.
 
     Attributes:
-      protocol: what a score's protocol says of it, as JSON; two origins of one protocol hold the same images.
+      protocol: what a score's protocol says of it, as JSON; two sets of one protocol hold the same images.
       num: how many images there are.
       shape: (height, width, channels).
       batches: first -> iterator over (images (n, h, w, c) uint8, labels (n,) int32) from image `first` on.
@@ -43,7 +43,7 @@ class Origin:
 
     @classmethod
     def readable(cls, protocol, num, shape, read, **known):
-        """The Origin of images that can be read in any order, `num` of them by `read`; `known` are fields of it."""
+        """The ImageSet of images that can be read in any order, `num` of them by `read`; `known` are fields of it."""
 
         def batches(first):
             for start in range(first, num, _BATCH):
@@ -100,7 +100,7 @@ def of_data(data, split, shape=None, class_names=None, half=None):
         return found["image"], found["label"]
 
     known = {"class_names": tuple(source.class_names), "labels": lambda: np.asarray(source.labels)[numbers]}
-    return Origin.readable(protocol, len(numbers), shape, _shuffled(read, len(numbers)), **known)
+    return ImageSet.readable(protocol, len(numbers), shape, _shuffled(read, len(numbers)), **known)
 
 
 def _split(data, split):
@@ -125,7 +125,7 @@ def same_content(data, reference, split="test", paired=False):
 
 
 def _shuffled(read, num):
-    """Origin.read in an order that is always the same, in which the first so many are a fair draw, not the first class."""
+    """ImageSet.read in an order that is always the same, in which the first so many are a fair draw, not the first class."""
     order = np.random.default_rng(0).permutation(num)
     return lambda index: read(order[index])
 
@@ -185,7 +185,7 @@ def _of_npz(path):
     protocol = {"source": path.name, "fingerprint": fingerprints.digest(images.shape, images, labels)}
     protocol["shape"] = list(images.shape[1:])
     read = _shuffled(lambda index: (images[index], labels[index]), len(images))
-    return Origin.readable(protocol, len(images), images.shape[1:], read)
+    return ImageSet.readable(protocol, len(images), images.shape[1:], read)
 
 
 def _read_npz(path):
@@ -221,4 +221,4 @@ def random_pixels(shape, num, seed=0):
         rngs = [np.random.default_rng((seed, i)) for i in index]
         return np.stack([rng.integers(0, 256, shape, np.uint8) for rng in rngs]), np.full(len(rngs), -1, np.int32)
 
-    return Origin.readable({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, shape, read)
+    return ImageSet.readable({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, shape, read)

@@ -1,4 +1,4 @@
-"""What the neighbours of samples say: precision, recall, density, coverage; copies of training images; diversity.
+"""Precision, recall, density, coverage; and what else the neighbours of samples say: copies of training images, diversity.
 
 All distances are Euclidean, as exact as in float64 (`all_pairs`). With B(x) the ball about x through its k-th neighbour
 in its own set, itself not counted,
@@ -13,11 +13,11 @@ A sample on the surface of a ball is in it, whatever the rounding.
 
 import dataclasses
 
-import dm_pix as pix
 import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import similarity
 from imagegen_jax.evaluation import all_pairs
 from imagegen_jax.evaluation import distances
 from imagegen_jax.training import compiler
@@ -223,7 +223,7 @@ def pairwise_distance(features, pairs=10_000, seed=0):
 
 
 def pairwise_ssim(images, pairs=1000, seed=0, batch_size=100):
-    """Mean structural similarity (Wang et al. 2004) of two samples' images: the less, the more diverse.
+    """Mean structural similarity (`similarity.ssim`) of two samples' images: the less, the more diverse.
 
     Args:
       images: (n, h, w, c) float in [0, 1], n >= 2.
@@ -232,11 +232,10 @@ def pairwise_ssim(images, pairs=1000, seed=0, batch_size=100):
       batch_size: pairs at a time on the device.
 
     Returns:
-      float in [-1, 1]; windows are of 11 pixels, or as many as there are.
+      float in [-1, 1].
     """
     first, second = _random_pairs(len(images), pairs, seed)
-    size = min(11, *images.shape[1:3])
-    ssim = jax.jit(lambda x, y: pix.ssim(x, y, filter_size=size), compiler_options=compiler.options())
+    ssim = jax.jit(similarity.ssim, compiler_options=compiler.options())
     values = []
     for start in range(0, len(first), batch_size):
         # The last batch is filled up from the first, to be compiled once.

@@ -1,0 +1,27 @@
+"""Similarities of images, by hand."""
+
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax import similarity
+
+
+def test_scores_of_translations():
+    """L1 and PSNR by hand; SSIM is 1 of an image with itself."""
+    rng = np.random.default_rng(0)
+    truth = jnp.asarray(rng.uniform(-0.8, 0.8, (3, 16, 16, 1)), jnp.float32)
+    scores = similarity.scores(truth + 0.2, truth)
+    np.testing.assert_allclose(scores["l1"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(scores["psnr"], 20.0, rtol=1e-5)
+    np.testing.assert_allclose(similarity.scores(truth, truth)["ssim"], 1.0, atol=1e-6)
+    assert (similarity.scores(-truth, truth)["ssim"] < 0).all()
+
+
+def test_errors_of_reconstructions_by_hand():
+    image = np.random.default_rng(0).integers(0, 250, (2, 12, 12, 3), np.uint8)
+    made = image.copy()
+    made[1] += 3
+    squared, psnr = similarity.reconstruction_errors(image, made)
+    np.testing.assert_allclose(squared, [0, (3 / 127.5) ** 2])
+    assert psnr[0] == np.inf and psnr[1] == pytest.approx(20 * np.log10(255 / 3))
