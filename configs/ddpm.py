@@ -26,7 +26,7 @@ def _bundled():
     c.network.dropout = 0.0
     c.network.patch_size = 2
     c.diffusion.schedule = "cosine"
-    c.diffusion.parametrisation = "v"
+    c.diffusion.prediction_type = "v"
     c.diffusion.weighting = "min_snr"
     c.diffusion.stratified = True
     c.sampler.name = "ddim"
@@ -70,7 +70,7 @@ def _fashion():
     c.network.heads = 4
     c.network.dtype = "bfloat16"
     c.diffusion.schedule = "cosine"
-    c.diffusion.parametrisation = "v"
+    c.diffusion.prediction_type = "v"
     c.diffusion.weighting = "min_snr"
     c.diffusion.stratified = True
     c.sampler.name = "ddim"

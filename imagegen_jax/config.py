@@ -28,8 +28,12 @@ from imagegen_jax import rng
 from imagegen_jax.data import domains
 from imagegen_jax.data import sources
 
-# Where keys and values of saved configs have moved to. What is renamed has a row here for good.
-_RENAMED_KEYS = {"foundation": "first_stage"}
+# {path of a key in saved configs: its name today}. What is renamed has a row here for good.
+_RENAMED_KEYS = {
+    "foundation": "first_stage",
+    "diffusion.parametrisation": "prediction_type",
+    "discriminator.stddev": "mbstd_group_size",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +226,7 @@ def completed(saved):
     Raises:
       errors.UserError: it has a key that this version does not know.
     """
-    saved = {_RENAMED_KEYS.get(name, name): value for name, value in saved.items()}
+    saved = _renamed(saved)
     method = algorithms.find(saved["algorithm"])
     network = keys.fields(method.Config).get("network")
     variant = {"network": keys.variant(network, saved["network"])()} if network else {}
@@ -236,6 +240,13 @@ def completed(saved):
         first_stage = dataclasses.replace(experiment.first_stage, run=to_dict(completed(experiment.first_stage.run)))
         experiment = dataclasses.replace(experiment, first_stage=first_stage)
     return experiment
+
+
+def _renamed(values, path=""):
+    return {
+        _RENAMED_KEYS.get(f"{path}{name}", name): _renamed(value, f"{path}{name}.") if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
 
 
 def _lay_over(config, values):

@@ -12,7 +12,7 @@ import pytest
 from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 
@@ -126,28 +126,28 @@ def test_ddim_with_eta_one_has_the_moments_of_ddpm():
 
 
 class ExactNetwork(nn.Module):
-    """What a perfectly trained network of each parametrisation would say of Gaussian data."""
+    """What a perfectly trained network of each prediction type would say of Gaussian data."""
 
     schedule: schedules.Schedule
-    parametrisation: str
+    prediction_type: str
 
     def __call__(self, x, t, train=False):
         signal, noise = self.schedule.signal_and_noise(t, x.ndim)
         x0 = exact_denoiser(self.schedule)(x, t)
-        eps = parametrisations.implied_eps(x0, x, signal, noise)
-        return parametrisations.target(self.parametrisation, x0, eps, signal, noise)
+        eps = prediction_types.implied_eps(x0, x, signal, noise)
+        return prediction_types.target(self.prediction_type, x0, eps, signal, noise)
 
 
 @pytest.mark.parametrize("sampler", [samplers.Sampler("ddpm", 50), samplers.Sampler("ddim", 50, eta=0.5)], ids=lambda s: s.name)
-def test_every_parametrisation_draws_the_same_images_with_every_sampler(sampler):
+def test_every_prediction_type_draws_the_same_images_with_every_sampler(sampler):
     schedule = schedules.Schedule.named("linear", 1000)
     drawn = []
-    for name in parametrisations.NAMES:
+    for name in prediction_types.NAMES:
         algorithm = diffusion.Diffusion(
             network=ExactNetwork(schedule, name),
             image_shape=SHAPE,
             schedule=schedule,
-            objective=diffusion.Objective(parametrisation=name),
+            objective=diffusion.Objective(prediction_type=name),
             sampler=dataclasses.replace(sampler, clip=False),
             training=base.Training(),
         )

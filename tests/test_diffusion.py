@@ -1,4 +1,4 @@
-"""Schedules, parametrisations and weightings against their formulas, and the loss against its definition."""
+"""Schedules, prediction types and weightings against their formulas, and the loss against its definition."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ import pytest
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
@@ -55,27 +55,27 @@ def test_signal_noise_and_snr_agree():
     assert schedule.signal_and_noise(t[:5], ndim=4)[0].shape == (5, 1, 1, 1)
 
 
-@pytest.mark.parametrize("name", parametrisations.NAMES)
-def test_parametrisations_round_trip(name):
+@pytest.mark.parametrize("name", prediction_types.NAMES)
+def test_prediction_types_round_trip(name):
     x0, eps = jax.random.normal(jax.random.key(0), (2, 64, 4))
     angle = jnp.linspace(0.05, 1.5, 64)[:, None]
     signal, noise = jnp.cos(angle), jnp.sin(angle)
     x_t = signal * x0 + noise * eps
-    prediction = parametrisations.target(name, x0, eps, signal, noise)
-    back = parametrisations.to_x0(name, prediction, x_t, signal, noise)
+    prediction = prediction_types.target(name, x0, eps, signal, noise)
+    back = prediction_types.to_x0(name, prediction, x_t, signal, noise)
     np.testing.assert_allclose(back, x0, atol=1e-4)
-    np.testing.assert_allclose(parametrisations.implied_eps(back, x_t, signal, noise), eps, atol=1e-3)
+    np.testing.assert_allclose(prediction_types.implied_eps(back, x_t, signal, noise), eps, atol=1e-3)
     # The table's last column: an error d of the target is an error sqrt(ratio) d of x0.
-    moved = parametrisations.to_x0(name, prediction + 0.1, x_t, signal, noise)
-    ratio = parametrisations.x0_error_ratio(name, 2 * jnp.log(signal / noise))
+    moved = prediction_types.to_x0(name, prediction + 0.1, x_t, signal, noise)
+    ratio = prediction_types.x0_error_ratio(name, 2 * jnp.log(signal / noise))
     np.testing.assert_allclose(jnp.abs(moved - back), jnp.broadcast_to(0.1 * jnp.sqrt(ratio), back.shape), rtol=2e-2)
 
 
-def test_weights_mean_the_same_for_every_parametrisation():
+def test_weights_mean_the_same_for_every_prediction_type():
     log_snr = jnp.linspace(-8, 8, 17)
     snr = np.exp(log_snr)
-    for name in parametrisations.NAMES:
-        ratio = parametrisations.x0_error_ratio(name, log_snr)
+    for name in prediction_types.NAMES:
+        ratio = prediction_types.x0_error_ratio(name, log_snr)
         np.testing.assert_allclose(weightings.weight("snr", name, log_snr) / ratio, snr, rtol=1e-5)
         np.testing.assert_allclose(weightings.weight("min_snr", name, log_snr) / ratio, np.minimum(snr, 5), rtol=1e-5)
         np.testing.assert_array_equal(weightings.weight("simple", name, log_snr), 1)
@@ -120,7 +120,7 @@ def test_loss_is_the_weighted_error_of_the_target():
     n = 4000
     batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "index": np.arange(n, dtype=np.int32)}  # x0 = -1
     for name, expected in (("eps", 2.0), ("x0", 4.0), ("v", None)):
-        algorithm = constant(schedule, parametrisation=name)
+        algorithm = constant(schedule, prediction_type=name)
         state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
         loss = algorithm.eval_step(state, batch, jax.random.key(0))["loss"]
         assert loss.shape == (n,)
@@ -156,13 +156,13 @@ WEIGHTS = {  # of the error of each target: none, the signal-to-noise ratio for 
 
 
 @pytest.mark.parametrize("weighting", weightings.NAMES)
-@pytest.mark.parametrize("parametrisation", parametrisations.NAMES)
-def test_a_step_is_the_gradient_of_the_weighted_error(parametrisation, weighting):
+@pytest.mark.parametrize("prediction_type", prediction_types.NAMES)
+def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, weighting):
     """By hand for w x_t + v t, with the x_t and t that the network was given, by the negative gradient as the update."""
     abar, n, shown = np.linspace(0.9, 0.1, 8), 64, []
     network = Affine(lambda *given: shown.append(map(np.asarray, given)))
     sampler, sgd = samplers.Sampler("ddim", 4), optax.sgd(1.0)
-    objective = diffusion.Objective(parametrisation=parametrisation, weighting=weighting, gamma=0.7)
+    objective = diffusion.Objective(prediction_type=prediction_type, weighting=weighting, gamma=0.7)
     training = base.Training(optimizer=sgd, ema_decay=lambda step: 0.5 + 0.1 * step)
     algorithm = diffusion.Diffusion(network, (2, 2, 1), schedules.Schedule(abar), objective, sampler, training)
     image = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 1), np.uint8)
@@ -179,23 +179,23 @@ def test_a_step_is_the_gradient_of_the_weighted_error(parametrisation, weighting
     assert set(np.unique(t)) == set(range(8)) and len(np.unique(eps)) == eps.size
     assert abs(eps.mean()) < 4 / np.sqrt(eps.size) and abs(eps.std() - 1) < 4 / np.sqrt(2 * eps.size)
 
-    target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[parametrisation]
+    target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction_type]
     error = w * x_t + v * t[:, None, None, None] - target
-    weight = WEIGHTS[weighting][parametrisation](a**2 / s**2)
-    slope = {"w": (2 * weight * error * x_t).mean(), "v": (2 * weight * error * t[:, None, None, None]).mean()}
+    weight = WEIGHTS[weighting][prediction_type](a**2 / s**2)
+    gradient = {"w": (2 * weight * error * x_t).mean(), "v": (2 * weight * error * t[:, None, None, None]).mean()}
     assert float(metrics["loss"]) == pytest.approx((weight * error**2).mean(), rel=1e-5)
-    assert float(metrics["grad_norm"]) == pytest.approx(np.hypot(slope["w"], slope["v"]), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(np.hypot(gradient["w"], gradient["v"]), rel=1e-5)
     assert float(metrics["param_norm"]) == pytest.approx(np.hypot(w, v), rel=1e-5)
     assert after.step == 4
     for name, value in (("w", w), ("v", v)):
-        moved = value - slope[name]
+        moved = value - gradient[name]
         assert float(after.params["unet"][name]) == pytest.approx(moved, rel=1e-4)
         assert float(after.ema_params["unet"][name]) == pytest.approx(0.8 * average[name] + 0.2 * moved, rel=1e-4)
 
 
 def test_eval_depends_on_the_image_and_its_index_alone():
     schedule = schedules.Schedule.named("cosine", 100)
-    algorithm = constant(schedule, parametrisation="v", weighting="min_snr")
+    algorithm = constant(schedule, prediction_type="v", weighting="min_snr")
     state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
     image = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
     index = np.arange(8, dtype=np.int32)

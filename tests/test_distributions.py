@@ -104,15 +104,15 @@ def test_gradients_are_finite(name, log_scale):
     likelihood = distributions.Likelihood(name)
     for mean in (-20.0, -1.0, 0.1, 1.0, 20.0):
         assert np.isfinite(log_masses(likelihood, mean, log_scale)).all()
-        slopes = jax.grad(lambda m, s: log_masses(likelihood, m, s).sum(), (0, 1))(mean, log_scale)
-        assert np.isfinite(slopes).all(), (mean, slopes)
+        gradients = jax.grad(lambda m, s: log_masses(likelihood, m, s).sum(), (0, 1))(mean, log_scale)
+        assert np.isfinite(gradients).all(), (mean, gradients)
 
 
 def test_a_logistic_far_from_the_value_is_pulled_towards_it():
-    """Where a difference of two sigmoids would be 0 in float32, and its slope nothing or not a number."""
+    """Where a difference of two sigmoids would be 0 in float32, and its gradient nothing or not a number."""
     likelihood = distributions.Likelihood("logistic", "fixed", 1e-3)
-    slope = jax.grad(lambda mean: log_masses(likelihood, mean)[200])(-0.9)
-    np.testing.assert_allclose(slope, 1e3, rtol=1e-3)  # of log e^(-|x - mean| / scale)
+    gradient = jax.grad(lambda mean: log_masses(likelihood, mean)[200])(-0.9)
+    np.testing.assert_allclose(gradient, 1e3, rtol=1e-3)  # of log e^(-|x - mean| / scale)
 
 
 @pytest.mark.parametrize("scale", ("fixed", "shared", "pixel"))
@@ -154,7 +154,7 @@ def log_normal_mass(lower, upper):
 
 @pytest.mark.parametrize("scale", [0.004, 0.02, 0.1, 1.0])
 def test_gaussian_bounds_the_mass_of_a_value(scale):
-    """On average over the noise; the rest, about width^2 / 24 of the variance of the slope, is nothing where it is wide."""
+    """On average over the noise; the rest, about width^2 / 24 of the variance of the gradient, is nothing where it is wide."""
     likelihood = distributions.Likelihood("gaussian", "fixed", scale)
     levels = 1000
     noise = ((np.arange(levels) + 0.5) / levels).astype(np.float32).reshape(-1, 1, 1, 1)

@@ -15,7 +15,7 @@ import pytest
 
 from imagegen_jax import distributions
 from imagegen_jax import images
-from imagegen_jax import losses
+from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import gan
@@ -312,7 +312,9 @@ def test_what_is_exported_of_a_trained_gan_draws_the_same_images_elsewhere():
     assert "ema" not in arrays["extra"]
 
 
-@pytest.mark.parametrize("changes", [{"discriminator.norm": "batch", "gan.penalty": "none"}, {"discriminator.stddev": 4}])
+@pytest.mark.parametrize(
+    "changes", [{"discriminator.norm": "batch", "gan.penalty": "none"}, {"discriminator.mbstd_group_size": 4}]
+)
 def test_what_is_measured_of_an_image_depends_on_it_alone(changes):
     algorithm = build("gan", **changes)
     _, _, after = gradients(algorithm, first(algorithm))

@@ -39,7 +39,7 @@ def refusal(*args, **changes):
         ("network.dtype", "float16"),
         ("discriminator.norm", "layer"),
         ("discriminator.plain", -1),
-        ("discriminator.stddev", -1),
+        ("discriminator.mbstd_group_size", -1),
         ("discriminator.lr_ratio", -1.0),
         ("gan.loss", "lsgan"),
         ("gan.label_smoothing", -0.1),
@@ -135,8 +135,8 @@ COMBINATIONS = {  # what: (recipe, changes, where to look, what to change)
     "a batch without equal shares": (gan, {"gan.d_steps": 3}, "config.gan.d_steps is 3", ("config.batch_size (8)",)),
     "a share without whole groups": (
         gan,
-        {"gan.d_steps": 2, "discriminator.stddev": 3},
-        "config.discriminator.stddev is 3",
+        {"gan.d_steps": 2, "discriminator.mbstd_group_size": 3},
+        "config.discriminator.mbstd_group_size is 3",
         ("divide the 4 images",),
     ),
     "attention on a side that no map has": (gan, {"network.attention": 13}, "config.network.attention is 13", ("sides of 14",)),
@@ -167,7 +167,7 @@ def test_what_does_not_go_together_is_said_with_what_to_change(what):
         (gan, {"gan.label_smoothing": 0.1}),
         (gan, {"augment.adaptive": True}),
         (gan, {"gan.conditional": True, "gan.conditioning": "concat", "gan.auxiliary": 1.0}),
-        (gan, {"gan.d_steps": 2, "discriminator.stddev": 4, "network.attention": 14}),
+        (gan, {"gan.d_steps": 2, "discriminator.mbstd_group_size": 4, "network.attention": 14}),
         (vaegan, {"encoder.widths": (8,)}),
     ],
 )

@@ -118,7 +118,7 @@ def test_images_have_the_shape_asked_for_or_the_size_is_refused(recipe, variant,
     "changes", [{"network.upsampling": "resize"}, {"network.attention": 16}, {"network.dtype": "bfloat16"}]
 )
 def test_oblong_images_have_their_shape_too(changes):
-    algorithm = built(cgan, "smoke", (32, 48, 1), **changes | {"gan.auxiliary": 1.0, "discriminator.stddev": 4})
+    algorithm = built(cgan, "smoke", (32, 48, 1), **changes | {"gan.auxiliary": 1.0, "discriminator.mbstd_group_size": 4})
     made, variables = shapes(algorithm.generator, ((4, algorithm.latent),), ((4,), int))
     assert made.shape == (4, 32, 48, 1) and made.dtype == jnp.float32
     output, others = shapes(algorithm.discriminator, ((4, 32, 48, 1),), ((4,), int))
@@ -165,8 +165,8 @@ def torch_discriminator(torch, params, x, label, levels, plain):
         x = halve(h) + halve(torch_conv(torch, x, block["Conv_2"])) if i < levels else h + x
     pooled, head = x.relu().sum((2, 3)), params["Head_0"]
     of_class = (head["projection"]["embedding"][label] * pooled).sum(1)
-    guesses = pooled @ head["classes"]["kernel"] + head["classes"]["bias"]
-    return (pooled @ head["logit"]["kernel"])[:, 0] + head["logit"]["bias"] + of_class, guesses
+    class_logits = pooled @ head["classes"]["kernel"] + head["classes"]["bias"]
+    return (pooled @ head["logit"]["kernel"])[:, 0] + head["logit"]["bias"] + of_class, class_logits
 
 
 def to_torch(torch, tree):
@@ -190,10 +190,10 @@ def test_residual_generator_is_that_of_pytorch(classes):
 
 
 @pytest.mark.parity
-def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_slope():
+def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_gradient():
     import torch
 
-    network = resnet_gan.Discriminator(widths=(5, 6), plain=1, classes=3, guessed=3)
+    network = resnet_gan.Discriminator(widths=(5, 6), plain=1, classes=3, aux_classes=3)
     x, label = normal(0, 4, 8, 12, 2), labels([0, 2, 1, 2])
     variables = randomised(network, x, label)
     # Between a halving block's convolutions there are as many channels as before it, but in the first block as after it.
@@ -201,22 +201,22 @@ def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_slope():
     assert between == [5, 5, 6]
 
     @jax.jit
-    def slope_and_verdict(x):
-        def judge(x):
+    def gradient_and_output(x):
+        def logits(x):
             output = network.apply(variables, x, label)
             return output.logits.sum(), output
 
-        return jax.grad(judge, has_aux=True)(x)
+        return jax.grad(logits, has_aux=True)(x)
 
-    slope, output = slope_and_verdict(x)
+    gradient, output = gradient_and_output(x)
     image = torch.tensor(x, requires_grad=True)
-    logits, guesses = torch_discriminator(
+    logits, class_logits = torch_discriminator(
         torch, to_torch(torch, variables["params"]), nchw(image), torch.tensor(label).long(), levels=2, plain=1
     )
     logits.sum().backward()
     np.testing.assert_allclose(output.logits, logits.detach(), rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(output.classes, guesses.detach(), rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(slope, image.grad, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
+    np.testing.assert_allclose(output.classes, class_logits.detach(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(gradient, image.grad, rtol=1e-3, atol=1e-3 * np.abs(gradient).max())
 
 
 @pytest.mark.parity
@@ -245,7 +245,7 @@ def plainly_transposed(x, kernel):
 
 @pytest.mark.parametrize("k", [3, 4])
 def test_convolutions_of_stride_2_have_the_derivatives_of_plain_ones(k):
-    """First ones by input and kernel, and second ones: a penalty of a slope through both, differentiated by all kernels."""
+    """First ones by input and kernel, and second ones: a penalty of a gradient through both, differentiated by all kernels."""
     x, mixed = normal(0, 2, 8, 12, 3), normal(1, 2, 8, 12, 3)
     kernels = normal(2, k, k, 3, 4), normal(3, k, k, 4, 5), normal(4, k, k, 4, 5)
 
@@ -343,19 +343,19 @@ def test_attention_is_a_softmax_over_the_maxima_of_2x2_places(shape):
 
 
 def test_projection_is_the_only_place_where_the_label_enters_a_verdict():
-    """Logits of two labels differ by <V_y - V_y', pooled> (Miyato & Koyama 2018, equation 3); guesses do not."""
-    head = gan_blocks.Head(classes=4, guessed=4, kernel_init=nn.initializers.normal(1.0))
-    judged, pooled, features = normal(0, 5, 12), normal(1, 5, 3), normal(2, 5, 2, 2, 3)
+    """Logits of two labels differ by <V_y - V_y', pooled> (Miyato & Koyama 2018, equation 3); those of classes do not."""
+    head = gan_blocks.Head(classes=4, aux_classes=4, kernel_init=nn.initializers.normal(1.0))
+    final, pooled, features = normal(0, 5, 12), normal(1, 5, 3), normal(2, 5, 2, 2, 3)
     label = labels([0, 1, 2, 3, 3])
-    first, variables = jax.jit(head.init_with_output)(KEY, judged, pooled, label, features)
-    second = jax.jit(head.apply)(variables, judged, pooled, (label + 1) % 4, features)
+    first, variables = jax.jit(head.init_with_output)(KEY, final, pooled, label, features)
+    second = jax.jit(head.apply)(variables, final, pooled, (label + 1) % 4, features)
     embedding = np.asarray(variables["params"]["projection"]["embedding"])
     expected = ((embedding[(label + 1) % 4] - embedding[label]) * pooled).sum(-1)
     np.testing.assert_allclose(second.logits - first.logits, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(second.classes, first.classes)
     np.testing.assert_array_equal(first.features, features)
     layer = variables["params"]["logit"]
-    plain = judged @ layer["kernel"][:, 0] + layer["bias"] + (embedding[label] * pooled).sum(-1)
+    plain = final @ layer["kernel"][:, 0] + layer["bias"] + (embedding[label] * pooled).sum(-1)
     np.testing.assert_allclose(first.logits, plain, rtol=1e-4, atol=1e-5)
 
 

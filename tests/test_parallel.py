@@ -124,7 +124,7 @@ def test_eight_devices_train_as_one_does_under_fsdp(algorithm, on_one):
 # is due, which is before the stop and after it.
 _EVERYTHING = {
     "discriminator.norm": "spectral",
-    "discriminator.stddev": 2,
+    "discriminator.mbstd_group_size": 2,
     "gan.d_steps": 2,
     "gan.penalty_every": 5,
     "augment.adaptive": True,

@@ -173,11 +173,11 @@ def test_the_encoder_gets_the_gradient_at_the_decoders_input(coder, coder_state)
     def error(at):
         return jnp.square(coder.network.apply({"params": params}, at, method="decode") - x).mean()
 
-    ours, slope = jax.jit(jax.value_and_grad(lambda z: error(vqvae.straight_through(z, nearest))))(z)
+    ours, gradient = jax.jit(jax.value_and_grad(lambda z: error(vqvae.straight_through(z, nearest))))(z)
     value, expected = jax.jit(jax.value_and_grad(error))(nearest)
     assert np.abs(expected).max() > 1e-4
     np.testing.assert_allclose(ours, value, rtol=1e-5)
-    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_first_step_begins_among_the_encoders_outputs_and_minimises_the_stated_loss(coder, coder_state):

@@ -13,7 +13,7 @@ def check(config, algorithm, mesh):
         "network.upsampling": "transposed",
         "network.attention": 0,
         "discriminator.norm": "none",
-        "discriminator.stddev": 0,
+        "discriminator.mbstd_group_size": 0,
         "gan.loss": "non_saturating",
         "gan.d_steps": 1,
         "gan.conditional": False,

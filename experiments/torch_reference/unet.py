@@ -4,7 +4,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from experiments.torch_reference import pytorch
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import weightings
 
 
@@ -95,7 +95,7 @@ def train_step(config, algorithm, model, image):
     average = pytorch.moving_average(model, config.ema.decay)
     t = jnp.arange(algorithm.schedule.length)
     aim = algorithm.objective
-    weights = weightings.weight(aim.weighting, aim.parametrisation, algorithm.schedule.log_snr(t, 4), aim.gamma)
+    weights = weightings.weight(aim.weighting, aim.prediction_type, algorithm.schedule.log_snr(t, 4), aim.gamma)
     signals, noises, weights = (
         torch.tensor(np.asarray(x), device=device) for x in (*algorithm.schedule.signal_and_noise(t, 4), weights)
     )
@@ -106,7 +106,7 @@ def train_step(config, algorithm, model, image):
         t = torch.randint(len(signals), (len(x0),), device=device)
         eps = torch.randn_like(x0)
         signal, noise = signals[t], noises[t]
-        target = parametrisations.target(aim.parametrisation, x0, eps, signal, noise)
+        target = prediction_types.target(aim.prediction_type, x0, eps, signal, noise)
         with pytorch.autocast(algorithm.network, device):
             prediction = model(signal * x0 + noise * eps, t, return_dict=False)[0]
         loss = (weights[t] * (prediction.float() - target).square()).mean()

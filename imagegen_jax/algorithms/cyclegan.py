@@ -26,8 +26,8 @@ import optax
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import keys
-from imagegen_jax import losses
 from imagegen_jax import similarity
+from imagegen_jax.adversarial import losses
 from imagegen_jax.algorithms import base
 from imagegen_jax.networks import cyclegan_nets
 
@@ -284,10 +284,10 @@ def _recomputed(apply):
     Here the second computation waits for the gradient with respect to the result, since its input depends on that.
     """
 
-    def backward(inputs, slope):
+    def backward(inputs, gradient):
         variables, x = inputs
-        x = x + (0 * slope.mean()).astype(x.dtype)
-        return jax.vjp(apply, variables, x)[1](slope)
+        x = x + (0 * gradient.mean()).astype(x.dtype)
+        return jax.vjp(apply, variables, x)[1](gradient)
 
     recomputed = jax.custom_vjp(apply)
     recomputed.defvjp(lambda *inputs: (apply(*inputs), inputs), backward)

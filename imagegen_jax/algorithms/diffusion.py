@@ -1,7 +1,7 @@
 """Denoising diffusion probabilistic models (Ho et al. 2020), discrete in time.
 
 A batch is trained by algorithm 1: t uniform, eps standard normal, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, and the
-squared error of the network's target (diffusion/parametrisations.py) with a weight (diffusion/weightings.py). Images are
+squared error of the network's target (diffusion/prediction_types.py) with a weight (diffusion/weightings.py). Images are
 drawn by any sampler of diffusion/samplers.py, whatever the network predicts.
 """
 
@@ -18,7 +18,7 @@ from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import weightings
@@ -32,7 +32,7 @@ class Objective:
 
     schedule: Annotated[str, keys.OneOf(schedules.CURVES)] = "linear"
     length: Annotated[int, keys.AtLeast(1)] = 1000  # steps
-    parametrisation: Annotated[str, keys.OneOf(parametrisations.NAMES)] = "eps"  # what the network predicts
+    prediction_type: Annotated[str, keys.OneOf(prediction_types.NAMES)] = "eps"  # what the network predicts
     weighting: Annotated[str, keys.OneOf(weightings.NAMES)] = "simple"
     gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
     stratified: bool = False  # spread the timesteps of a batch evenly
@@ -131,7 +131,7 @@ class Diffusion(base.Algorithm):
         def denoise(x, t):
             signal, noise = self.schedule.signal_and_noise(t, x.ndim)
             prediction = self.network.apply({"params": state.params["unet"]}, x, t)
-            return parametrisations.to_x0(self.objective.parametrisation, prediction, x, signal, noise)
+            return prediction_types.to_x0(self.objective.prediction_type, prediction, x, signal, noise)
 
         x = samplers.sample(denoise, keys, self.image_shape, self.schedule, self._sampler(request))
         return jnp.clip(x, -1.0, 1.0)
@@ -165,6 +165,6 @@ class Diffusion(base.Algorithm):
         x_t = self.schedule.add_noise(x0, eps, t)
         prediction = self.network.apply({"params": params}, x_t, t, train=rngs is not None, rngs=rngs)
         signal, noise = self.schedule.signal_and_noise(t, x0.ndim)
-        target = parametrisations.target(aim.parametrisation, x0, eps, signal, noise)
-        weight = weightings.weight(aim.weighting, aim.parametrisation, self.schedule.log_snr(t), aim.gamma)
+        target = prediction_types.target(aim.prediction_type, x0, eps, signal, noise)
+        weight = weightings.weight(aim.weighting, aim.prediction_type, self.schedule.log_snr(t), aim.gamma)
         return weight * jnp.square(prediction - target).mean((1, 2, 3))

@@ -30,9 +30,9 @@ import optax
 
 from imagegen_jax import images
 from imagegen_jax import keys
-from imagegen_jax import losses
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.adversarial import augmentation
+from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
 from imagegen_jax.adversarial import spectral_norm
 from imagegen_jax.algorithms import base
@@ -197,8 +197,8 @@ class Gan(base.Algorithm):
     defaults: ClassVar[dict[str, Any]] = {"optimizer.b1": 0.5, "optimizer.clip_norm": 0.0, "ema.decay": 0.999}
     prior_is_normal: ClassVar[bool] = True
     hint: ClassVar[str] = (
-        "try --config.gan.penalty=r1, --config.augment.policy='(\"translation\",)', --config.discriminator.stddev=4, a lower "
-        "--config.optimizer.lr or --config.discriminator.norm=spectral, in a new workdir"
+        "try --config.gan.penalty=r1, --config.augment.policy='(\"translation\",)', --config.discriminator.mbstd_group_size=4, "
+        "a lower --config.optimizer.lr or --config.discriminator.norm=spectral, in a new workdir"
     )
 
     generator: nn.Module
@@ -230,7 +230,7 @@ class Gan(base.Algorithm):
         label = jnp.zeros(1, jnp.int32)
         generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), label)
         # As many images as any group of them may need.
-        blank = jnp.zeros((getattr(self.discriminator, "stddev", 0) or 1, *self.image_shape))
+        blank = jnp.zeros((getattr(self.discriminator, "mbstd_group_size", 0) or 1, *self.image_shape))
         discriminator = self.discriminator.init(keys[1], blank, jnp.zeros(len(blank), jnp.int32))
         params = {"generator": generator["params"], "discriminator": discriminator["params"]}
         optimizers = {"generator": self.optimizer, "discriminator": self.d_optimizer}

@@ -35,7 +35,7 @@ class DiscriminatorConfig:
     plain: Annotated[int, keys.AtLeast(0)] = 2  # residual blocks after those (resnet)
     norm: Literal["none", "batch", "spectral"] = "none"  # batch of dcgan alone
     # Images of a group that is told how much its images differ; 0 for none.
-    stddev: Annotated[int, keys.AtLeast(0)] = 0
+    mbstd_group_size: Annotated[int, keys.AtLeast(0)] = 0
     lr_ratio: Annotated[float, keys.AtLeast(0)] = 1.0  # its learning rate, as a multiple of optimizer.lr
 
 
@@ -52,7 +52,8 @@ def build(config, image_shape, classes):
     network, discriminator, gan = config.network, config.discriminator, config.gan
     both = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
     ours = dict(image_shape=image_shape, widths=network.widths)
-    theirs = dict(widths=discriminator.widths, stddev=discriminator.stddev, guessed=classes if gan.auxiliary else 0)
+    theirs = {name: getattr(discriminator, name) for name in ("widths", "mbstd_group_size")}
+    theirs["aux_classes"] = classes if gan.auxiliary else 0
     if network.name == "resnet":
         theirs["plain"] = discriminator.plain
         return resnet_gan.Generator(**ours, **both), resnet_gan.Discriminator(**theirs, **both)
@@ -88,7 +89,8 @@ def check(config, spec, batch_size):
             f"config.gan.d_steps is {config.gan.d_steps}: it must divide config.batch_size ({batch_size}), of which "
             "each update takes its share"
         )
-    if config.discriminator.stddev and share % config.discriminator.stddev:
+    group = config.discriminator.mbstd_group_size
+    if group and share % group:
         raise errors.UserError(
-            f"config.discriminator.stddev is {config.discriminator.stddev}: it must divide the {share} images of an update"
+            f"config.discriminator.mbstd_group_size is {group}: it must divide the {share} images of an update"
         )

@@ -149,7 +149,7 @@ class Vae(base.Algorithm):
                 variables, x, label, noise, train=True, method="infer", mutable=["batch_stats"]
             )
             distortion = -self.likelihood.log_prob(params["likelihood"], output, x).mean()
-            channels = [_by_channel(level).mean(0) for level in levels]
+            channels = [kl_per_channel(level).mean(0) for level in levels]
             cost = sum(jnp.maximum(channel, self.free_bits).sum() for channel in channels)
             rate = sum(channel.sum() for channel in channels)
             metrics = {
@@ -171,7 +171,7 @@ class Vae(base.Algorithm):
         x, noise = self._observed(batch, rng, 0)
         levels, output = self._infer(state, x, batch["label"], noise)
         distortion = -self._log_prob(state, output, x)
-        rates = [_by_channel(level).sum(-1) for level in levels]
+        rates = [kl_per_channel(level).sum(-1) for level in levels]
         elbo = -distortion - sum(rates)
         metrics = {
             "loss": -elbo,
@@ -253,7 +253,7 @@ class Vae(base.Algorithm):
         return jax.vmap(one)(keys)
 
 
-def _by_channel(level):
+def kl_per_channel(level):
     """(n, channels) KL of a Level's posterior from its prior, summed over places."""
     kl = level.posterior.kl(level.prior)
     return kl.reshape(len(kl), -1, kl.shape[-1]).sum(1)

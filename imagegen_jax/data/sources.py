@@ -198,5 +198,5 @@ def edges(image, sigma=0.7):
     """
     from scipy import ndimage  # imported here: the other sources do not need it
 
-    slope = ndimage.gaussian_gradient_magnitude(image.mean(-1, dtype=np.float32), sigma, mode="nearest")
-    return np.clip(slope * np.sqrt(2 * np.pi) * sigma + 0.5, 0, 255).astype(np.uint8)[..., None]
+    gradient = ndimage.gaussian_gradient_magnitude(image.mean(-1, dtype=np.float32), sigma, mode="nearest")
+    return np.clip(gradient * np.sqrt(2 * np.pi) * sigma + 0.5, 0, 255).astype(np.uint8)[..., None]

@@ -21,7 +21,7 @@ from jax import numpy as jnp
 import numpy as np
 
 from imagegen_jax import keys
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 
 CONSTANTS = {"ddpm": {"variance": "fixed_small"}, "ddim": {"eta": 0.0}}  # of each sampler alone, with their defaults
 Name = Annotated[str, keys.OneOf(CONSTANTS)]
@@ -130,7 +130,7 @@ def sample(
         x0 = denoise(x, jnp.full(len(keys), c["t"]))
         if sampler.clip:
             x0 = jnp.clip(x0, -1.0, 1.0)
-        eps = parametrisations.implied_eps(x0, x, c["signal"], c["noise"])
+        eps = prediction_types.implied_eps(x0, x, c["signal"], c["noise"])
         x = c["on_x0"] * x0 + c["on_eps"] * eps + c["on_x"] * x
         return (x + c["on_noise"] * normal(i + 1) if noisy else x), None
 

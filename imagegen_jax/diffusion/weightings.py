@@ -9,14 +9,14 @@ x0, as a function of the signal-to-noise ratio, and so mean the same whatever th
 
 import jax.numpy as jnp
 
-from imagegen_jax.diffusion import parametrisations
+from imagegen_jax.diffusion import prediction_types
 
 NAMES = ("simple", "snr", "min_snr")
 
 
-def weight(name, parametrisation, log_snr, gamma=5.0):
-    """The factor on the squared error of the target called `parametrisation`, shaped as log_snr."""
+def weight(name, prediction_type, log_snr, gamma=5.0):
+    """The factor on the squared error of the target called `prediction_type`, shaped as log_snr."""
     if name == "simple":
         return jnp.ones_like(log_snr)
     limit = gamma if name == "min_snr" else jnp.inf
-    return jnp.minimum(jnp.exp(log_snr), limit) * parametrisations.x0_error_ratio(parametrisation, log_snr)
+    return jnp.minimum(jnp.exp(log_snr), limit) * prediction_types.x0_error_ratio(prediction_type, log_snr)

@@ -114,15 +114,15 @@ def _strided_conv(x, kernel):
     return _canonical(x, kernel, (2, 2), [(1, 1)] * 2)
 
 
-def _by_input(slope, kernel):
+def _by_input(gradient, kernel):
     """Its transpose: (n, h, w, b) with a (k, k, a, b) kernel -> (n, 2h, 2w, a)."""
     k = len(kernel)
-    return _canonical(slope, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(k - 2, 2)] * 2, lhs_dilation=(2, 2))
+    return _canonical(gradient, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), [(k - 2, 2)] * 2, lhs_dilation=(2, 2))
 
 
-def _by_kernel(x, slope, k):
+def _by_kernel(x, gradient, k):
     """(n, 2h, 2w, a) with (n, h, w, b) -> (k, k, a, b)."""
-    rows, columns = x.transpose(3, 1, 2, 0), slope.transpose(1, 2, 0, 3)
+    rows, columns = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     return _canonical(rows, columns, (1, 1), [(1, k - 3)] * 2, rhs_dilation=(2, 2)).transpose(1, 2, 0, 3)
 
 
@@ -140,9 +140,9 @@ def _transposed_conv_fwd(x, kernel):
     return transposed_conv(x, kernel), (x, kernel)
 
 
-def _transposed_conv_bwd(saved, slope):
+def _transposed_conv_bwd(saved, gradient):
     x, kernel = saved
-    return strided_conv(slope, kernel), _by_kernel(slope, x, len(kernel))
+    return strided_conv(gradient, kernel), _by_kernel(gradient, x, len(kernel))
 
 
 transposed_conv.defvjp(_transposed_conv_fwd, _transposed_conv_bwd)
@@ -152,7 +152,7 @@ transposed_conv.defvjp(_transposed_conv_fwd, _transposed_conv_bwd)
 def strided_conv(x, kernel):
     """The convolution of stride 2 and padding 1: (n, 2h, 2w, a) with a (k, k, a, b) kernel -> (n, h, w, b).
 
-    k is 3 or 4. Its gradient by the input is `transposed_conv`, which has a fast gradient in turn, as penalties of a slope
+    k is 3 or 4. Its gradient by the input is `transposed_conv`, which has a fast gradient in turn, as gradient penalties
     need it.
     """
     return _strided_conv(x, kernel)
@@ -162,9 +162,9 @@ def _strided_conv_fwd(x, kernel):
     return _strided_conv(x, kernel), (x, kernel)
 
 
-def _strided_conv_bwd(saved, slope):
+def _strided_conv_bwd(saved, gradient):
     x, kernel = saved
-    return transposed_conv(slope, kernel), _by_kernel(x, slope, len(kernel))
+    return transposed_conv(gradient, kernel), _by_kernel(x, gradient, len(kernel))
 
 
 strided_conv.defvjp(_strided_conv_fwd, _strided_conv_bwd)

@@ -81,20 +81,20 @@ class Discriminator(nn.Module):
     Attributes:
       widths: channels of each level; each halves the sides.
       batch_norm: normalise all levels but the first, as the paper does.
-      stddev: images of a group of gan_blocks.MinibatchStddev; 0 for none.
+      mbstd_group_size: images of a group of gan_blocks.MinibatchStddev; 0 for none.
       classes: labels that it is told; 0 for none.
       conditioning: how: 'projection' or 'concat', as planes beside the image.
-      guessed: labels among which it guesses; 0 for none.
+      aux_classes: labels that it classifies images by; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
       dtype: of the computation; the output is float32.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
     batch_norm: bool = False
-    stddev: int = 0
+    mbstd_group_size: int = 0
     classes: int = 0
     conditioning: str = "projection"
-    guessed: int = 0
+    aux_classes: int = 0
     attention: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -111,9 +111,9 @@ class Discriminator(nn.Module):
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
         features = x
-        if self.stddev:
-            x = gan_blocks.MinibatchStddev(self.stddev)(x, train)
-        return gan_blocks.Head(projected, self.guessed, _normal)(x.reshape(len(x), -1), x.mean((1, 2)), label, features)
+        if self.mbstd_group_size:
+            x = gan_blocks.MinibatchStddev(self.mbstd_group_size)(x, train)
+        return gan_blocks.Head(projected, self.aux_classes, _normal)(x.reshape(len(x), -1), x.mean((1, 2)), label, features)
 
 
 class Encoder(nn.Module):

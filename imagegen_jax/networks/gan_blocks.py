@@ -110,31 +110,33 @@ class Head(nn.Module):
 
     Attributes:
       classes: labels that the output depends on by a projection (Miyato & Koyama 2018, equation 3); 0 for none.
-      guessed: labels among which it also guesses (Odena et al. 2017); 0 for none.
+      aux_classes: labels that it also classifies images by (Odena et al. 2017); 0 for none.
       kernel_init: of all but the first, which has its own.
     """
 
     classes: int
-    guessed: int
+    aux_classes: int
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, judged, pooled, label, features):
+    def __call__(self, final, pooled, label, features):
         """The gan_blocks.DiscriminatorOutput.
 
         Args:
-          judged: (n, d), of which the logit is a linear function.
+          final: (n, d), of which the logit is a linear function.
           pooled: (n, k), which is compared with the classes.
           label: (n,) int32.
           features: of the DiscriminatorOutput.
         """
-        judged, pooled = judged.astype(jnp.float32), pooled.astype(jnp.float32)
-        logits = nn.Dense(1, kernel_init=self.kernel_init, name="logit")(judged)[:, 0]
+        final, pooled = final.astype(jnp.float32), pooled.astype(jnp.float32)
+        logits = nn.Dense(1, kernel_init=self.kernel_init, name="logit")(final)[:, 0]
         if self.classes:
             embedded = nn.Embed(self.classes, pooled.shape[-1], embedding_init=self.kernel_init, name="projection")(label)
             logits += (embedded * pooled).sum(-1)
-        guesses = nn.Dense(self.guessed, kernel_init=self.kernel_init, name="classes")(pooled) if self.guessed else None
-        return DiscriminatorOutput(logits, guesses, features)
+        class_logits = None
+        if self.aux_classes:
+            class_logits = nn.Dense(self.aux_classes, kernel_init=self.kernel_init, name="classes")(pooled)
+        return DiscriminatorOutput(logits, class_logits, features)
 
 
 def with_label_planes(x, label, classes):

@@ -41,7 +41,7 @@ class Up(nn.Module):
         return [*features, nn.swish(nn.Dense(self.widths[-1], dtype=self.dtype)(flat))]
 
 
-class Rung(nn.Module):
+class StochasticLayer(nn.Module):
     """One level of latent variables: (h (..., width), features of x likewise or None, choose) -> Level of (..., channels).
 
     `choose` makes z of the prior and the posterior, which is None where there are no features.
@@ -135,8 +135,8 @@ class Ladder(nn.Module):
         levels = []
 
         def latent(h, features, channels):
-            rung = Rung(channels, self.dtype, name=f"rung_{len(levels)}")
-            levels.append(rung(h, features, lambda *distributions: choose(len(levels), *distributions)))
+            layer = StochasticLayer(channels, self.dtype, name=f"rung_{len(levels)}")
+            levels.append(layer(h, features, lambda *distributions: choose(len(levels), *distributions)))
             return levels[-1].z.astype(self.dtype)
 
         top = self.param("top", nn.initializers.normal(1.0), (self.widths[-1],))

@@ -102,18 +102,18 @@ class Discriminator(nn.Module):
     Attributes:
       widths: channels of each block that halves the sides.
       plain: blocks after those.
-      stddev: images of a group of gan_blocks.MinibatchStddev; 0 for none.
+      mbstd_group_size: images of a group of gan_blocks.MinibatchStddev; 0 for none.
       classes: labels that it is told by a projection; 0 for none.
-      guessed: labels among which it guesses; 0 for none.
+      aux_classes: labels that it classifies images by; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
       dtype: of the computation; the output is float32.
     """
 
     widths: tuple[int, ...] = (128, 128)
     plain: int = 2
-    stddev: int = 0
+    mbstd_group_size: int = 0
     classes: int = 0
-    guessed: int = 0
+    aux_classes: int = 0
     attention: int = 0
     dtype: jnp.dtype = jnp.float32
 
@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
         for _ in range(self.plain):
             x = _DownBlock(x.shape[-1], self.dtype, plain=True)(x)
         x = features = nn.relu(x)
-        if self.stddev:
-            x = gan_blocks.MinibatchStddev(self.stddev)(x, train)
+        if self.mbstd_group_size:
+            x = gan_blocks.MinibatchStddev(self.mbstd_group_size)(x, train)
         pooled = x.sum((1, 2))
-        return gan_blocks.Head(self.classes, self.guessed, _xavier)(pooled, pooled, label, features)
+        return gan_blocks.Head(self.classes, self.aux_classes, _xavier)(pooled, pooled, label, features)

@@ -112,7 +112,7 @@ def test_features_are_compared(quick):
         ("gan_config", "network.upsampling", "resize", "upsampling must be 'transposed'"),
         ("gan_config", "network.attention", 14, "attention must be 0"),
         ("gan_config", "discriminator.norm", "spectral", "norm must be 'none'"),
-        ("gan_config", "discriminator.stddev", 4, "stddev must be 0"),
+        ("gan_config", "discriminator.mbstd_group_size", 4, "mbstd_group_size must be 0"),
         ("gan_config", "gan.loss", "hinge", "loss must be 'non_saturating'"),
         ("gan_config", "gan.penalty", "dragan", "choose none or r1"),
         ("gan_config", "gan.d_steps", 2, "d_steps must be 1"),

@@ -8,8 +8,8 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from imagegen_jax import losses
 from imagegen_jax.adversarial import augmentation
+from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
 from imagegen_jax.adversarial import spectral_norm
 
@@ -20,7 +20,7 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-# Of a discriminator <w, x>, whose slope is w at any image: the penalty and its gradient by w.
+# Of a discriminator <w, x>, whose gradient is w at any image: the penalty and its gradient by w.
 OF_A_LINEAR_ONE = {
     "wgan_gp": (lambda w: (np.linalg.norm(w) - 1) ** 2, lambda w: 2 * (1 - 1 / np.linalg.norm(w)) * w),
     "dragan": (lambda w: (np.linalg.norm(w) - 1) ** 2, lambda w: 2 * (1 - 1 / np.linalg.norm(w)) * w),
@@ -34,14 +34,14 @@ def of_a_linear_one(name, w, real, fake):
     """((n,) penalties, gradient of their mean by w)."""
 
     def penalise(w):
-        def judge(x):
+        def discriminator(x):
             return jnp.einsum("nhwc,hwc->n", x, w)
 
-        value = penalties.PENALTIES[name](judge, real, fake, jax.random.key(0))
+        value = penalties.PENALTIES[name](discriminator, real, fake, jax.random.key(0))
         return value.mean(), value
 
-    (_, value), slope = jax.value_and_grad(penalise, has_aux=True)(w)
-    return value, slope
+    (_, value), gradient = jax.value_and_grad(penalise, has_aux=True)(w)
+    return value, gradient
 
 
 def test_every_penalty_is_tested():
@@ -51,20 +51,20 @@ def test_every_penalty_is_tested():
 @pytest.mark.parametrize("name", OF_A_LINEAR_ONE)
 def test_penalty_of_a_linear_discriminator_is_that_of_its_weights(name):
     real, fake = normal(0, 5, *SHAPE), normal(1, 5, *SHAPE)
-    of, slope_of = OF_A_LINEAR_ONE[name]
-    for scale in (0.05, 1.0):  # on either side of a slope of 1
+    of, gradient_of = OF_A_LINEAR_ONE[name]
+    for scale in (0.05, 1.0):  # on either side of a gradient of 1
         w = scale * normal(2, *SHAPE)
-        value, slope = of_a_linear_one(name, w, real, fake)
+        value, gradient = of_a_linear_one(name, w, real, fake)
         np.testing.assert_allclose(value, np.full(5, of(w)), rtol=1e-5)
-        np.testing.assert_allclose(slope, slope_of(w), rtol=1e-4, atol=1e-6)
-    value, slope = of_a_linear_one(name, np.zeros(SHAPE, np.float32), real, fake)
+        np.testing.assert_allclose(gradient, gradient_of(w), rtol=1e-4, atol=1e-6)
+    value, gradient = of_a_linear_one(name, np.zeros(SHAPE, np.float32), real, fake)
     np.testing.assert_allclose(value, np.full(5, 1.0 if name in ("wgan_gp", "dragan") else 0.0), atol=1e-5)
-    assert np.isfinite(slope).all()
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize(("name", "where"), [("r1", 0), ("r2", 1)])
 def test_penalty_of_a_curved_discriminator_is_that_at_its_images(name, where):
-    """D(x) = sum a x^2 / 2: the slope is a x, half its square sum a^2 x^2 / 2, and the gradient of that by a is a x^2."""
+    """D(x) = sum a x^2 / 2: the gradient is a x, half its square sum a^2 x^2 / 2, and the gradient of that by a is a x^2."""
     at = normal(0, 3, *SHAPE), normal(1, 3, *SHAPE)
     a = normal(2, *SHAPE)
 
@@ -72,20 +72,20 @@ def test_penalty_of_a_curved_discriminator_is_that_at_its_images(name, where):
         value = penalties.PENALTIES[name](lambda x: (a * x**2).sum((1, 2, 3)) / 2, *at, jax.random.key(0))
         return value.mean(), value
 
-    (_, value), slope = jax.jit(jax.value_and_grad(penalise, has_aux=True))(a)
+    (_, value), gradient = jax.jit(jax.value_and_grad(penalise, has_aux=True))(a)
     np.testing.assert_allclose(value, (a**2 * at[where] ** 2).sum((1, 2, 3)) / 2, rtol=1e-5)
-    np.testing.assert_allclose(slope, (a * at[where] ** 2).mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient, (a * at[where] ** 2).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def looked_at(name, real, fake):
-    """The images of more than 1 that a penalty of (|grad D| - 1)^2 takes the slope at: of x_k^2 / 2, the slope is x_k."""
+    """The images of more than 1 that a penalty of (|grad D| - 1)^2 takes the gradient at: of x_k^2 / 2, the gradient is x_k."""
     numbers = jnp.arange(np.prod(SHAPE))
 
     def pixel(k):
-        def judge(x):
+        def discriminator(x):
             return x.reshape(len(x), -1)[:, k] ** 2 / 2
 
-        return 1 + jnp.sqrt(penalties.PENALTIES[name](judge, real, fake, jax.random.key(3)))
+        return 1 + jnp.sqrt(penalties.PENALTIES[name](discriminator, real, fake, jax.random.key(3)))
 
     return np.asarray(jax.jit(jax.vmap(pixel))(numbers)).T.reshape(real.shape)
 
@@ -202,7 +202,7 @@ def test_gradient_takes_the_vectors_for_constants():
         normalised, _ = spectral_norm.normalise(params, vectors)
         return sum((weights[name] * normalised[name]).sum() for name in params)
 
-    slopes = jax.jit(jax.grad(value))(params)
+    gradients = jax.jit(jax.grad(value))(params)
     matrix, c = (np.asarray(x["kernel"], np.float64).reshape(-1, 5) for x in (params, weights))
     v = matrix @ np.asarray(vectors["kernel"], np.float64)
     v /= np.linalg.norm(v)
@@ -211,8 +211,8 @@ def test_gradient_takes_the_vectors_for_constants():
     sigma = v @ matrix @ u
     assert sigma < 0.999 * largest(matrix)
     expected = (c - (c * matrix).sum() / sigma * np.outer(v, u)) / sigma
-    np.testing.assert_allclose(np.reshape(slopes["kernel"], (-1, 5)), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(slopes["bias"], weights["bias"])
+    np.testing.assert_allclose(np.reshape(gradients["kernel"], (-1, 5)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(gradients["bias"], weights["bias"])
 
 
 def test_a_normalised_chain_stretches_nothing():
@@ -252,7 +252,7 @@ def logistic(x):
     return np.exp(-softplus(-x))
 
 
-# Amount a and logits r -> the discriminator's loss on real images, and its slope.
+# Amount a and logits r -> the discriminator's loss on real images, and its gradient.
 SMOOTHED = {
     "minimax": (lambda a, r: (1 - a) * softplus(-r) + a * softplus(r), lambda a, r: a * logistic(r) - (1 - a) * logistic(-r)),
     "non_saturating": (
@@ -270,11 +270,11 @@ def test_every_loss_with_targets_can_be_smoothed():
 @pytest.mark.parametrize("name", SMOOTHED)
 def test_smoothed_labels_change_what_is_asked_on_real_images_alone(name):
     at = jnp.asarray(LOGITS, jnp.float32)
-    formula, slope = SMOOTHED[name]
+    formula, gradient = SMOOTHED[name]
     for amount in (0.1, 0.3):
         terms = losses.adversarial(name, amount)
         np.testing.assert_allclose(terms.real(at), formula(amount, LOGITS), rtol=1e-5)
-        np.testing.assert_allclose(jax.grad(lambda r: terms.real(r).sum())(at), slope(amount, LOGITS), rtol=1e-5, atol=1e-6)  # noqa: B023
+        np.testing.assert_allclose(jax.grad(lambda r: terms.real(r).sum())(at), gradient(amount, LOGITS), rtol=1e-5, atol=1e-6)  # noqa: B023
         assert terms.fake is losses.ADVERSARIAL[name].fake and terms.generator is losses.ADVERSARIAL[name].generator
 
 
@@ -377,12 +377,12 @@ def test_augmentation_is_affine_in_the_image_and_its_gradient_says_how():
     x, h, c = SHOWN[:8], normal(1, 8, HEIGHT, WIDTH, 3), normal(2, 8, HEIGHT, WIDTH, 3)
 
     @jax.jit
-    def value_and_slope(x):
+    def value_and_gradient(x):
         return jax.value_and_grad(lambda x: (c * augmentation.augment(jax.random.key(2), x, EVERYTHING, 0.8)).sum())(x)
 
-    (start, slope), (end, _) = value_and_slope(x), value_and_slope(x + h)
-    np.testing.assert_allclose(end - start, (slope * h).sum(), rtol=1e-3)
-    assert (np.abs(slope).sum((1, 2, 3)) > 0).all()
+    (start, gradient), (end, _) = value_and_gradient(x), value_and_gradient(x + h)
+    np.testing.assert_allclose(end - start, (gradient * h).sum(), rtol=1e-3)
+    assert (np.abs(gradient).sum((1, 2, 3)) > 0).all()
 
 
 def test_an_image_is_transformed_by_its_own_key_whatever_the_others_show():

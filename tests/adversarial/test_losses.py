@@ -5,7 +5,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from imagegen_jax import losses
+from imagegen_jax.adversarial import losses
 
 LOGITS = np.array([-80.0, -3.0, -0.5, 0.0, 0.5, 3.0, 80.0])
 
@@ -34,9 +34,9 @@ def test_terms_are_their_formulas_with_finite_gradients(name):
     for ours, formula in zip((terms.real, terms.fake, terms.generator), FORMULAS[name]):
         np.testing.assert_allclose(ours(jnp.asarray(LOGITS, jnp.float32)), formula(LOGITS), rtol=1e-6, atol=1e-30)
         h = 1e-4
-        slope = (formula(LOGITS + h) - formula(LOGITS - h)) / (2 * h)
+        gradient = (formula(LOGITS + h) - formula(LOGITS - h)) / (2 * h)
         got = jax.vmap(jax.grad(lambda x, ours=ours: ours(x).sum()))(jnp.asarray(LOGITS, jnp.float32))
-        np.testing.assert_allclose(got, slope, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got, gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.2])

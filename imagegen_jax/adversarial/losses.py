@@ -1,4 +1,4 @@
-"""Losses that several families share, elementwise on what a network gives; the caller averages.
+"""Adversarial losses, elementwise on the discriminator's logits; the caller averages.
 
 A discriminator's logits are unbounded, positive for images that it takes for real. With softplus(x) = log(1 + e^x), minus the
 log of a sigmoid is softplus(-x), exact and with a gradient at any logit.
@@ -15,7 +15,7 @@ a loss has targets at all: (1 - a) softplus(-r) + a softplus(r) = softplus(-r) +
 
 The decision boundary is the best logit of an image that is as likely real as generated: 0 for the log losses and hinge, 1/2 for
 least squares; smoothed log((1 - a) / (1 + a)) and (1 - a) / 2. The Wasserstein loss has none: a constant added to all logits
-leaves it as it is, and only a bound on the discriminator's slope keeps it finite.
+leaves it as it is, and only a bound on the discriminator's gradient keeps it finite.
 """
 
 from collections.abc import Callable
