@@ -5,6 +5,7 @@ import dataclasses
 from jax import numpy as jnp
 import numpy as np
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 
 
@@ -25,6 +26,11 @@ class Spec:
     def classes(self):
         """Number of labels; 0 where there are none."""
         return len(self.class_names)
+
+    @property
+    def conditions(self):
+        """{name: conditions.Condition} of what is known of each image."""
+        return {"label": conditions.Label(self.classes)} if self.classes else {}
 
     @property
     def known_names(self):

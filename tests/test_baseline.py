@@ -31,7 +31,7 @@ def batch_of(image, devices=1):
     """The rows of a batch, split over so many devices."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
     index = np.arange(len(image), dtype=np.int32)
-    return sharding.put_batch(mesh, {"image": image, "label": np.zeros_like(index), "index": index})
+    return sharding.put_batch(mesh, {"image": image, "condition": {"label": np.zeros_like(index)}, "index": index})
 
 
 def train(algorithm, batches, state=None, devices=1):

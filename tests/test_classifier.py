@@ -31,7 +31,7 @@ def build(shape=(8, 8, 1), classes=3, **changes):
 
 
 def batch_of(image, label):
-    return {"image": image, "label": np.asarray(label, np.int32), "index": np.arange(len(image), dtype=np.int32)}
+    return {"image": image, "condition": {"label": np.asarray(label, np.int32)}, "index": np.arange(len(image), dtype=np.int32)}
 
 
 def test_it_learns_what_can_be_told_apart():
@@ -148,7 +148,7 @@ def test_the_packaged_weights_know_the_bundled_images():
     for batch, _ in domains.eval_batches(test_set, 1000, 500):
         found, logits = extractor(batch["image"])
         assert found.dtype == np.float32 and np.isfinite(found).all()
-        hits.append(logits.argmax(1) == batch["label"])
+        hits.append(logits.argmax(1) == batch["condition"]["label"])
     assert np.mean(hits) > 0.85
 
 

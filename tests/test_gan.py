@@ -46,7 +46,11 @@ def build(recipe, **changes):
 def batch(n=N, seed=0):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (n, *SHAPE), np.uint8)
-    return {"image": image, "label": rng.integers(0, CLASSES, n, np.int32), "index": np.arange(n, dtype=np.int32)}
+    return {
+        "image": image,
+        "condition": {"label": rng.integers(0, CLASSES, n, np.int32)},
+        "index": np.arange(n, dtype=np.int32),
+    }
 
 
 @functools.cache
@@ -64,7 +68,7 @@ class Points(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, z, label, train=False):
+    def __call__(self, z, condition, train=False):
         for _ in range(2 if self.hidden else 0):
             z = nn.relu(nn.Dense(self.hidden)(z))
         return nn.Dense(self.dimensions)(z)[:, None, None]
@@ -74,7 +78,7 @@ class Judge(nn.Module):
     """A output on such points."""
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
         x = features = x.reshape(len(x), -1)
         for _ in range(2):
             x = nn.leaky_relu(nn.Dense(64)(x), 0.2)
@@ -87,7 +91,9 @@ def trained_points(algorithm, draw, steps, n, seeds=1):
     def step(state, key):
         key, train_key = jax.random.split(key)
         shown = images.to_uint8(draw(key, n))[:, None, None]
-        return algorithm.train_step(state, {"image": shown, "label": jnp.zeros(n, jnp.int32)}, train_key)[0], None
+        return algorithm.train_step(state, {"image": shown, "condition": {"label": jnp.zeros(n, jnp.int32)}}, train_key)[
+            0
+        ], None
 
     @jax.jit
     @jax.vmap
@@ -166,11 +172,11 @@ class Recorded(nn.Module):
     network: nn.Module
 
     @nn.compact
-    def __call__(self, given, label, train=False):
+    def __call__(self, given, condition, train=False):
         last = self.variable("batch_stats", "given", lambda: given)
         if train:
             last.value = given
-        return self.network(given, label, train)
+        return self.network(given, condition, train)
 
 
 def recorded_step(algorithm):
@@ -212,14 +218,14 @@ def spectrally_normalised(params, vectors):
 def test_a_step_is_both_players_gradient_at_the_same_discriminator(recipe, loss):
     algorithm = sgd(build(recipe, **{"gan.penalty": "none", "gan.auxiliary": 0.0, "gan.d_steps": 1}))
     state, found, metrics, z = recorded_step(algorithm)
-    real, label = batch()["image"] / 127.5 - 1, batch()["label"]
+    real, condition = batch()["image"] / 127.5 - 1, batch()["condition"]
     assert z.shape == (N, 3) and len(np.unique(z)) == z.size
 
     def verdicts(params):
         variables = {"params": params["generator"], "batch_stats": state.extra["generator_stats"]}
-        fake, _ = algorithm.generator.apply(variables, z, label, train=True, mutable=["batch_stats"])
+        fake, _ = algorithm.generator.apply(variables, z, condition, train=True, mutable=["batch_stats"])
         weights = {"params": spectrally_normalised(params["discriminator"], state.extra["singular_vectors"])}
-        return [algorithm.discriminator.apply(weights, x.astype(jnp.float32), label).logits for x in (real, fake)]
+        return [algorithm.discriminator.apply(weights, x.astype(jnp.float32), condition).logits for x in (real, fake)]
 
     def discriminator(params):
         on_real, on_fake = verdicts(params)
@@ -308,7 +314,7 @@ def test_what_is_exported_of_a_trained_gan_draws_the_same_images_elsewhere():
     arrays = traverse_util.unflatten_dict(run.named_arrays(state), sep="/")
     variables = {"params": arrays["generator"], "batch_stats": arrays["extra"]["generator_stats"]}
     z = jnp.ones((2, 3))
-    np.testing.assert_array_equal(algorithm.generator.apply(variables, z, None), algorithm.decode(state, z, {}))
+    np.testing.assert_array_equal(algorithm.generator.apply(variables, z, {}), algorithm.decode(state, z, {}))
     assert "ema" not in arrays["extra"]
 
 
@@ -371,8 +377,8 @@ def test_each_network_of_a_vaegan_follows_its_own_loss():
     changes = {"gan.penalty": "none", "gan.d_steps": 1, "vaegan.gamma": 0.3, "vaegan.beta": 2.0}
     algorithm = sgd(build("vaegan", **changes))
     state, found, metrics, given = recorded_step(algorithm)
-    real, label = jnp.float32(batch()["image"] / 127.5 - 1), batch()["label"]
-    labels = jnp.concatenate([label, label])
+    real, condition = jnp.float32(batch()["image"] / 127.5 - 1), batch()["condition"]
+    both = {"label": jnp.tile(condition["label"], 2)}
     of_image, z_prior = jnp.split(given, 2)
 
     def apply(name, *args):
@@ -385,18 +391,18 @@ def test_each_network_of_a_vaegan_follows_its_own_loss():
         return of
 
     def posterior(params):
-        return jnp.split(apply("encoder", real, label)(params["encoder"]), 2, -1)
+        return jnp.split(apply("encoder", real, condition)(params["encoder"]), 2, -1)
 
     mean, log_std = posterior(state.params)
     noise = (of_image - mean) / jnp.exp(log_std)
-    both = np.concatenate([noise, z_prior])
-    assert len(np.unique(both)) == both.size and 0.5 < both.std() < 1.5
+    drawn = np.concatenate([noise, z_prior])
+    assert len(np.unique(drawn)) == drawn.size and 0.5 < drawn.std() < 1.5
 
     def pieces(params):
         mean, log_std = posterior(params)
-        fake = apply("generator", jnp.concatenate([mean + jnp.exp(log_std) * noise, z_prior]), labels)(params["generator"])
-        on_fake = apply("discriminator", fake, labels)(params["discriminator"])
-        on_real = apply("discriminator", real, label)(params["discriminator"])
+        fake = apply("generator", jnp.concatenate([mean + jnp.exp(log_std) * noise, z_prior]), both)(params["generator"])
+        on_fake = apply("discriminator", fake, both)(params["discriminator"])
+        on_real = apply("discriminator", real, condition)(params["discriminator"])
         kl = 0.5 * (jnp.exp(2 * log_std) + mean**2 - 1 - 2 * log_std).sum(-1).mean()
         likeness = 0.5 * jnp.square(on_real.features - on_fake.features[:N]).sum((1, 2, 3)).mean()
         told_apart = LOG_LOSS["real"](on_real.logits) + LOG_LOSS["fake"](on_fake.logits)
@@ -423,7 +429,7 @@ class Code(nn.Module):
     """A posterior of almost no width at x + 10, where the prior has nothing."""
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
         mean = x.reshape(len(x), -1) + self.param("mean", nn.initializers.constant(10.0), ())
         return jnp.concatenate([mean, jnp.full_like(mean, -7.0)], -1)
 
@@ -432,7 +438,7 @@ class Beyond(nn.Module):
     """x + 1 of codes x + 10, and 0 of what a prior draws."""
 
     @nn.compact
-    def __call__(self, z, label, train=False):
+    def __call__(self, z, condition, train=False):
         return nn.relu(z - self.param("from", nn.initializers.constant(9.0), ()))[:, None, None]
 
 
@@ -440,7 +446,7 @@ class Square(nn.Module):
     """D(x) = w x^2 / 2, whose slope at x is w x."""
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
         weight = self.param("weight", nn.initializers.constant(0.5), ())
         return gan_blocks.DiscriminatorOutput(weight * jnp.square(x[:, 0, 0, 0]) / 2, None, x)
 
@@ -454,7 +460,7 @@ def test_every_update_of_a_vaegans_discriminator_sees_reconstructions_and_draws(
     small = dict(image_shape=(1, 1, 1), latent=1, encoder=Code(), generator=Beyond(), discriminator=Square(), d_steps=3)
     game = dict(adversarial=WASSERSTEIN, penalty=gan.Penalty(penalties.PENALTIES[penalty], weight) if penalty else None)
     algorithm = dataclasses.replace(sgd(build("vaegan")), **small, **game)
-    shown = {"image": np.full((6000, 1, 1, 1), 204, np.uint8), "label": np.zeros(6000, np.int32)}
+    shown = {"image": np.full((6000, 1, 1, 1), 204, np.uint8), "condition": {"label": np.zeros(6000, np.int32)}}
     after, _ = jax.jit(algorithm.train_step)(algorithm.init(jax.random.key(0)), shown, jax.random.key(1))
     x, w = 204 / 127.5 - 1, 0.5
     mean, square = ((x + 1 / 2) + x / 2) / 2, (((x + 1) ** 3 - x**3) / 3 + x**2 / 3) / 2
@@ -470,7 +476,11 @@ def test_codes_of_a_vaegan_are_its_posteriors():
     likely = algorithm.encode(state, batch())
     drawn = jax.jit(jax.vmap(lambda key: algorithm.encode(state, batch(), key)))(jax.random.split(jax.random.key(1), 64))
     posterior, _ = algorithm._infer(
-        state.params["encoder"], state.extra["encoder_stats"], images.to_float(batch()["image"]), batch()["label"], train=False
+        state.params["encoder"],
+        state.extra["encoder_stats"],
+        images.to_float(batch()["image"]),
+        batch()["condition"],
+        train=False,
     )
     assert isinstance(posterior, distributions.Gaussian)
     np.testing.assert_array_equal(likely, posterior.mean)

@@ -39,13 +39,14 @@ def built(recipe, variant, shape, classes=10, **changes):
 
 
 def shapes(network, *inputs, **options):
-    """(output, variables) as shapes alone, for inputs of these (shape, dtype)."""
-    return jax.eval_shape(functools.partial(network.init_with_output, **options), KEY, *(jnp.zeros(*x) for x in inputs))
+    """(output, variables) as shapes alone, for inputs of these (shape, dtype), or dicts of such."""
+    arrays = jax.tree.map(lambda x: jnp.zeros(*x), [*inputs], is_leaf=lambda x: isinstance(x, tuple))
+    return jax.eval_shape(functools.partial(network.init_with_output, **options), KEY, *arrays)
 
 
 def randomised(network, *inputs, **options):
     """Variables of a network, all its parameters away from where they start."""
-    variables = shapes(network, *((x.shape, x.dtype) for x in inputs), **options)[1]
+    variables = shapes(network, *jax.tree.map(lambda x: (x.shape, x.dtype), [*inputs]), **options)[1]
     leaves, treedef = jax.tree.flatten(variables["params"])
     params = treedef.unflatten([jnp.asarray(0.5 * normal(i, *leaf.shape)) for i, leaf in enumerate(leaves)])
     stats = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables.get("batch_stats", {}))
@@ -67,7 +68,7 @@ def dense(inputs, outputs):
 def test_dcgan_has_the_classic_layers():
     """At 64 pixels: 4x4x512, then 256, 128, 64 and 3 channels by transposed convolutions (Radford et al. 2016, figure 1)."""
     algorithm = built(gan, "rgb64", (64, 64, 3))
-    noise, image, label = ((1, 100),), ((1, 64, 64, 3),), ((1,), int)
+    noise, image, label = ((1, 100),), ((1, 64, 64, 3),), {"label": ((1,), int)}
     norms = 2 * (512 + 256 + 128 + 64)
     convolutions = conv(4, 512, 256) + conv(4, 256, 128) + conv(4, 128, 64) + conv(4, 64, 3)
     assert size_of(algorithm.generator, noise, label) == dense(100, 4 * 4 * 512) + norms + convolutions
@@ -85,12 +86,12 @@ def test_sngan_has_the_layers_of_mimicry(classes):
     norm = 2 * 256 * max(classes, 1)
     up = 2 * norm + 2 * conv(3, 256, 256) + conv(1, 256, 256)
     expected = dense(128, 4 * 4 * 256) + 3 * up + 2 * 256 + conv(3, 256, 3)
-    assert size_of(algorithm.generator, ((1, 128),), ((1,), int)) == expected
+    assert size_of(algorithm.generator, ((1, 128),), {"label": ((1,), int)}) == expected
     first = conv(3, 3, 128) + conv(3, 128, 128) + conv(1, 3, 128)
     halving = 2 * conv(3, 128, 128) + conv(1, 128, 128)
     plain = 2 * conv(3, 128, 128)
     expected = first + halving + 2 * plain + dense(128, 1) + 128 * classes
-    assert size_of(algorithm.discriminator, ((1, 32, 32, 3),), ((1,), int)) == expected
+    assert size_of(algorithm.discriminator, ((1, 32, 32, 3),), {"label": ((1,), int)}) == expected
 
 
 RECIPES = [(gan, ""), (gan, "rgb64"), (wgan_gp, ""), (sngan, ""), (sngan, "cifar10"), (cgan, ""), (vaegan, "")]
@@ -105,13 +106,13 @@ def test_images_have_the_shape_asked_for_or_the_size_is_refused(recipe, variant,
             built(recipe, variant, shape)
         return
     algorithm = built(recipe, variant, shape)
-    made, _ = shapes(algorithm.generator, ((4, algorithm.latent),), ((4,), int))
+    made, _ = shapes(algorithm.generator, ((4, algorithm.latent),), {"label": ((4,), int)})
     assert made.shape == (4, *shape) and made.dtype == jnp.float32
-    output, _ = shapes(algorithm.discriminator, ((4, *shape),), ((4,), int))
+    output, _ = shapes(algorithm.discriminator, ((4, *shape),), {"label": ((4,), int)})
     assert output.logits.shape == (4,) and output.features.shape[0] == 4
     assert (output.classes is None) == (not algorithm.auxiliary)
     if recipe is vaegan:
-        assert shapes(algorithm.encoder, ((4, *shape),), ((4,), int))[0].shape == (4, 2 * algorithm.latent)
+        assert shapes(algorithm.encoder, ((4, *shape),), {"label": ((4,), int)})[0].shape == (4, 2 * algorithm.latent)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +120,9 @@ def test_images_have_the_shape_asked_for_or_the_size_is_refused(recipe, variant,
 )
 def test_oblong_images_have_their_shape_too(changes):
     algorithm = built(cgan, "smoke", (32, 48, 1), **changes | {"gan.auxiliary": 1.0, "discriminator.mbstd_group_size": 4})
-    made, variables = shapes(algorithm.generator, ((4, algorithm.latent),), ((4,), int))
+    made, variables = shapes(algorithm.generator, ((4, algorithm.latent),), {"label": ((4,), int)})
     assert made.shape == (4, 32, 48, 1) and made.dtype == jnp.float32
-    output, others = shapes(algorithm.discriminator, ((4, 32, 48, 1),), ((4,), int))
+    output, others = shapes(algorithm.discriminator, ((4, 32, 48, 1),), {"label": ((4,), int)})
     assert output.logits.shape == (4,) and output.classes.shape == (4, 10)
     assert {x.dtype for x in jax.tree.leaves((variables, others))} == {jnp.dtype("float32")}
 
@@ -180,8 +181,8 @@ def test_residual_generator_is_that_of_pytorch(classes):
 
     network = resnet_gan.Generator((8, 12, 3), widths=(6, 5), classes=classes)
     z, label = normal(0, 4, 7), labels([0, 2, 1, 2])
-    variables = randomised(network, z, label)
-    ours = jax.jit(lambda z: network.apply(variables, z, label, train=True, mutable=["batch_stats"])[0])(z)
+    variables = randomised(network, z, {"label": label})
+    ours = jax.jit(lambda z: network.apply(variables, z, {"label": label}, train=True, mutable=["batch_stats"])[0])(z)
     theirs = torch_generator(
         torch, to_torch(torch, variables["params"]), torch.tensor(z), torch.tensor(label).long(), (2, 3, 6), 2
     )
@@ -195,7 +196,7 @@ def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_gradient():
 
     network = resnet_gan.Discriminator(widths=(5, 6), plain=1, classes=3, aux_classes=3)
     x, label = normal(0, 4, 8, 12, 2), labels([0, 2, 1, 2])
-    variables = randomised(network, x, label)
+    variables = randomised(network, x, {"label": label})
     # Between a halving block's convolutions there are as many channels as before it, but in the first block as after it.
     between = [variables["params"][f"_DownBlock_{i}"]["Conv_0"]["kernel"].shape[-1] for i in range(3)]
     assert between == [5, 5, 6]
@@ -203,7 +204,7 @@ def test_residual_discriminator_is_that_of_pytorch_and_so_is_its_gradient():
     @jax.jit
     def gradient_and_output(x):
         def logits(x):
-            output = network.apply(variables, x, label)
+            output = network.apply(variables, x, {"label": label})
             return output.logits.sum(), output
 
         return jax.grad(logits, has_aux=True)(x)
@@ -360,26 +361,26 @@ def test_projection_is_the_only_place_where_the_label_enters_a_verdict():
 
 
 def test_networks_without_labels_do_not_look_at_them():
-    x, z, label = normal(0, 2, 8, 8, 1), normal(1, 2, 3), labels([0, 1])
+    x, z, told, other = normal(0, 2, 8, 8, 1), normal(1, 2, 3), {"label": labels([0, 1])}, {"label": labels([1, 0])}
     for network, shown in (
         (dcgan.Discriminator(widths=(4, 4)), x),
         (dcgan.Generator((8, 8, 1), widths=(4, 4)), z),
     ):
-        variables = randomised(network, shown, label)
+        variables = randomised(network, shown, told)
         apply = jax.jit(network.apply)
-        for one, other in zip(*map(jax.tree.leaves, (apply(variables, shown, label), apply(variables, shown, label[::-1])))):
-            np.testing.assert_array_equal(one, other)
+        for one, two in zip(*map(jax.tree.leaves, (apply(variables, shown, told), apply(variables, shown, other)))):
+            np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("conditioning", gan_blocks.CONDITIONINGS)
 def test_networks_with_labels_do(conditioning):
-    x, z, label = normal(0, 2, 8, 8, 1), normal(1, 2, 3), labels([0, 1])
-    told = dict(widths=(4, 4), classes=2, conditioning=conditioning)
-    for network, shown in ((dcgan.Discriminator(**told), x), (dcgan.Generator((8, 8, 1), **told), z)):
-        variables = randomised(network, shown, label)
+    x, z, told, other = normal(0, 2, 8, 8, 1), normal(1, 2, 3), {"label": labels([0, 1])}, {"label": labels([1, 0])}
+    both = dict(widths=(4, 4), classes=2, conditioning=conditioning)
+    for network, shown in ((dcgan.Discriminator(**both), x), (dcgan.Generator((8, 8, 1), **both), z)):
+        variables = randomised(network, shown, told)
         apply = jax.jit(network.apply)
-        one, other = (jax.tree.leaves(apply(variables, shown, y))[0] for y in (label, label[::-1]))
-        assert (np.abs(one - other).reshape(2, -1).max(1) > 1e-3).all()
+        one, two = (jax.tree.leaves(apply(variables, shown, y))[0] for y in (told, other))
+        assert (np.abs(one - two).reshape(2, -1).max(1) > 1e-3).all()
 
 
 def test_label_planes_are_one_for_the_class_of_the_image():

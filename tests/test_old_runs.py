@@ -109,7 +109,7 @@ def test_images_and_losses_stay_as_they_were(workdir):
         sample = jax.jit(algorithm.sample, static_argnums=3)
         made["drawn"] = sample(state, rng.per_index(key, index), condition, algorithm.Request())
     if "decoded" in expected:
-        made["decoded"] = jax.jit(lambda s, b: algorithm.decode(s, algorithm.encode(s, b), {"label": b["label"]}))(state, batch)
+        made["decoded"] = jax.jit(lambda s, b: algorithm.decode(s, algorithm.encode(s, b), b["condition"]))(state, batch)
     if "translated" in expected:
         translate = jax.jit(lambda s, x: algorithm.translate(s, "ab", images.to_float(x)))
         made["translated"] = translate(state, batch["a"]["image"])

@@ -75,7 +75,11 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None):
 
     def rows():
         image = drawn.integers(0, 256, (8, *shape), np.uint8)
-        return {"image": image, "label": drawn.integers(0, CLASSES, 8, np.int32), "index": np.arange(8, dtype=np.int32)}
+        return {
+            "image": image,
+            "condition": {"label": drawn.integers(0, CLASSES, 8, np.int32)},
+            "index": np.arange(8, dtype=np.int32),
+        }
 
     domain = domains.Domain(None, None, images.Spec(shape))
     names = algorithm.domains or ("",)

@@ -36,7 +36,11 @@ def batch_of(names, n, seed):
 
     def rows():
         image = np.clip(drawn.normal(110, 60, (n, *SHAPE)), 0, 255).astype(np.uint8)
-        return {"image": image, "label": drawn.integers(0, CLASSES, n, np.int32), "index": np.arange(n, dtype=np.int32)}
+        return {
+            "image": image,
+            "condition": {"label": drawn.integers(0, CLASSES, n, np.int32)},
+            "index": np.arange(n, dtype=np.int32),
+        }
 
     return rows() if names == ("",) else {name: rows() for name in names}
 

@@ -49,7 +49,7 @@ def retrained(algorithm, **changes):
 
 
 def told(batch):
-    return {"label": batch["label"]}
+    return batch["condition"]
 
 
 @functools.cache
@@ -70,13 +70,13 @@ def random_batch(n, shape=SHAPE, classes=1, seed=0):
     drawn = np.random.default_rng(seed)
     return {
         "image": drawn.integers(0, 256, (n, *shape), np.uint8),
-        "label": (np.arange(n) % classes).astype(np.int32),
+        "condition": {"label": (np.arange(n) % classes).astype(np.int32)},
         "index": np.arange(10, 10 + n, dtype=np.int32),
     }
 
 
 def rows(batch, chosen):
-    return {name: value[chosen] for name, value in batch.items()}
+    return jax.tree.map(lambda value: value[chosen], batch)
 
 
 LEVELS = pytest.mark.parametrize("family", ["vae", "hvae"])
@@ -142,7 +142,11 @@ def linear():
         duration=f"{steps} steps",
     )
     image = low_rank_images(1024)
-    batch = {"image": image, "label": np.zeros(len(image), np.int32), "index": np.arange(len(image), dtype=np.int32)}
+    batch = {
+        "image": image,
+        "condition": {"label": np.zeros(len(image), np.int32)},
+        "index": np.arange(len(image), dtype=np.int32),
+    }
     everything = jax.tree.map(jnp.asarray, batch)
 
     def step(state, i):
@@ -366,8 +370,8 @@ def test_codes_make_the_reconstruction(family):
     noise = [jnp.zeros((4, *shape)) for shape in algorithm.network.latent_shapes]
     variables = {"params": state.params["vae"]["network"]}
     infer = jax.jit(functools.partial(algorithm.network.apply, method="infer"))
-    _, output = infer(variables, x, batch["label"], noise)
-    decoded = compiled(algorithm, "decode")(state, codes, {"label": batch["label"]})
+    _, output = infer(variables, x, told(batch), noise)
+    decoded = compiled(algorithm, "decode")(state, codes, told(batch))
     np.testing.assert_allclose(decoded, algorithm.likelihood.mean(output), atol=1e-5)
     panel = compiled(algorithm, "panel")(state, batch, KEY)
     assert panel.shape == (4, len(algorithm.columns), *SHAPE)
@@ -380,7 +384,7 @@ def test_labels_change_what_is_made_and_what_is_inferred(family):
     algorithm = build(family, classes=3, vae__conditional=True)
     assert algorithm.classes == 3
     state, batch = random_state(algorithm), random_batch(3, classes=3)
-    other = batch | {"label": (batch["label"] + 1) % 3}
+    other = batch | {"condition": {"label": (told(batch)["label"] + 1) % 3}}
     encode, evaluate, decode = (compiled(algorithm, method) for method in ("encode", "eval_step", "decode"))
     codes = encode(state, batch)
     assert (np.abs(codes - encode(state, other)) > 1e-3).any(-1).all()
@@ -402,7 +406,7 @@ def test_conditional_prior_has_a_mean_and_a_deviation_for_each_label():
     codes = compiled(algorithm, "encode")(state, batch)
     x = images.to_float(batch["image"])
     _, posterior, _ = algorithm.network.apply(
-        {"params": state.params["vae"]["network"]}, x, label, [jnp.zeros((3, 3))], method="infer"
+        {"params": state.params["vae"]["network"]}, x, {"label": label}, [jnp.zeros((3, 3))], method="infer"
     )[0][0]
     np.testing.assert_allclose(posterior.mean, codes, rtol=1e-5)
     wanted = posterior.kl(distributions.Gaussian(means, log_stds)).sum(-1)

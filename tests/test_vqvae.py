@@ -74,7 +74,7 @@ def prior_state(conditional_prior):
 def some_batch(n=16, seed=0):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (n, *SHAPE), np.uint8)
-    return {"image": image, "label": np.arange(n, dtype=np.int32) % 3, "index": np.arange(n, dtype=np.int32)}
+    return {"image": image, "condition": {"label": np.arange(n, dtype=np.int32) % 3}, "index": np.arange(n, dtype=np.int32)}
 
 
 def randomised(tree):
@@ -267,7 +267,7 @@ def network():
 
 def whole_pass(network, codes, label):
     module, variables = network
-    return jax.jit(module.apply)(variables, module.inputs(codes, label), module.empty_cache(len(codes)))[0]
+    return jax.jit(module.apply)(variables, module.inputs(codes, {"label": label}), module.empty_cache(len(codes)))[0]
 
 
 def test_position_by_position_is_as_all_at_once(network):
@@ -276,7 +276,7 @@ def test_position_by_position_is_as_all_at_once(network):
     label = np.array([0, 1, 1], np.int32)
     expected = whole_pass(network, codes, label)
     assert np.std(expected) > 0.1
-    inputs, cache = module.inputs(codes, label), module.empty_cache(3)
+    inputs, cache = module.inputs(codes, {"label": label}), module.empty_cache(3)
     step = jax.jit(lambda before, cache, position: module.apply(variables, before, cache, position))
     for position in range(6):
         logits, cache = step(inputs[:, position, None], cache, position)

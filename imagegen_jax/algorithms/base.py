@@ -14,7 +14,8 @@ import optax
 from imagegen_jax import errors
 from imagegen_jax.networks import blocks
 
-# 'image' (n, h, w, c) uint8, 'label' (n,) int32, 'index' (n,) int32, the record's number; of two domains {'a': ..., 'b': ...}
+# 'image' (n, h, w, c) uint8; 'condition', a dict of arrays with n rows (conditions.py), such as 'label' (n,) int32; 'index'
+# (n,) int32, the record's number; of two domains {'a': ..., 'b': ...}
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
 

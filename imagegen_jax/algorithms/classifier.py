@@ -92,13 +92,13 @@ class Classifier(base.Algorithm):
         image, degraded = batch["image"], None
         if aim.degradation:
             image, degraded = degradation.degrade(jax.random.fold_in(rng, 1), image, aim.degradation)
-        examples = images.to_float(image), batch["label"], degraded
+        examples = images.to_float(image), batch["condition"]["label"], degraded
         return base.train_step(self.training, state, "classifier", loss, examples, rng)
 
     def eval_step(self, state, batch, rng):
         _, logits, _ = self.network.apply({"params": state.params["classifier"]}, images.to_float(batch["image"]))
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return {"loss": loss, "accuracy": _hits(logits, batch["label"])}
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["condition"]["label"])
+        return {"loss": loss, "accuracy": _hits(logits, batch["condition"]["label"])}
 
     def classify(self, state, image):
         """See capabilities.Classifies."""

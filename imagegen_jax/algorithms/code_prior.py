@@ -94,13 +94,13 @@ class CodePrior(base.Algorithm):
             nats = -self._log_prob(params, *examples, rngs={"dropout": rng}).mean() / self.network.length
             return nats, ({}, {})
 
-        examples = (self._codes(state, batch), batch["label"])
+        examples = (self._codes(state, batch), batch["condition"])
         state, metrics = base.train_step(self.training, state, "transformer", loss, examples, rng)
         return state, metrics | {"bits_per_code": metrics["loss"] / math.log(2)}
 
     def eval_step(self, state, batch, rng):
         """With 'log_prob', log p(c) of each image's codes in nats; 'loss' is its negative for each code, which is trained."""
-        log_prob = self._log_prob(state.params["transformer"], self._codes(state, batch), batch["label"])
+        log_prob = self._log_prob(state.params["transformer"], self._codes(state, batch), batch["condition"])
         nats = -log_prob / self.network.length
         return {"loss": nats, "bits_per_code": nats / math.log(2), "log_prob": log_prob}
 
@@ -121,7 +121,7 @@ class CodePrior(base.Algorithm):
             return (code, cache), code
 
         n = len(keys)
-        first = self.network.start(n, condition.get("label")), self.network.empty_cache(n)
+        first = self.network.start(n, condition), self.network.empty_cache(n)
         _, codes = jax.lax.scan(draw, first, jnp.arange(self.network.length))
         return codes.T
 
@@ -129,9 +129,9 @@ class CodePrior(base.Algorithm):
         """(n, length) int32, row by row."""
         return self.first_stage.indices(state.extra["vqvae"], batch["image"]).reshape(len(batch["image"]), -1)
 
-    def _log_prob(self, params, codes, label, rngs=None):
+    def _log_prob(self, params, codes, condition, rngs=None):
         """(n,) float32 log p(codes) in nats, of (n, length) int32 codes. Trains (with dropout) where rngs are given."""
-        inputs, cache = self.network.inputs(codes, label), self.network.empty_cache(len(codes))
+        inputs, cache = self.network.inputs(codes, condition), self.network.empty_cache(len(codes))
         logits, _ = self.network.apply({"params": params}, inputs, cache, train=rngs is not None, rngs=rngs)
         return -optax.softmax_cross_entropy_with_integer_labels(logits, codes).sum(-1)
 

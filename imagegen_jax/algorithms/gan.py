@@ -176,8 +176,8 @@ class Gan(base.Algorithm):
     """A GAN of images of one shape.
 
     Attributes:
-      generator: (z (n, latent), labels, train) -> images.
-      discriminator: (images, labels, train) -> gan_blocks.DiscriminatorOutput.
+      generator: (z (n, latent), condition, train) -> images.
+      discriminator: (images, condition, train) -> gan_blocks.DiscriminatorOutput.
       image_shape: (height, width, channels).
       latent: dimensions of the noise.
       adversarial: which terms to play for.
@@ -227,11 +227,11 @@ class Gan(base.Algorithm):
 
     def init(self, rng):
         keys = jax.random.split(rng, 3)
-        label = jnp.zeros(1, jnp.int32)
-        generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), label)
+        condition = {"label": jnp.zeros(1, jnp.int32)}
+        generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), condition)
         # As many images as any group of them may need.
         blank = jnp.zeros((getattr(self.discriminator, "mbstd_group_size", 0) or 1, *self.image_shape))
-        discriminator = self.discriminator.init(keys[1], blank, jnp.zeros(len(blank), jnp.int32))
+        discriminator = self.discriminator.init(keys[1], blank, {"label": jnp.zeros(len(blank), jnp.int32)})
         params = {"generator": generator["params"], "discriminator": discriminator["params"]}
         optimizers = {"generator": self.optimizer, "discriminator": self.d_optimizer}
         stats = generator.get("batch_stats", {})
@@ -255,11 +255,11 @@ class Gan(base.Algorithm):
         return self._train_all(state, jax.tree.map(lambda x: x[-1], microbatches))
 
     def eval_step(self, state, batch, rng):
-        real, label = images.to_float(batch["image"]), batch["label"]
-        fake = self.decode(state, self._noise(rng_lib.per_index(rng, batch["index"])), {"label": label})
+        real, condition = images.to_float(batch["image"]), batch["condition"]
+        fake = self.decode(state, self._noise(rng_lib.per_index(rng, batch["index"])), condition)
         params, _ = spectral_norm.normalise(state.params["discriminator"], state.extra["singular_vectors"])
         variables = {"params": params, "batch_stats": state.extra["discriminator_stats"]}
-        on_real, on_fake = (self.discriminator.apply(variables, x, label) for x in (real, fake))
+        on_real, on_fake = (self.discriminator.apply(variables, x, condition) for x in (real, fake))
         loss = self.adversarial.real(on_real.logits) + self.adversarial.fake(on_fake.logits)
         return {"loss": loss} | self._accuracies(on_real, on_fake)
 
@@ -268,7 +268,7 @@ class Gan(base.Algorithm):
 
     def decode(self, state, latents, condition):
         variables = {"params": state.params["generator"], "batch_stats": state.extra["generator_stats"]}
-        return self.generator.apply(variables, latents, condition.get("label"))
+        return self.generator.apply(variables, latents, condition)
 
     def _noise(self, keys, truncation=None):
         """(n, latent) of n keys (truncated: Brock et al. 2019, section 3.1)."""
@@ -277,48 +277,48 @@ class Gan(base.Algorithm):
         return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (self.latent,)))(keys)
 
     def _microbatches(self, state, batch, rng):
-        """(real, label, key, number) of each of the step's updates of the discriminator, along a first axis."""
-        real, label = images.to_float(batch["image"]), batch["label"]
+        """(real, condition, key, number) of each of the step's updates of the discriminator, along a first axis."""
+        shown = images.to_float(batch["image"]), batch["condition"]
         # Update k has rows k, k + d_steps, ...: each device's share of the batch stays on it.
-        real, label = (x.reshape(-1, self.d_steps, *x.shape[1:]).swapaxes(0, 1) for x in (real, label))
-        return real, label, jax.random.split(rng, self.d_steps), state.step * self.d_steps + jnp.arange(self.d_steps)
+        parts = jax.tree.map(lambda x: x.reshape(-1, self.d_steps, *x.shape[1:]).swapaxes(0, 1), shown)
+        return *parts, jax.random.split(rng, self.d_steps), state.step * self.d_steps + jnp.arange(self.d_steps)
 
-    def _generate(self, params, stats, z, label):
+    def _generate(self, params, stats, z, condition):
         """(images, batch statistics), in training."""
         variables = {"params": params, "batch_stats": stats}
-        fake, updated = self.generator.apply(variables, z, label, train=True, mutable=["batch_stats"])
+        fake, updated = self.generator.apply(variables, z, condition, train=True, mutable=["batch_stats"])
         return fake, updated.get("batch_stats", {})
 
     def _train_discriminator(self, state, microbatch):
         """(state, None) after an update of the discriminator alone."""
-        real, label, rng, number = microbatch
-        fake, fake_label, rng = self._fakes(state, real, label, rng)
-        update = self._update_discriminator(state, real, fake, label, fake_label, rng, number)
+        real, condition, rng, number = microbatch
+        fake, of_fake, rng = self._fakes(state, real, condition, rng)
+        update = self._update_discriminator(state, real, fake, condition, of_fake, rng, number)
         state = state.replace(extra=state.extra | update.extra)
         return base.update(state, "discriminator", update.gradients, self.d_optimizer), None
 
-    def _fakes(self, state, real, label, rng):
-        """What an update of the discriminator alone is shown: (images, their labels, key of the rest)."""
+    def _fakes(self, state, real, condition, rng):
+        """What an update of the discriminator alone is shown: (images, their condition, key of the rest)."""
         noise_rng, rng = jax.random.split(rng)
         z = jax.random.normal(noise_rng, (len(real), self.latent))
-        return self._generate(state.params["generator"], state.extra["generator_stats"], z, label)[0], label, rng
+        return self._generate(state.params["generator"], state.extra["generator_stats"], z, condition)[0], condition, rng
 
     def _train_all(self, state, microbatch):
         """(state, metrics) after an update of all networks."""
-        real, label, rng, number = microbatch
+        real, condition, rng, number = microbatch
         noise_rng, rng = jax.random.split(rng)
         z = jax.random.normal(noise_rng, (len(real), self.latent))
 
         def generate(params):
-            return self._generate(params, state.extra["generator_stats"], z, label)
+            return self._generate(params, state.extra["generator_stats"], z, condition)
 
         fake, vjp, stats = jax.vjp(generate, state.params["generator"], has_aux=True)
-        update = self._update_discriminator(state, real, fake, label, label, rng, number)
-        loss, gradient = jax.value_and_grad(self._g_loss)(update.on_fake, label)
+        update = self._update_discriminator(state, real, fake, condition, condition, rng, number)
+        loss, gradient = jax.value_and_grad(self._g_loss)(update.on_fake, condition)
         (gradients,) = vjp(update.vjp(gradient))
         return self._updated(state, update, {"generator": gradients}, {"generator_stats": stats}, {"loss": loss})
 
-    def _update_discriminator(self, state, real, fake, real_label, fake_label, rng, number):
+    def _update_discriminator(self, state, real, fake, of_real, of_fake, rng, number):
         """The DiscriminatorUpdate of the discriminator's update of this number, at its present parameters.
 
         There may be several kinds of generated images, one after the other, of each as many as real ones and with their labels.
@@ -331,15 +331,13 @@ class Gan(base.Algorithm):
             state.params["discriminator"],
             has_aux=True,
         )
-        on_real, real_vjp, stats = jax.vjp(
-            lambda weights: look(weights, stats, real, real_label, real_rng), weights, has_aux=True
-        )
+        on_real, real_vjp, stats = jax.vjp(lambda weights: look(weights, stats, real, of_real, real_rng), weights, has_aux=True)
         on_fake, fake_vjp, stats = jax.vjp(
-            lambda weights, image: look(weights, stats, image, fake_label, fake_rng), weights, fake, has_aux=True
+            lambda weights, image: look(weights, stats, image, of_fake, fake_rng), weights, fake, has_aux=True
         )
         d_loss = jax.value_and_grad(self._d_loss)
-        real_loss, real_gradient = d_loss(on_real, real_label, self.adversarial.real)
-        fake_loss, fake_gradient = d_loss(on_fake, fake_label, self.adversarial.fake)
+        real_loss, real_gradient = d_loss(on_real, of_real, self.adversarial.real)
+        fake_loss, fake_gradient = d_loss(on_fake, of_fake, self.adversarial.fake)
         gradients = optax.tree.add(real_vjp(real_gradient)[0], fake_vjp(fake_gradient)[0])
         metrics = {
             "discriminator": real_loss + fake_loss,
@@ -352,7 +350,7 @@ class Gan(base.Algorithm):
 
             def penalise(weights):
                 def logits(image):
-                    return look(weights, stats, image, real_label, real_rng)[0].logits
+                    return look(weights, stats, image, of_real, real_rng)[0].logits
 
                 value = self.penalty.of(logits, real, mixed, penalty_rng).mean()
                 return self.penalty.weight * self.penalty.every * value
@@ -370,12 +368,12 @@ class Gan(base.Algorithm):
             extra["augmentation"] = metrics["augmentation"]
         return DiscriminatorUpdate(gradients, on_fake, on_real, lambda gradient: fake_vjp(gradient)[1], extra, metrics)
 
-    def _discriminate(self, state, weights, stats, image, label, rng):
+    def _discriminate(self, state, weights, stats, image, condition, rng):
         """(gan_blocks.DiscriminatorOutput on transformed images, batch statistics), in training."""
         probability = None if self.augmentation.target is None else state.extra["augmentation"]
         shown = augmentation.augment(rng, image, self.augmentation.policy, probability)
         variables = {"params": weights, "batch_stats": stats}
-        output, updated = self.discriminator.apply(variables, shown, label, train=True, mutable=["batch_stats"])
+        output, updated = self.discriminator.apply(variables, shown, condition, train=True, mutable=["batch_stats"])
         return output, updated.get("batch_stats", {})
 
     def _accuracies(self, on_real, on_fake):
@@ -386,19 +384,19 @@ class Gan(base.Algorithm):
         told = {"accuracy_real": on_real.logits > boundary, "accuracy_fake": on_fake.logits < boundary}
         return {name: correct.astype(jnp.float32) for name, correct in told.items()}
 
-    def _d_loss(self, output, label, term):
+    def _d_loss(self, output, condition, term):
         """The discriminator's loss on images of one kind."""
-        return term(output.logits).mean() + self._aux_class_loss(output, label)
+        return term(output.logits).mean() + self._aux_class_loss(output, condition)
 
-    def _g_loss(self, output, label):
+    def _g_loss(self, output, condition):
         """The generator's loss."""
-        return self.adversarial.generator(output.logits).mean() + self._aux_class_loss(output, label)
+        return self.adversarial.generator(output.logits).mean() + self._aux_class_loss(output, condition)
 
-    def _aux_class_loss(self, output, label):
+    def _aux_class_loss(self, output, condition):
         """What wrong guesses of the class cost both players."""
         if not self.auxiliary:
             return 0.0
-        return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(output.classes, label).mean()
+        return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(output.classes, condition["label"]).mean()
 
     def _lazily(self, value_and_grad, weights, number):
         """(value, gradient), zeros but at every so many updates."""

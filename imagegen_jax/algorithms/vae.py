@@ -127,13 +127,13 @@ class Vae(base.Algorithm):
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape))
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
-        variables = self.network.init(rng, blank, jnp.zeros(1, jnp.int32), noise, method="infer")
+        variables = self.network.init(rng, blank, {"label": jnp.zeros(1, jnp.int32)}, noise, method="infer")
         params = {"network": variables["params"], "likelihood": self.likelihood.init()}
         return base.first_state("vae", params, self.training, {"batch_stats": variables.get("batch_stats", {})})
 
     def train_step(self, state, batch, rng):
         observe_rng, noise_rng = jax.random.split(rng)
-        image, label = batch["image"], batch["label"]
+        image, condition = batch["image"], batch["condition"]
         x = self.likelihood.observe(image, jax.random.uniform(observe_rng, image.shape))
         noise = [
             jax.random.normal(jax.random.fold_in(noise_rng, level), (len(x), *shape))
@@ -143,10 +143,10 @@ class Vae(base.Algorithm):
         stats = state.extra["batch_stats"]
 
         def loss(params, examples, rng):
-            x, label, noise = examples
+            x, condition, noise = examples
             variables = {"params": params["network"], "batch_stats": stats}
             (levels, output), updated = self.network.apply(
-                variables, x, label, noise, train=True, method="infer", mutable=["batch_stats"]
+                variables, x, condition, noise, train=True, method="infer", mutable=["batch_stats"]
             )
             distortion = -self.likelihood.log_prob(params["likelihood"], output, x).mean()
             channels = [kl_per_channel(level).mean(0) for level in levels]
@@ -163,13 +163,13 @@ class Vae(base.Algorithm):
             metrics["moments"] = [(level.posterior.mean.mean(0), jnp.square(level.posterior.mean).mean(0)) for level in levels]
             return distortion + beta * cost, (metrics, {"batch_stats": updated.get("batch_stats", {})})
 
-        state, metrics = base.train_step(self.training, state, "vae", loss, (x, label, noise), rng)
+        state, metrics = base.train_step(self.training, state, "vae", loss, (x, condition, noise), rng)
         active = sum(_active(*moments) for moments in metrics.pop("moments"))
         return state, metrics | {"beta": beta, "active_units": active}
 
     def eval_step(self, state, batch, rng):
         x, noise = self._observed(batch, rng, 0)
-        levels, output = self._infer(state, x, batch["label"], noise)
+        levels, output = self._infer(state, x, batch["condition"], noise)
         distortion = -self._log_prob(state, output, x)
         rates = [kl_per_channel(level).sum(-1) for level in levels]
         elbo = -distortion - sum(rates)
@@ -184,7 +184,7 @@ class Vae(base.Algorithm):
 
     def log_importance_weights(self, state, batch, rng, sample):
         x, noise = self._observed(batch, rng, sample)
-        levels, output = self._infer(state, x, batch["label"], noise)
+        levels, output = self._infer(state, x, batch["condition"], noise)
         log_weight = self._log_prob(state, output, x)
         for prior, posterior, z in levels:
             log_weight += (prior.log_density(z) - posterior.log_density(z)).reshape(len(z), -1).sum(-1)
@@ -194,8 +194,7 @@ class Vae(base.Algorithm):
         temperatures = request.temperature or (1.0,)
         if len(temperatures) == 1:
             temperatures *= len(self.network.latent_shapes)
-        label = condition.get("label")
-        return self.likelihood.mean(self._apply(state, label, self._noise(keys), temperatures, method="generate"))
+        return self.likelihood.mean(self._apply(state, condition, self._noise(keys), temperatures, method="generate"))
 
     def encode(self, state, batch, rng=None):
         if rng is None:
@@ -203,18 +202,18 @@ class Vae(base.Algorithm):
             noise = [jnp.zeros((len(x), *shape)) for shape in self.network.latent_shapes]
         else:
             x, noise = self._observed(batch, rng, 0)
-        levels, _ = self._infer(state, x, batch["label"], noise)
+        levels, _ = self._infer(state, x, batch["condition"], noise)
         return jnp.concatenate([level.z.reshape(len(x), -1) for level in levels], -1)
 
     def decode(self, state, latents, condition):
         sizes = [math.prod(shape) for shape in self.network.latent_shapes]
         parts = jnp.split(latents, [sum(sizes[:i]) for i in range(1, len(sizes))], -1)
         levels = [part.reshape(-1, *shape) for part, shape in zip(parts, self.network.latent_shapes)]
-        return self.likelihood.mean(self._apply(state, levels, condition.get("label"), method="decode"))
+        return self.likelihood.mean(self._apply(state, levels, condition, method="decode"))
 
     def panel(self, state, batch, rng):
         x = self.likelihood.observe(batch["image"], 0.5)
-        return jnp.stack([x, self.decode(state, self.encode(state, batch), {"label": batch["label"]})], 1)
+        return jnp.stack([x, self.decode(state, self.encode(state, batch), batch["condition"])], 1)
 
     def check_request(self, request):
         levels, given = len(self.network.latent_shapes), request.temperature
@@ -227,8 +226,8 @@ class Vae(base.Algorithm):
         variables = {"params": state.params["vae"]["network"], "batch_stats": state.extra["batch_stats"]}
         return self.network.apply(variables, *args, **kwargs)
 
-    def _infer(self, state, x, label, noise):
-        return self._apply(state, x, label, noise, method="infer")
+    def _infer(self, state, x, condition, noise):
+        return self._apply(state, x, condition, noise, method="infer")
 
     def _log_prob(self, state, output, x):
         return self.likelihood.log_prob(state.params["vae"]["likelihood"], output, x)

@@ -63,7 +63,7 @@ class VaeGan(gan.Gan):
     """A VAE-GAN of images of one shape.
 
     Attributes:
-      encoder: (images, labels, train) -> (n, 2 latent), mean and log deviation of the posterior.
+      encoder: (images, condition, train) -> (n, 2 latent), mean and log deviation of the posterior.
       weights: of reconstruction and of the KL divergence.
     """
 
@@ -87,7 +87,7 @@ class VaeGan(gan.Gan):
     def init(self, rng):
         state = super().init(rng)
         blank = jnp.zeros((1, *self.image_shape))
-        variables = self.encoder.init(jax.random.fold_in(rng, 1), blank, jnp.zeros(1, jnp.int32))
+        variables = self.encoder.init(jax.random.fold_in(rng, 1), blank, {"label": jnp.zeros(1, jnp.int32)})
         stats = {"generator_stats": state.extra["generator_stats"], "encoder_stats": variables.get("batch_stats", {})}
         return state.replace(
             params=state.params | {"encoder": variables["params"]},
@@ -98,8 +98,10 @@ class VaeGan(gan.Gan):
 
     def eval_step(self, state, batch, rng):
         image = images.to_float(batch["image"])
-        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], image, batch["label"], train=False)
-        made = self.decode(state, posterior.mean, {"label": batch["label"]})
+        posterior, _ = self._infer(
+            state.params["encoder"], state.extra["encoder_stats"], image, batch["condition"], train=False
+        )
+        made = self.decode(state, posterior.mean, batch["condition"])
         measured = {
             "squared_error": jnp.square(made - image).mean((1, 2, 3)),
             "kl": posterior.kl(distributions.Gaussian.standard(posterior.mean.shape)).sum(-1),
@@ -107,20 +109,20 @@ class VaeGan(gan.Gan):
         return super().eval_step(state, batch, rng) | measured
 
     def encode(self, state, batch, rng=None):
-        image, label = images.to_float(batch["image"]), batch["label"]
-        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], image, label, train=False)
+        image, condition = images.to_float(batch["image"]), batch["condition"]
+        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], image, condition, train=False)
         if rng is None:
             return posterior.mean
         return posterior.at(self._noise(rng_lib.per_index(rng, batch["index"])))
 
     def panel(self, state, batch, rng):
-        made = self.decode(state, self.encode(state, batch), {"label": batch["label"]})
+        made = self.decode(state, self.encode(state, batch), batch["condition"])
         return jnp.stack([images.to_float(batch["image"]), made], 1)
 
-    def _infer(self, params, stats, image, label, train):
+    def _infer(self, params, stats, image, condition, train):
         """(q(z | x), batch statistics)."""
         variables, mutable = {"params": params, "batch_stats": stats}, ["batch_stats"] if train else []
-        parameters, updated = self.encoder.apply(variables, image, label, train=train, mutable=mutable)
+        parameters, updated = self.encoder.apply(variables, image, condition, train=train, mutable=mutable)
         return vae_nets.gaussian(parameters), updated.get("batch_stats", stats)
 
     def _noises(self, n, rng):
@@ -128,37 +130,37 @@ class VaeGan(gan.Gan):
         noise_rng, prior_rng, rng = jax.random.split(rng, 3)
         return *(jax.random.normal(key, (n, self.latent)) for key in (noise_rng, prior_rng)), rng
 
-    def _fakes(self, state, real, label, rng):
+    def _fakes(self, state, real, condition, rng):
         noise, z_prior, rng = self._noises(len(real), rng)
-        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], real, label, train=True)
-        z, labels = jnp.concatenate([posterior.at(noise), z_prior]), jnp.concatenate([label, label])
-        return self._generate(state.params["generator"], state.extra["generator_stats"], z, labels)[0], labels, rng
+        posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], real, condition, train=True)
+        z, both = jnp.concatenate([posterior.at(noise), z_prior]), _twice(condition)
+        return self._generate(state.params["generator"], state.extra["generator_stats"], z, both)[0], both, rng
 
     def _train_all(self, state, microbatch):
-        real, label, rng, number = microbatch
+        real, condition, rng, number = microbatch
         n = len(real)
         noise, z_prior, rng = self._noises(n, rng)
-        labels = jnp.concatenate([label, label])
+        both = _twice(condition)
 
         def encode(params):
             """(z, L_prior) and the batch statistics."""
-            posterior, stats = self._infer(params, state.extra["encoder_stats"], real, label, train=True)
+            posterior, stats = self._infer(params, state.extra["encoder_stats"], real, condition, train=True)
             kl = posterior.kl(distributions.Gaussian.standard(noise.shape)).sum(-1).mean()
             return (posterior.at(noise), kl), stats
 
         def generate(params, z):
-            return self._generate(params, state.extra["generator_stats"], jnp.concatenate([z, z_prior]), labels)
+            return self._generate(params, state.extra["generator_stats"], jnp.concatenate([z, z_prior]), both)
 
         (z, kl), encoder_vjp, encoder_stats = jax.vjp(encode, state.params["encoder"], has_aux=True)
         fake, generator_vjp, generator_stats = jax.vjp(generate, state.params["generator"], z, has_aux=True)
-        update = self._update_discriminator(state, real, fake, label, labels, rng, number)
+        update = self._update_discriminator(state, real, fake, condition, both, rng, number)
 
         def reconstruction(on_fake):
             distance = update.on_real.features - on_fake.features[:n]
             return 0.5 * jnp.square(distance.astype(jnp.float32)).sum((1, 2, 3)).mean()
 
         llike, llike_gradient = jax.value_and_grad(reconstruction)(update.on_fake)
-        g_loss, g_loss_gradient = jax.value_and_grad(self._g_loss)(update.on_fake, labels)
+        g_loss, g_loss_gradient = jax.value_and_grad(self._g_loss)(update.on_fake, both)
         mixed = jax.tree.map(lambda a, b: self.weights.gamma * a + b, llike_gradient, g_loss_gradient)
         _, z_gradient = generator_vjp(update.vjp(llike_gradient))
         gradients = {
@@ -168,3 +170,8 @@ class VaeGan(gan.Gan):
         stats = {"encoder_stats": encoder_stats, "generator_stats": generator_stats}
         metrics = {"loss": self.weights.beta * kl + llike, "kl": kl, "reconstruction": llike, "g_loss": g_loss}
         return self._updated(state, update, gradients, stats, metrics)
+
+
+def _twice(condition):
+    """The condition of images that come twice, one after the other."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, x]), condition)

@@ -1,8 +1,8 @@
 """The image sets of a run: one, or the two that a method translates between.
 
-A run of one set has the domain '' and batches {'image': ..., 'label': ..., 'index': ...}. A run of two has the domains 'a' and
-'b', each drawn in an order of its own, and batches {'a': {'image': ..., ...}, 'b': {...}}. Whatever is known of each domain is
-a dict by its name; `joined` gives it the form of a batch.
+A run of one set has the domain '' and batches {'image': ..., 'condition': {...}, 'index': ...}. A run of two has 'a' and 'b',
+each drawn in an order of its own, and batches {'a': {'image': ..., ...}, 'b': {...}}. Whatever is known of each domain is a
+dict by its name; `joined` gives it the form of a batch.
 """
 
 from collections.abc import Iterator
@@ -121,12 +121,14 @@ def skipped(domains):
 def abstract_batch(domains, batch_size, sharding):
     """The jax.ShapeDtypeStructs of a batch as the host delivers it."""
 
-    def one(shape):
-        shapes = {"image": ((batch_size, *shape), jnp.uint8), "label": ((batch_size,), jnp.int32)}
-        shapes["index"] = shapes["label"]
-        return {name: jax.ShapeDtypeStruct(*spec, sharding=sharding) for name, spec in shapes.items()}
+    def one(domain):
+        def row(shape, dtype):
+            return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
 
-    return joined({name: one(domain.reader.shape) for name, domain in domains.items()})
+        condition = {"label": row((), jnp.int32)} if domain.spec.classes else {}
+        return {"image": row(domain.reader.shape, jnp.uint8), "condition": condition, "index": row((), jnp.int32)}
+
+    return joined({name: one(domain) for name, domain in domains.items()})
 
 
 def augmentation(domains, flip, rotate=0.0):

@@ -78,7 +78,9 @@ class Reader:
         self.skipped = set()
 
     def __call__(self, indices):
-        """{'image': (n, *shape) uint8, 'label': (n,) int32, 'index': (n,) int32} of the records `indices`.
+        """{'image': (n, *shape) uint8, 'condition': …, 'index': (n,) int32} of the records `indices`.
+
+        The condition has what the source knows of its images: 'label' (n,) int32, where they have classes.
 
         An unreadable record is an errors.UserError, or with 'skip' its successor's image stands in its place.
         """
@@ -89,9 +91,10 @@ class Reader:
                 # Not to be removed in training, which only goes on with the images that it began with.
                 raise errors.UserError(str(error), "data.on_bad_image=skip", "remove it") from error
             records = [self._readable(i) for i in indices]
+        labels = np.array([record["label"] for record in records], np.int32)
         return {
             "image": np.stack([fit(record["image"], self.shape) for record in records]),
-            "label": np.array([record["label"] for record in records], np.int32),
+            "condition": {"label": labels} if self._source.class_names else {},
             "index": np.array(indices, np.int32),
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.data import fingerprints
@@ -97,7 +98,7 @@ def of_data(data, split, shape=None, class_names=None, half=None):
 
     def read(index):
         found = reader(numbers[index].tolist())
-        return found["image"], found["label"]
+        return found["image"], conditions.labels(found)
 
     known = {"class_names": tuple(source.class_names), "labels": lambda: np.asarray(source.labels)[numbers]}
     return ImageSet.readable(protocol, len(numbers), shape, _shuffled(read, len(numbers)), **known)

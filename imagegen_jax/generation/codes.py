@@ -9,6 +9,7 @@ import math
 import jax
 import numpy as np
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import progress
@@ -44,7 +45,7 @@ class Coder:
         compiled = dict(out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
         def encode(state, key, image, label, index):
-            latents = algorithm.encode(state, {"image": image, "label": label, "index": index}, key)
+            latents = algorithm.encode(state, {"image": image, "condition": {"label": label}, "index": index}, key)
             return latents.reshape(len(latents), -1)
 
         def decode(state, _, codes, label=None):
@@ -107,9 +108,9 @@ def of_domain(coder, domain, num, seed=0, key=None):
     with progress.Progress(len(numbers), "image", "encoding") as bar:
         for start in range(0, len(numbers), coder.batch_size):
             batch = domain.reader([int(i) for i in numbers[start : start + coder.batch_size]])
-            found.append(coder.encode(batch["image"], batch["label"], batch["index"], key))
-            labels.append(batch["label"])
-            bar.update(len(batch["label"]))
+            labels.append(conditions.labels(batch))
+            found.append(coder.encode(batch["image"], labels[-1], batch["index"], key))
+            bar.update(len(labels[-1]))
     return np.concatenate(found), np.concatenate(labels)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import progress
 from imagegen_jax import rng
@@ -124,7 +125,7 @@ def _from_data(given, split, wanted, data, spec):
         if number >= len(domain.source):
             raise errors.UserError(f"--input={given}: there is no image {number}, they go from 0 to {len(domain.source) - 1}")
     batch = domain.reader(wanted)
-    return Inputs([f"{split}:{number}" for number in wanted], batch["image"], batch["label"])
+    return Inputs([f"{split}:{number}" for number in wanted], batch["image"], conditions.labels(batch))
 
 
 def find(given, out=None):

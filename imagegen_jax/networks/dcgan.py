@@ -46,7 +46,8 @@ class Generator(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, z, label, train=False):
+    def __call__(self, z, condition, train=False):
+        label = condition.get("label")
         told = self.classes if self.conditioning == "projection" else 0
         if self.classes and not told:
             z = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
@@ -99,7 +100,8 @@ class Discriminator(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
+        label = condition.get("label")
         projected = self.classes if self.conditioning == "projection" else 0
         if self.classes and not projected:
             x = gan_blocks.with_label_planes(x, label, self.classes)
@@ -132,7 +134,8 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
+        label = condition.get("label")
         if self.classes:
             x = gan_blocks.with_label_planes(x, label, self.classes)
         for width in self.widths:

@@ -100,32 +100,34 @@ class Ladder(nn.Module):
         levels = [(*side, channels) for side, channels in zip(self._sides, maps) if channels for _ in range(self.blocks)]
         return (((vector,),) if vector else ()) + tuple(reversed(levels))
 
-    def infer(self, x, label, noise, train=False):
+    def infer(self, x, condition, noise, train=False):
         """See vae_nets.Vae.infer."""
-        return self(x, label, len(x), lambda level, prior, posterior: posterior.at(noise[level]))
+        return self(x, condition, len(x), lambda level, prior, posterior: posterior.at(noise[level]))
 
-    def generate(self, label, noise, temperatures):
+    def generate(self, condition, noise, temperatures):
         """See vae_nets.Vae.generate."""
-        return self(None, label, len(noise[0]), lambda level, prior, _: prior.at(noise[level], temperatures[level]))[1]
+        return self(None, condition, len(noise[0]), lambda level, prior, _: prior.at(noise[level], temperatures[level]))[1]
 
-    def decode(self, latents, label, train=False):
+    def decode(self, latents, condition, train=False):
         """See vae_nets.Vae.decode."""
-        return self(None, label, len(latents[0]), lambda level, prior, _: latents[level])[1]
+        return self(None, condition, len(latents[0]), lambda level, prior, _: latents[level])[1]
 
     @nn.compact
-    def __call__(self, x, label, n, choose):
+    def __call__(self, x, condition, n, choose):
         """One way down, and before it the way up if there is an image.
 
         Args:
           x: (n, h, w, c) in [-1, 1], or None.
-          label: (n,) int32; not looked at where classes is 0.
+          condition: with 'label', (n,) int32, where classes is not 0.
           n: number of images.
           choose: (number of the level, prior, posterior or None) -> z.
 
         Returns:
           (a vae_nets.Level for each level, output (n, h, w, outputs)).
         """
-        told = jax.nn.one_hot(label, self.classes, dtype=self.dtype) if self.classes else jnp.zeros((n, 0), self.dtype)
+        told = jnp.zeros((n, 0), self.dtype)
+        if self.classes:
+            told = jax.nn.one_hot(condition["label"], self.classes, dtype=self.dtype)
         features = [None] * len(self.latents)
         if x is not None:
             x = blocks.space_to_depth(x.astype(self.dtype), self.patch_size)

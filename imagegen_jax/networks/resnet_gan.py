@@ -84,7 +84,8 @@ class Generator(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, z, label, train=False):
+    def __call__(self, z, condition, train=False):
+        label = condition.get("label")
         height, width, channels = self.image_shape
         coarsest = (height >> len(self.widths), width >> len(self.widths), self.widths[0])
         x = nn.Dense(math.prod(coarsest), kernel_init=_xavier, dtype=self.dtype)(z).reshape(-1, *coarsest)
@@ -118,7 +119,8 @@ class Discriminator(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, label, train=False):
+    def __call__(self, x, condition, train=False):
+        label = condition.get("label")
         for i, features in enumerate(self.widths):
             x = _DownBlock(features, self.dtype, first=i == 0)(x)
             if x.shape[1] == self.attention:

@@ -75,13 +75,13 @@ class Transformer(nn.Module):
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
 
-    def start(self, n, label):
-        """(n,) int32, the first inputs of n sequences; label is (n,) int32, not looked at where classes is 0."""
-        return self.codes + (label if self.classes else jnp.zeros(n, jnp.int32))
+    def start(self, n, condition):
+        """(n,) int32, the first inputs of n sequences; the condition has 'label', (n,) int32, unless classes is 0."""
+        return self.codes + (condition["label"] if self.classes else jnp.zeros(n, jnp.int32))
 
-    def inputs(self, codes, label):
+    def inputs(self, codes, condition):
         """(n, length) int32 codes -> (n, length) int32, what the network is given to predict them."""
-        return jnp.concatenate([self.start(len(codes), label)[:, None], codes[:, :-1]], 1)
+        return jnp.concatenate([self.start(len(codes), condition)[:, None], codes[:, :-1]], 1)
 
     def empty_cache(self, n):
         """For n sequences, before their first position."""

@@ -249,12 +249,12 @@ class Vae(nn.Module):
         """Of the levels, top first."""
         return ((self.latent,),)
 
-    def infer(self, x, label, noise, train=False):
+    def infer(self, x, condition, noise, train=False):
         """Values of the posterior, and what the decoder makes of them.
 
         Args:
           x: (n, h, w, c) in [-1, 1].
-          label: (n,) int32; not looked at where classes is 0.
+          condition: with 'label', (n,) int32, where classes is not 0.
           noise: one standard normal array (n, *shape) for each level.
           train: normalise by the batch's statistics.
 
@@ -262,26 +262,28 @@ class Vae(nn.Module):
           (a Level for each level, output (n, h, w, outputs)).
         """
         if self.classes:
-            spread = self._one_hot(label)[:, None, None]
+            spread = self._one_hot(condition)[:, None, None]
             x = jnp.concatenate([x, jnp.broadcast_to(spread, (*x.shape[:3], self.classes))], -1)
         posterior = gaussian(self.posterior(self.encoder(x, train).astype(jnp.float32)))
         z = posterior.at(noise[0])
-        return (Level(self._prior(label, z.shape), posterior, z),), self.decode((z,), label, train)
+        return (Level(self._prior(condition, z.shape), posterior, z),), self.decode((z,), condition, train)
 
-    def generate(self, label, noise, temperatures):
+    def generate(self, condition, noise, temperatures):
         """The decoder's output for values of the prior, whose standard deviation is multiplied by each level's temperature."""
-        return self.decode((self._prior(label, noise[0].shape).at(noise[0], temperatures[0]),), label)
+        return self.decode((self._prior(condition, noise[0].shape).at(noise[0], temperatures[0]),), condition)
 
-    def decode(self, latents, label, train=False):
+    def decode(self, latents, condition, train=False):
         """The decoder's output for one array of values for each level."""
         (z,) = latents
-        return self.decoder(jnp.concatenate([z, self._one_hot(label)], -1) if self.classes else z, train)
+        return self.decoder(jnp.concatenate([z, self._one_hot(condition)], -1) if self.classes else z, train)
 
-    def _prior(self, label, shape):
-        return gaussian(self.prior(self._one_hot(label))) if self.conditional_prior else distributions.Gaussian.standard(shape)
+    def _prior(self, condition, shape):
+        if not self.conditional_prior:
+            return distributions.Gaussian.standard(shape)
+        return gaussian(self.prior(self._one_hot(condition)))
 
-    def _one_hot(self, label):
-        return jax.nn.one_hot(label, self.classes)
+    def _one_hot(self, condition):
+        return jax.nn.one_hot(condition["label"], self.classes)
 
 
 def gaussian(parameters):

@@ -139,7 +139,7 @@ def test_balance_needs_classes_and_takes_each_equally_often(tmp_path):
         save(tmp_path / name, n)
     opened = domains.open_domains(config_lib.typed(config).data, "train")
     batches = itertools.islice(domains.train_batches(opened, config, 0), 9)
-    assert all(sorted(batch["label"]) == [0, 0, 1, 1] for batch in batches)
+    assert all(sorted(batch["condition"]["label"]) == [0, 0, 1, 1] for batch in batches)
     config.data.train_split = "train/a"
     with pytest.raises(errors.UserError, match=r"config.data.balance is True, and the images of .* have no classes"):
         domains.open_domains(config_lib.typed(config).data, "train")

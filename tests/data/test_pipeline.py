@@ -30,7 +30,7 @@ def order(reader, steps, first_step=0, order=None, batch_size=8, **options):
     taken = list(itertools.islice(batches, steps))
     for batch in taken:  # the parts of a batch belong together
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
-        np.testing.assert_array_equal(batch["label"], batch["index"] % 10)
+        np.testing.assert_array_equal(batch["condition"]["label"], batch["index"] % 10)
     return np.stack([batch["index"] for batch in taken])
 
 

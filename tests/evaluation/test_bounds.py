@@ -26,7 +26,7 @@ def test_it_is_the_log_of_the_mean_weight():
     state = algorithm.init(jax.random.key(0))
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8),
-        "label": np.zeros(3, np.int32),
+        "condition": {"label": np.zeros(3, np.int32)},
         "index": np.arange(3, dtype=np.int32),
     }
     weights = np.stack([jax.jit(algorithm.log_importance_weights)(state, batch, key, sample) for sample in range(5)]).astype(

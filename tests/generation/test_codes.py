@@ -318,8 +318,8 @@ def test_codes_of_a_domain_come_from_all_of_it(folder):
     domain = domains.open_domains(data_of(folder), "train", {"": images.Spec(SHAPE, images.unnamed(3))})[""]
     made, labels = codes.of_domain(coder, domain, 10**6)
     batch = domain.reader(range(TRAIN))
-    np.testing.assert_array_equal(made, coder.encode(batch["image"], batch["label"]))
-    np.testing.assert_array_equal(labels, batch["label"])
+    np.testing.assert_array_equal(made, coder.encode(batch["image"], batch["condition"]["label"]))
+    np.testing.assert_array_equal(labels, batch["condition"]["label"])
     some, labels = codes.of_domain(coder, domain, 12)
     assert len(some) == 12 and set(labels.tolist()) == {0, 1, 2}  # a folder's classes lie one behind the other
 

@@ -159,7 +159,7 @@ def test_vae_trains_the_same(vae_config, build, monkeypatch):
     step = jax.jit(algorithm.train_step)
     seen = []
     for tolerance, names in ((1e-4, ("loss", "distortion", "kl")), (5e-3, ("distortion",))):
-        state, metrics = step(state, {"image": image, "label": np.zeros(8, np.int32)}, key)
+        state, metrics = step(state, {"image": image, "condition": {"label": np.zeros(8, np.int32)}}, key)
         losses = {name: loss.item() for name, loss in model.optimize_parameters(pixels).items()}
         for name in names:
             assert losses[name] == pytest.approx(float(metrics[name]), rel=tolerance)
@@ -197,7 +197,7 @@ def test_gan_trains_the_same(gan_config, build, monkeypatch, ratio):
     train_step = jax.jit(algorithm.train_step)
     seen = []
     for tolerance, due in ((1e-4, True), (5e-3, False), (5e-3, True))[: 1 if ratio else 3]:
-        state, metrics = train_step(state, {"image": image, "label": np.zeros(8, np.int32)}, key)
+        state, metrics = train_step(state, {"image": image, "condition": {"label": np.zeros(8, np.int32)}}, key)
         losses = {name: loss.item() for name, loss in model.optimize_parameters(real).items()}
         assert losses.keys() == {"loss", "discriminator"} | ({"penalty"} if due else set())
         seen.append(losses["loss"])
