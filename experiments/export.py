@@ -7,12 +7,9 @@ The names of the arrays are their paths, such as 'unet/conv_in/kernel'. What a f
 """
 
 from absl import flags
-from safetensors import numpy as safetensors
 
 from imagegen_jax import command_line
-from imagegen_jax import errors
-from imagegen_jax import files
-from imagegen_jax.training import run
+from imagegen_jax.api import runs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", None, "Where to: a path ending in .safetensors.")
@@ -22,13 +19,7 @@ _EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, whe
 
 def main():
     """Loads, and writes."""
-    out = files.to_path(_OUT.value)
-    if out.suffix != ".safetensors":
-        raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
-    trained = run.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    metadata = {"run": run.to_json(trained.config, trained.specs), "step": str(trained.step)}
-    with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
-        safetensors.save_file(run.named_arrays(trained.state), temporary, metadata)
+    runs.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value).export(_OUT.value)
 
 
 if __name__ == "__main__":

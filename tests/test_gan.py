@@ -20,7 +20,7 @@ from imagegen_jax.adversarial import penalties
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import gan
 from imagegen_jax.evaluation import tracking
-from imagegen_jax.generation import codes
+from imagegen_jax.generation import latent_space
 from imagegen_jax.networks import gan_blocks
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -346,14 +346,13 @@ def test_truncated_noise_keeps_within_its_bound_and_each_image_to_its_index():
     assert abs(whole.std() - 1) < 0.08
 
 
-def test_random_codes_lie_in_the_noise_of_a_gan_which_has_no_others():
+def test_random_latents_lie_in_the_noise_of_a_gan_which_has_no_others():
     algorithm = build("gan")
     state = first(algorithm)
-    codes.check_prior(algorithm)
-    assert not isinstance(algorithm, capabilities.Autoencodes)
-    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
-    ends = codes.of_prior([4, 5], coder.dimensions)
-    made = coder.decode(codes.paths(ends, 3), np.zeros((1, 3), np.int32))
+    assert algorithm.prior_is_normal and not isinstance(algorithm, capabilities.Autoencodes)
+    codec = latent_space.Codec(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
+    ends = latent_space.of_prior([4, 5], codec.dimensions)
+    made = codec.decode(latent_space.paths(ends, 3), np.zeros((1, 3), np.int32))
     assert made.shape == (1, 3, *SHAPE)
     expected = images.to_uint8(jax.jit(algorithm.decode)(state, ends, {}))
     assert np.abs(made[0, [0, 2]].astype(int) - expected).max() <= 1  # of 255: float rounding

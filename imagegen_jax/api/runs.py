@@ -1,36 +1,74 @@
 """A trained run, and what can be asked of it."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
+from safetensors import numpy as safetensors
 
+from imagegen_jax import errors
+from imagegen_jax import files
+from imagegen_jax.api import editing
 from imagegen_jax.api import sampling
 from imagegen_jax.api import training
+from imagegen_jax.generation import latent_space
 from imagegen_jax.training import interruption
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
 
 
 @dataclasses.dataclass(frozen=True)
 class Run(run.Run):
-    """A trained run. All images are (n, height, width, channels) uint8; what cannot be asked for is an errors.UserError."""
+    """A trained run. All images are (n, height, width, channels) uint8; what cannot be asked for is an errors.UserError.
+
+    Attributes:
+      batch_size: images encoded, or decoded, at once; None for the config's sample.batch_size.
+    """
+
+    batch_size: int | None = None
+
+    encode, decode, reconstruct = editing.encode, editing.decode, editing.reconstruct
+    interpolate, traverse, attribute = editing.interpolate, editing.traverse, editing.attribute
+    translate, translate_files = editing.translate, editing.translate_files
 
     def sample(self, num: int, seed: int = 0, **request) -> np.ndarray:
         """Draws images: the array of sampling.prepare, whose arguments these are."""
         return np.concatenate(list(sampling.prepare(self, num, seed, **request).batches()))
 
+    def export(self, path) -> None:
+        """Writes the arrays that other programs need (run.named_arrays) to a file ending in .safetensors.
 
-def load(workdir, checkpoint=None, ema=True) -> Run:
+        Its metadata have the run's config.json under 'run', and 'step'.
+        """
+        out = files.to_path(path)
+        if out.suffix != ".safetensors":
+            raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
+        metadata = {"run": run.to_json(self.config, self.specs), "step": str(self.step)}
+        with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
+            safetensors.save_file(run.named_arrays(self.state), temporary, metadata)
+
+    @functools.cached_property
+    def codec(self):
+        """The latent_space.Codec of the run, which is compiled once."""
+        batch_size = self.batch_size or self.config.sample.batch_size
+        return latent_space.Codec(self.algorithm, self.state, sharding.make_mesh(jax.device_count()), batch_size)
+
+
+def load(workdir, checkpoint=None, ema=True, batch_size=None, check=None) -> Run:
     """The run in a folder.
 
     Args:
       workdir: the folder.
       checkpoint: number of a step, 'best' or 'latest'; None for the latest.
       ema: with the moving averages in place of the parameters.
+      batch_size: see Run.
+      check: see training.run.load.
 
     Raises:
       errors.UserError: it is not the folder of a run, or the checkpoint cannot be read.
     """
-    return Run(**vars(run.load(workdir, checkpoint, ema)))
+    return Run(**vars(run.load(workdir, checkpoint, ema, check=check)), batch_size=batch_size)
 
 
 def train(config, workdir, checkpoint=None) -> Run:

@@ -1,5 +1,6 @@
 """Images that a person names: files, or numbers of images of the run's own data."""
 
+import math
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import progress
 from imagegen_jax import rng
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.data import domains
 from imagegen_jax.data import pictures
 from imagegen_jax.data import pipeline
@@ -58,6 +60,47 @@ def read(given, out, data, spec):
         if file.resolve().is_relative_to(pathlib.Path(out).resolve()):
             raise errors.UserError(f"--out={out}: the input {file} is there and could be overwritten; give another path")
     return Inputs([str(file) for file in files], _read(files, data, spec.shape), np.full(len(files), -1, np.int32))
+
+
+def of_run(trained, given, out, label=None, seeded=False, least=1, most=math.inf):
+    """The images that `--input` names, with the labels that a run is told.
+
+    Args:
+      trained: the run.Run.
+      given: as `read` takes it; where `seeded`, also 'seed:1,2', whose seeds take the place of images.
+      out: where results will go.
+      label: the name or number of the class of what has none; None where it is not given.
+      seeded: whether there may be seeds.
+      least: how many there must be.
+      most: how many there may be.
+
+    Returns:
+      Inputs.
+
+    Raises:
+      errors.UserError: there are more or fewer, or see `read` and `labels`.
+    """
+    numbers_of_seeds = seeds(given) if seeded else None
+    if numbers_of_seeds is None:
+        found = read(given, out, trained.config.data, trained.spec)
+    else:
+        found = Inputs([], numbers_of_seeds, np.full(len(numbers_of_seeds), -1, np.int32))
+    if len(found.image) < least:
+        raise errors.UserError(f"--input={given}: give at least two, to go from one to the other")
+    if len(found.image) > most:
+        raise errors.UserError(f"--input={given}: give one image; these are {len(found.image)}")
+    label = None if label is None else trained.spec.label_of(label)
+    return found._replace(label=labels(found.label, label, trained.algorithm.classes))
+
+
+def default(trained, num):
+    """`--input` where it is not given, which is printed: `some` images, or seeds of latents where images have none."""
+    if isinstance(trained.algorithm, capabilities.Autoencodes):
+        chosen = some(trained.config.data, trained.spec, num)
+    else:
+        chosen = f"seed:{','.join(map(str, range(num)))}"
+    progress.tell(f"--input={chosen}")
+    return chosen
 
 
 def some(data, spec, num):

@@ -1,14 +1,14 @@
-"""Distributions of codes that images are decoded from.
+"""Distributions of latents that images are decoded from.
 
     prior      the family's own, where it has one
-    aggregate  codes of training images, the aggregate posterior q(z) = mean_i q(z | x_i) (Makhzani et al. 2015, section 2)
-    gmm        a Gaussian mixture, fitted to those codes by expectation maximisation (Ghosh et al. 2020, section 4)
-    tree       a Gaussian in each leaf of a decision tree, which parts those codes by their labels (Breiman et al. 1984) or,
+    aggregate  latents of training images, the aggregate posterior q(z) = mean_i q(z | x_i) (Makhzani et al. 2015, section 2)
+    gmm        a Gaussian mixture, fitted to those latents by expectation maximisation (Ghosh et al. 2020, section 4)
+    tree       a Gaussian in each leaf of a decision tree, which parts those latents by their labels (Breiman et al. 1984) or,
                where there are none, so that their squared distances to the leaves' means fall (a density tree; that of
                Criminisi et al. 2012 lowers the log determinants of the covariances)
 
-A walk from a tree's root that follows each branch in proportion to the codes on it comes to a leaf with the product of those
-shares, which is the leaf's own share of all codes. So the leaf is drawn at once, and all but the prior are one structure once
+A walk from a tree's root that follows each branch in proportion to the latents on it comes to a leaf with the product of those
+shares, which is the leaf's own share of all latents. So the leaf is drawn at once, and all but the prior are one structure once
 they are fitted, a `Mixture`. It lies beside the checkpoints, in latents/ in the run's folder.
 """
 
@@ -28,16 +28,16 @@ from imagegen_jax import progress
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
-from imagegen_jax.generation import codes as codes_lib
+from imagegen_jax.generation import latent_space
 from imagegen_jax.generation import requests
 from imagegen_jax.training import sharding
 
 KINDS = ("prior", "aggregate", "gmm", "tree")
 _COMPONENTS = 10
 _LEAVES = 64
-_MOST_CODES = 20_000  # training images that are encoded, at most
-_MOST_DIMENSIONS = 512  # of a code that has covariances; a fit takes time in proportion to their square
-_JITTER = 1e-6  # what a covariance's diagonal gets, as a share of the codes' mean variance
+_MOST_IMAGES = 20_000  # training images that are encoded, at most
+_MOST_DIMENSIONS = 512  # of latents that have covariances; a fit takes time in proportion to their square
+_JITTER = 1e-6  # what a covariance's diagonal gets, as a share of the latents' mean variance
 
 
 # ------------------------------------------------------------------------------------------------------------ what is asked for
@@ -45,7 +45,7 @@ _JITTER = 1e-6  # what a covariance's diagonal gets, as a share of the codes' me
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which distribution of codes is drawn from. None leaves a choice to `resolve`.
+    """Which distribution of latents is drawn from. None leaves a choice to `resolve`.
 
     Attributes:
       kind: one of KINDS.
@@ -140,7 +140,7 @@ def _check_label(label, kind, algorithm, classes):
 
 
 def drawing(options, trained, mesh, labels=()):
-    """What is needed to draw from a distribution of codes; fits it to the training images, unless that was done before.
+    """What is needed to draw from a distribution of latents; fits it to the training images, unless that was done before.
 
     Args:
       options: of `resolve`.
@@ -153,7 +153,7 @@ def drawing(options, trained, mesh, labels=()):
       protocol says of it, as JSON.
 
     Raises:
-      errors.UserError: what was stored is damaged or of another network, the codes cannot be fitted, or there are none of a
+      errors.UserError: what was stored is damaged or of another network, the latents cannot be fitted, or there are none of a
         label.
     """
     if options.kind == "prior":
@@ -165,8 +165,8 @@ def drawing(options, trained, mesh, labels=()):
             raise errors.UserError(f"--latents={options.kind}: none of the training images that were encoded has label {label}")
 
     def draw(state, keys, condition, request):
-        codes = mixture.draw(keys, condition.get("label"))
-        return algorithm.decode(state, codes.reshape(-1, *algorithm.latent_shape), condition)
+        latents = mixture.draw(keys, condition.get("label"))
+        return algorithm.decode(state, latents.reshape(-1, *algorithm.latent_shape), condition)
 
     return draw, {"latents": about}
 
@@ -185,13 +185,13 @@ def _stored_or_fitted(options, trained, mesh):
         if jax.process_count() > 1:
             raise errors.UserError(f"--latents={options.kind} is fitted in one process: do so once, without --distributed")
         train_set = domains.open_domains(config.data, "train", trained.specs)
-        _check_fit(options, dimensions, min(domains.records(train_set), _MOST_CODES))
-        codes, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
-        if not np.isfinite(codes).all():
+        _check_fit(options, dimensions, min(domains.records(train_set), _MOST_IMAGES))
+        latents, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
+        if not np.isfinite(latents).all():
             raise errors.UserError(f"the codes of training images at step {step} are not finite: choose another --checkpoint")
-        progress.tell(f"fitting --latents={options.kind} to {len(codes)} codes; it is kept in {path}")
-        mixture = fit(options, codes, labels, spec.classes)
-        about = key | {"codes": len(codes), "data": domains.fingerprint(train_set)}
+        progress.tell(f"fitting --latents={options.kind} to {len(latents)} codes; it is kept in {path}")
+        mixture = fit(options, latents, labels, spec.classes)
+        about = key | {"codes": len(latents), "data": domains.fingerprint(train_set)}
         try:
             save(path, mixture, about)
         except errors.UserError as error:  # somebody else's run may be drawn from
@@ -214,25 +214,20 @@ def _digest(*trees):
     return fingerprints.digest(*map(np.asarray, jax.tree.leaves(trees)))
 
 
-# ------------------------------------------------------------------------------------------------------------ codes of the data
+# --------------------------------------------------------------------------------------------------------- latents of the data
 
 
 def encode(algorithm, state, domain, mesh, batch_size, seed):
-    """A random code of each training image, or of a fair draw where there are more than _MOST_CODES, behind a progress bar.
+    """Random latents of each training image, or of a fair draw where there are more than _MOST_IMAGES, behind a progress bar.
 
-    Args:
-      algorithm: an Algorithm that has codes.
-      state: its TrainState.
-      domain: the domains.Domain of the images.
-      mesh: the devices.
-      batch_size: images at once, rounded up to a multiple of the number of devices.
-      seed: of the stream 'latents' and of the draw.
+    It takes what a latent_space.Codec takes, the domains.Domain of the images, and the seed of the stream 'latents' and of
+    the draw.
 
     Returns:
-      ((n, d) float32 codes, (n,) int32 labels), in the order of the images.
+      ((n, d) float32 latents, (n,) int32 labels), in the order of the images.
     """
-    coder = codes_lib.Coder(algorithm, state, mesh, batch_size)
-    return codes_lib.of_domain(coder, domain, _MOST_CODES, seed, sharding.key(mesh, seed, "latents"))
+    codec = latent_space.Codec(algorithm, state, mesh, batch_size)
+    return latent_space.of_domain(codec, domain, _MOST_IMAGES, seed, sharding.key(mesh, seed, "latents"))
 
 
 # ------------------------------------------------------------------------------------------------------------------ the mixture
@@ -240,7 +235,7 @@ def encode(algorithm, state, domain, mesh, batch_size, seed):
 
 @flax.struct.dataclass
 class Mixture:
-    """A distribution of codes and labels: components that are Gaussians, or points.
+    """A distribution of latents and labels: components that are Gaussians, or points.
 
     Attributes:
       weights: (k, classes) float32, the share of each component and label together; one column where there are no labels.
@@ -253,7 +248,7 @@ class Mixture:
     factors: np.ndarray | None = None
 
     def draw(self, keys, label=None):
-        """Codes, each a function of its key and label alone.
+        """Latents, each a function of its key and label alone.
 
         Args:
           keys: (n,) keys.
@@ -275,12 +270,12 @@ class Mixture:
         return jax.vmap(one, in_axes=(0, None if label is None else 0))(keys, masses)
 
 
-def fit(options, codes, labels, classes):
-    """The Mixture of a kind that codes are most likely in, or that they make up.
+def fit(options, latents, labels, classes):
+    """The Mixture of a kind that latents are most likely in, or that they make up.
 
     Args:
       options: of `resolve`, and not of the prior.
-      codes: (n, d) float32.
+      latents: (n, d) float32.
       labels: (n,) int32.
       classes: how many labels there are; 0 for none, and `labels` are not looked at.
 
@@ -288,26 +283,26 @@ def fit(options, codes, labels, classes):
       A Mixture of numpy arrays.
 
     Raises:
-      errors.UserError: there are too few codes, or they have too many dimensions.
+      errors.UserError: there are too few latents, or they have too many dimensions.
     """
-    _check_fit(options, codes.shape[1], len(codes))
-    shares = (labels[:, None] == np.arange(classes) if classes else np.ones((len(codes), 1))) / len(codes)
+    _check_fit(options, latents.shape[1], len(latents))
+    shares = (labels[:, None] == np.arange(classes) if classes else np.ones((len(latents), 1))) / len(latents)
     if options.kind == "aggregate":
-        return Mixture(shares.astype(np.float32), codes)
-    codes = codes.astype(np.float64)
-    jitter = max(_JITTER * codes.var(0).mean(), 1e-12)
+        return Mixture(shares.astype(np.float32), latents)
+    latents = latents.astype(np.float64)
+    jitter = max(_JITTER * latents.var(0).mean(), 1e-12)
     if options.kind == "gmm":
-        members, means, covariances = _gmm(codes, options.components, jitter)
+        members, means, covariances = _gmm(latents, options.components, jitter)
     else:
-        members, means, covariances = _leaves(codes, labels if classes else None, options.leaves, jitter)
+        members, means, covariances = _leaves(latents, labels if classes else None, options.leaves, jitter)
     arrays = members.T @ shares, means, np.linalg.cholesky(covariances)
     return Mixture(*(array.astype(np.float32) for array in arrays))
 
 
 def _least(dimensions):
-    """How many codes a Gaussian needs.
+    """How many latents a Gaussian needs.
 
-    n of them give a covariance of rank n - 1 at most. With d or fewer it is flat: draws would only mix those n codes. With
+    n of them give a covariance of rank n - 1 at most. With d or fewer it is flat: draws would only mix those n latents. With
     twice as many as have full rank, its directions are more than the chance of the draw.
     """
     return 2 * (dimensions + 1)
@@ -329,33 +324,33 @@ def _check_fit(options, dimensions, num):
         raise errors.UserError(f"--components is {options.components}: {needs}; choose {most} at most")
 
 
-def _gmm(codes, components, jitter):
+def _gmm(latents, components, jitter):
     """((n, k) responsibilities, (k, d) means, (k, d, d) covariances)."""
     from sklearn import exceptions  # imported here: nothing else needs it, and it takes a second
     from sklearn import mixture
 
     model = mixture.GaussianMixture(components, reg_covar=jitter, max_iter=200, random_state=0)
     with warnings.catch_warnings():
-        # Of clusters for fewer distinct codes, or of likelihoods that still rise a little: both are mixtures.
+        # Of clusters for fewer distinct latents, or of likelihoods that still rise a little: both are mixtures.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        model.fit(codes)
-    return model.predict_proba(codes), model.means_, model.covariances_
+        model.fit(latents)
+    return model.predict_proba(latents), model.means_, model.covariances_
 
 
-def _leaves(codes, labels, leaves, jitter):
-    """((n, k) which leaf a code is in, (k, d) means, (k, d, d) covariances)."""
+def _leaves(latents, labels, leaves, jitter):
+    """((n, k) which leaf each is in, (k, d) means, (k, d, d) covariances)."""
     from sklearn import tree  # imported here: nothing else needs it, and it takes a second
 
-    limits = dict(max_leaf_nodes=leaves, min_samples_leaf=_least(codes.shape[1]), random_state=0)
+    limits = dict(max_leaf_nodes=leaves, min_samples_leaf=_least(latents.shape[1]), random_state=0)
     if labels is None:
-        model = tree.DecisionTreeRegressor(**limits).fit(codes, codes)  # squared error: the variance within the leaves
+        model = tree.DecisionTreeRegressor(**limits).fit(latents, latents)  # squared error: the variance within the leaves
     else:
-        model = tree.DecisionTreeClassifier(**limits).fit(codes, labels)
-    nodes = model.apply(codes)
-    groups = [codes[nodes == node] for node in np.unique(nodes)]
-    covariances = [np.cov(group, rowvar=False, bias=True).reshape(codes.shape[1], -1) for group in groups]
+        model = tree.DecisionTreeClassifier(**limits).fit(latents, labels)
+    nodes = model.apply(latents)
+    groups = [latents[nodes == node] for node in np.unique(nodes)]
+    covariances = [np.cov(group, rowvar=False, bias=True).reshape(latents.shape[1], -1) for group in groups]
     means = np.stack([group.mean(0) for group in groups])
-    return nodes[:, None] == np.unique(nodes), means, np.stack(covariances) + jitter * np.eye(codes.shape[1])
+    return nodes[:, None] == np.unique(nodes), means, np.stack(covariances) + jitter * np.eye(latents.shape[1])
 
 
 # ------------------------------------------------------------------------------------------------------------------------ files
@@ -373,13 +368,13 @@ def load(path, dimensions):
 
     Args:
       path: of the file.
-      dimensions: d, of the network's codes.
+      dimensions: d, of the network's latents.
 
     Returns:
       (Mixture, about)
 
     Raises:
-      errors.UserError: it is damaged, or its codes have another size.
+      errors.UserError: it is damaged, or its latents have another size.
     """
     try:
         arrays = files.read_npz(path)

@@ -1,6 +1,7 @@
 """Images to files. The ending of the path says the format."""
 
 import itertools
+import math
 import pathlib
 import shutil
 
@@ -125,6 +126,31 @@ def _save_file(path, drawn, labels):
         save_grid(path, *images.rows_by_label(drawn, labels))
     else:
         save_grid(path, drawn)
+
+
+def save_pairs(out, originals, made, texts):
+    """Writes (n, h, w, c) uint8 originals beside what became of them as a grid; otherwise the latter alone, as `save` does."""
+    if str(out).endswith(".png"):
+        save_grid(out, np.stack([originals, made], 1).reshape(-1, *made.shape[1:]), 2 * math.ceil(math.sqrt(len(made) / 2)))
+    else:
+        save(out, [made], texts=texts)
+
+
+def save_cells(out, cells):
+    """Writes (rows, columns, h, w, c) uint8: a grid as it is, a GIF `there_and_back`, the others row by row."""
+    flat = cells.reshape(-1, *cells.shape[2:])
+    if str(out).endswith(".png"):
+        save_grid(out, flat, cells.shape[1])
+    elif str(out).endswith(".gif"):
+        save_animation(out, there_and_back(cells))
+    else:
+        save(out, [flat])
+
+
+def there_and_back(cells):
+    """(rows, columns, ...) whose rows begin where the last one ended, as one loop: (2 rows (columns - 1), ...)."""
+    path = np.concatenate([cells[0, :1], *(row[1:] for row in cells)])
+    return np.concatenate([path, path[-2:0:-1]])
 
 
 def save_animation(path, frames):

@@ -1,4 +1,4 @@
-"""Translating images of any size with a trained CycleGAN.
+"""Translating images of any size.
 
 A large image is translated in overlapping tiles that are blended on the host, so that the device never holds more than one
 tile. Instance normalisation takes its statistics over what the network sees, which then is a tile and not the image: the same
@@ -84,28 +84,29 @@ class Translator:
       channels: of the images that it takes.
     """
 
-    def __init__(self, algorithm, state, direction, tile, overlap):
+    def __init__(self, algorithm, state, direction, tile, overlap=None):
         """Prepares the translation with state.params.
 
         Args:
           algorithm: one that translates (capabilities.Translates).
           state: its TrainState.
-          direction: 'ab' or 'ba'.
+          direction: one of its directions.
           tile: see `tiled`.
-          overlap: see `tiled`.
+          overlap: see `tiled`; None for a quarter of a tile, at most 64.
 
         Raises:
           errors.UserError: the networks take no tiles of this size, or too much of a tile is overlap.
         """
         self.channels = algorithm.shapes[algorithm.directions[direction][0]][-1]
         self._multiple = algorithm.multiples[direction]
+        overlap = min(64, tile // 4) if overlap is None else overlap
         self._tile, self._overlap = tile, overlap
         if tile < 16 or tile % self._multiple:
             raise errors.UserError(f"--tile is {tile}: it must be a multiple of {self._multiple} and at least 16")
         if not 0 <= overlap <= tile // 2:
             raise errors.UserError(f"--overlap is {overlap}: it must be between 0 and {tile // 2}, half of --tile")
         # There is one image at a time, which devices would only repeat.
-        state = jax.tree.map(lambda x: x.addressable_data(0), state.replace(opt_state={}, ema_params={}, extra={}))
+        state = jax.device_put(jax.device_get(state.replace(opt_state={}, ema_params={}, extra={})), jax.local_devices()[0])
         self._fn = functools.partial(sampling.compiled_translation(algorithm, direction), state)
 
     def __call__(self, image):

@@ -343,15 +343,15 @@ def scores(workdir, metric, last=math.inf):
     return {row["step"]: row[metric] for row in logging.rows(workdir) if metric in row and row["step"] <= last}
 
 
-def load(workdir, step=None, use_ema=True, replicate=False, remedy="choose with --checkpoint=STEP"):
+def load(workdir, step=None, use_ema=True, remedy="choose with --checkpoint=STEP", check=None):
     """A trained run, ready to be asked for images.
 
     Args:
       workdir: the run's folder.
       step: which checkpoint, as `find_step` takes it.
       use_ema: with the moving averages in place of the parameters.
-      replicate: whether each device should have all of each array; otherwise they lie as config.sharding says.
       remedy: see checkpoint.Checkpointer.restore.
+      check: (Run without a state) -> None, which raises errors.UserError before the checkpoint is read.
 
     Returns:
       A Run. Its state has params, which are the averages as far as they are wanted and there are some, and extra; nothing else
@@ -366,22 +366,23 @@ def load(workdir, step=None, use_ema=True, replicate=False, remedy="choose with 
             return {"opt_state": shapes.opt_state, "ema_params": shapes.ema_params}
         return {"opt_state": shapes.opt_state, "params": {name: shapes.params[name] for name in shapes.ema_params}}
 
-    found = restore(workdir, step, unread, replicate, remedy)
+    found = restore(workdir, step, unread, remedy, check)
     state = found.state.with_ema() if use_ema else found.state
     return dataclasses.replace(found, state=state.replace(opt_state={}, ema_params={}), ema=use_ema)
 
 
-def restore(workdir, step, unread, replicate=False, remedy="choose with --checkpoint=STEP"):
+def restore(workdir, step, unread, remedy="choose with --checkpoint=STEP", check=None):
     """As `load`, but all of the state is read that `unread` does not name: state of shapes -> {field: those of its arrays}."""
     found = load_config(workdir)
     if found is None:
         raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
     config, specs = found
-    algorithm = build_algorithm(config, specs)
+    opened = Run(str(workdir), config, specs, build_algorithm(config, specs), state=None, step=None, ema=False)
+    if check:
+        check(opened)
     mesh = sharding.make_mesh(jax.device_count())
-    rules = ((), 0) if replicate else (config.sharding.rules, config.sharding.min_size)
-    shapes = abstract_state(algorithm, mesh, *rules)
+    shapes = abstract_state(opened.algorithm, mesh, config.sharding.rules, config.sharding.min_size)
     left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in unread(shapes).items()}
     reader = checkpoint.Checkpointer(files.to_path(workdir) / CHECKPOINTS, read_only=True)
     state, position = reader.restore(find_step(workdir, config, step), shapes.replace(**left_out), remedy)
-    return Run(str(workdir), config, specs, algorithm, state, position.step, ema=False)
+    return dataclasses.replace(opened, state=state, step=position.step)

@@ -278,7 +278,7 @@ def test_every_image_is_encoded_once_whatever_the_batch_size(folder, autoencoder
     batch = domain.reader(list(range(NUM)))
     np.testing.assert_allclose(codes, jax.jit(algorithm.encode)(state, batch), atol=1e-5)
     np.testing.assert_array_equal(labels, batch["condition"]["label"])
-    monkeypatch.setattr(latents, "_MOST_CODES", 30)
+    monkeypatch.setattr(latents, "_MOST_IMAGES", 30)
     fewer, few_labels = latents.encode(algorithm, state, domain, mesh, 8, seed=0)
     rows = [int(np.abs(codes - code).max(1).argmin()) for code in fewer]
     np.testing.assert_allclose(codes[rows], fewer, atol=1e-5)

@@ -130,3 +130,11 @@ def test_labels_are_rows_of_a_grid_and_a_column_of_an_array(tmp_path):
         np.testing.assert_array_equal(saved["labels"], labels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "x.png"))[::5, ::5], [[0, 2, 4], [1, 3, 255]])
     assert Image.open(tmp_path / "one.png").size == (14, 9)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (1, 9), (3, 4)])
+def test_a_loop_has_each_inner_frame_twice(rows, columns):
+    start = np.arange(rows)[:, None] * (columns - 1)
+    loop = output.there_and_back(start + np.arange(columns))  # frames by their number on the way
+    last = rows * (columns - 1)
+    assert loop.tolist() == [*range(last + 1), *range(last - 1, 0, -1)]

@@ -73,9 +73,9 @@ def trained(tmp_path_factory):
 
 def test_a_run_is_read_without_its_optimiser_and_stays_split_over_the_devices(trained):
     workdir, state = trained
-    loaded = run.load(workdir, replicate=True)
-    config, algorithm, whole = loaded.config, loaded.algorithm, loaded.state
-    split = run.load(workdir).state
+    loaded = run.load(workdir)
+    config, algorithm, split = loaded.config, loaded.algorithm, loaded.state
+    whole = jax.device_put(split, sharding.replicated(sharding.make_mesh(8)))
     sizes = elements_on_a_device(whole), elements_on_a_device(split)
     assert sizes[0] == sum(leaf.size for leaf in jax.tree.leaves(state.params)) and sizes[1] < sizes[0] / 7
     assert split.opt_state == split.ema_params == {}

@@ -1,11 +1,9 @@
-"""Paths, traversals and directions against their closed forms, and the verbs of experiments.edit that use them."""
+"""What a person names, and what experiments.edit and a notebook make of it."""
 
 import dataclasses
 import json
-import math
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,183 +12,21 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import similarity
-from imagegen_jax.algorithms import base
+from imagegen_jax.api import runs
 from imagegen_jax.data import domains
-from imagegen_jax.generation import codes
 from imagegen_jax.generation import inputs
+from imagegen_jax.generation import latent_space
 from imagegen_jax.generation import output
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 SHAPE = (6, 5, 1)
-SIZE = math.prod(SHAPE)
 TRAIN, TEST = 24, 9
-
-# ------------------------------------------------------------------------------------------------------------------ slerp
-
-
-def test_slerp_moves_at_constant_speed_along_the_great_arc():
-    rng = np.random.default_rng(0)
-    start, end = rng.normal(size=(2, 7))
-    start, end = start / np.linalg.norm(start), end / np.linalg.norm(end)
-    t = np.linspace(0, 1, 11)
-    made = codes.slerp(start, end, t)
-    assert made.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), 1, atol=1e-6)
-    angle = np.arccos(start @ end)
-    np.testing.assert_allclose(np.arccos(np.clip(made @ start, -1, 1)), t * angle, atol=1e-3)
-    np.testing.assert_allclose(np.arccos(np.clip(made @ end, -1, 1)), (1 - t) * angle, atol=1e-3)
-    # In the plane of the two: a quarter circle is (cos, sin).
-    quarter = codes.slerp(np.array([1, 0]), np.array([0, 1]), t)
-    np.testing.assert_allclose(quarter, np.stack([np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)], -1), atol=1e-7)
-
-
-@pytest.mark.parametrize("size", [2, 500])
-def test_slerp_keeps_its_ends_exactly_and_lengths_go_linearly(size):
-    rng = np.random.default_rng(1)
-    start, end = (rng.normal(size=(2, size)) * [[3], [0.2]]).astype(np.float32)
-    t = np.linspace(0, 1, 9)
-    made = codes.slerp(start, end, t)
-    np.testing.assert_array_equal(made[[0, -1]], [start, end])
-    lengths = np.linalg.norm([start, end], axis=-1)
-    np.testing.assert_allclose(np.linalg.norm(made, axis=-1), (1 - t) * lengths[0] + t * lengths[1], rtol=1e-5)
-
-
-@pytest.mark.parametrize("end", [(2, 4), (-1, -2), (1, 2), (0, 0), (1 + 1e-9, 2), (-1, -2 + 1e-9)])
-def test_slerp_without_an_arc_is_a_line(end):
-    start, end, t = np.array([1.0, 2.0]), np.array(end, np.float64), np.linspace(0, 1, 5)
-    line = (1 - t)[:, None] * start + t[:, None] * end
-    np.testing.assert_allclose(codes.slerp(start, end, t), line, atol=1e-6)
-    np.testing.assert_allclose(codes.slerp(end, start, t), line[::-1], atol=1e-6)
-
-
-def test_slerp_is_precise_between_neighbours_and_far_ends():
-    for angle in (1e-4, np.pi - 1e-4):
-        end = np.array([np.cos(angle), np.sin(angle)])
-        (middle,) = codes.slerp(np.array([1.0, 0.0]), end, [0.5])
-        np.testing.assert_allclose(middle, [np.cos(angle / 2), np.sin(angle / 2)], atol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------------- walks of a coder
-
-
-class Linear(base.Algorithm):
-    """Codes that are an orthogonal matrix times the pixels, and with labels that class's share of a constant."""
-
-    latent_shape = (SIZE,)
-    prior_is_normal = False
-    matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(SIZE, SIZE)))[0].astype(np.float32)
-
-    def __init__(self, classes=0):
-        self.classes = classes
-        self.traced = 0
-
-    def encode(self, state, batch, rng=None):
-        x = images.to_float(batch["image"]).reshape(-1, SIZE)
-        return state.params["scale"] * jnp.dot(x, self.matrix, precision="highest")
-
-    def decode(self, state, codes, condition):
-        label = condition.get("label")
-        self.traced += 1
-        assert (label is None) == (not self.classes)
-        x = jnp.dot(codes / state.params["scale"], self.matrix.T, precision="highest").reshape(-1, *SHAPE)
-        return x if label is None else x + 0.1 * label[:, None, None, None]
-
-    from_config = init = train_step = eval_step = None
-
-
-def linear_coder(batch_size=8, classes=0):
-    state = base.TrainState(jnp.zeros((), jnp.int32), {"scale": jnp.full((), 2.0)}, {}, {})
-    mesh = sharding.make_mesh(jax.device_count())
-    state = jax.device_put(state, sharding.replicated(mesh))
-    return codes.Coder(Linear(classes), state, mesh, batch_size)
 
 
 def random_images(num, seed=0):
     return np.random.default_rng(seed).integers(50, 200, (num, *SHAPE)).astype(np.uint8)
-
-
-def test_codes_do_not_depend_on_the_batch_size_and_decode_to_their_images():
-    image, label = random_images(19), np.zeros(19, np.int32)
-    expected = 2 * (image / 127.5 - 1).reshape(19, SIZE) @ Linear.matrix
-    for batch_size in (8, 11, 40):
-        coder = linear_coder(batch_size)
-        assert coder.dimensions == SIZE and coder.batch_size % jax.device_count() == 0
-        made = coder.encode(image, label)
-        assert made.shape == (19, SIZE) and made.dtype == np.float32
-        np.testing.assert_allclose(made, expected, atol=1e-4)
-        back = coder.decode(made, label)
-        assert back.dtype == np.uint8
-        np.testing.assert_array_equal(back, image)
-
-
-def test_everything_is_compiled_once():
-    algorithm = Linear()
-    state = base.TrainState(jnp.zeros((), jnp.int32), {"scale": jnp.ones(())}, {}, {})
-    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
-    for shape in ((3,), (17,), (2, 9), (1, 1, 5)):
-        assert coder.decode(np.zeros((*shape, SIZE), np.float32), 0).shape == (*shape, *SHAPE)
-    assert algorithm.traced == 1
-
-
-def test_interpolations_end_in_reconstructions_with_the_label_of_the_nearer_end():
-    coder = linear_coder(classes=4)
-    image, label = random_images(3), np.array([3, 0, 2], np.int32)
-    ends = coder.encode(image, label)
-    told = codes.labels_of_paths(label, 5)
-    assert told.tolist() == [[3, 3, 0, 0, 0], [0, 0, 2, 2, 2]]
-    cells = coder.decode(codes.paths(ends, 5), told)
-    assert cells.shape == (2, 5, *SHAPE)
-    reconstructed = coder.decode(ends, label)
-    np.testing.assert_array_equal(cells[:, 0], reconstructed[:-1])
-    np.testing.assert_array_equal(cells[:, -1], reconstructed[1:])
-    assert np.abs(reconstructed[0].astype(int) - image[0] - round(0.3 * 127.5)).max() <= 1  # the label arrived
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (1, 9), (3, 4)])
-def test_a_loop_has_each_inner_frame_twice(rows, columns):
-    start = np.arange(rows)[:, None] * (columns - 1)
-    loop = codes.there_and_back(start + np.arange(columns))  # frames by their number on the way
-    last = rows * (columns - 1)
-    assert loop.tolist() == [*range(last + 1), *range(last - 1, 0, -1)]
-
-
-def test_a_traversal_changes_one_dimension():
-    rng = np.random.default_rng(0)
-    code, deviations = rng.normal(size=8).astype(np.float32), rng.uniform(0.1, 2, 8)
-    values = np.linspace(-2.5, 2.5, 5)
-    made = codes.traversals(code, deviations, [6, 0], values)
-    assert made.shape == (2, 5, 8) and made.dtype == np.float32
-    for row, dimension in zip(made, (6, 0)):
-        np.testing.assert_allclose(row[:, dimension], code[dimension] + values * deviations[dimension], rtol=1e-5)
-        others = np.arange(8) != dimension
-        np.testing.assert_array_equal(row[:, others], np.broadcast_to(code[others], (5, 7)))
-    np.testing.assert_array_equal(made[:, 2], [code, code])
-
-
-def test_a_direction_is_the_difference_of_class_means():
-    coder = linear_coder()
-    image, label = random_images(30), np.arange(30, dtype=np.int32) % 3
-    towards = codes.direction(coder.encode(image, label), label, 2, 0)
-    x = (image / 127.5 - 1).reshape(30, SIZE)
-    np.testing.assert_allclose(towards, 2 * (x[0::3].mean(0) - x[2::3].mean(0)) @ Linear.matrix, atol=1e-4)
-    # In a linear model it is the difference of the mean images.
-    moved = coder.decode(codes.shifts(coder.encode(image[:2], label[:2]), towards, [0, 0.5]), label)
-    assert moved.shape == (2, 2, *SHAPE)
-    change = (image[0::3].mean(0) - image[2::3].mean(0)) / 2
-    np.testing.assert_array_equal(moved[:, 0], image[:2])
-    assert np.abs(moved[:, 1] - (image[:2] + change)).max() <= 1
-    with pytest.raises(errors.UserError, match="--to=3: none of 30 training images"):
-        codes.direction(coder.encode(image, label), label, 0, 3)
-
-
-def test_random_codes_are_standard_normal_and_each_of_its_seed():
-    made = codes.of_prior([5, 6], 4000)
-    assert abs(made.mean()) < 0.05 and abs(made.std() - 1) < 0.05 and abs((made[0] * made[1]).mean()) < 0.06
-    np.testing.assert_array_equal(made[1:], codes.of_prior([6], 4000))
-    with pytest.raises(errors.UserError, match="no standard normal prior"):
-        codes.check_prior(Linear())
 
 
 # ----------------------------------------------------------------------------------------------------------------- inputs
@@ -313,18 +149,7 @@ def test_other_labels_are_refused(known, label, classes, words):
         inputs.labels(np.full(2, known, np.int32), label, classes)
 
 
-def test_codes_of_a_domain_come_from_all_of_it(folder):
-    coder = linear_coder()
-    domain = domains.open_domains(data_of(folder), "train", {"": images.Spec(SHAPE, images.unnamed(3))})[""]
-    made, labels = codes.of_domain(coder, domain, 10**6)
-    batch = domain.reader(range(TRAIN))
-    np.testing.assert_array_equal(made, coder.encode(batch["image"], batch["condition"]["label"]))
-    np.testing.assert_array_equal(labels, batch["condition"]["label"])
-    some, labels = codes.of_domain(coder, domain, 12)
-    assert len(some) == 12 and set(labels.tolist()) == {0, 1, 2}  # a folder's classes lie one behind the other
-
-
-# --------------------------------------------------------------------------------------------------------------- the do
+# -------------------------------------------------------------------------------------------------------------- the verbs
 
 
 def save_run(workdir, config):
@@ -382,12 +207,12 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
         ["run", "diffusion", "pairs.png", "all", "path.gif", "random.npz", "walk.png", "to.npz"]
     )
 
-    coder = codes.Coder(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
+    codec = latent_space.Codec(algorithm, state, sharding.make_mesh(jax.device_count()), 8)
 
     def rebuilt(given, label=None):
         label = given.label if label is None else label
-        code = coder.encode(given.image, label)
-        return code, coder.decode(code, label)
+        code = codec.encode(given.image, label)
+        return code, codec.decode(code, label)
 
     def close(made, expected):
         return made.shape == expected.shape and np.abs(made.astype(int) - expected).max() <= 1
@@ -416,7 +241,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
             picture.seek(frame)
             assert close(np.asarray(picture.convert("L"))[..., None], end)
     drawn = np.load(out["random.npz"])["images"]
-    expected = coder.decode(codes.of_prior([1, 2, 3], 5), np.int32(2))
+    expected = codec.decode(latent_space.of_prior([1, 2, 3], 5), np.int32(2))
     assert drawn.shape == (8, *SHAPE) and close(drawn[[0, 4, 7]], expected)
     # traverse, whose middle is the reconstruction
     last = inputs.read("train:23", "", data, spec)
@@ -425,7 +250,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     assert sheet.shape == (13, 17, 1) and close(sheet[:6, 6:11], made[0]) and close(sheet[7:, 6:11], made[0])
     every = inputs.read("test:" + ",".join(map(str, range(TEST))), "", data, spec)
     deviations = rebuilt(every)[0].std(0)
-    expected = coder.decode(codes.traversals(code[0], deviations, [4, 1], [-1.5, 1.5]), np.int32(2)).reshape(4, *SHAPE)
+    expected = codec.decode(latent_space.traversals(code[0], deviations, [4, 1], [-1.5, 1.5]), np.int32(2)).reshape(4, *SHAPE)
     for cell, place in zip(expected, (np.s_[:6, :5], np.s_[:6, 12:], np.s_[7:, :5], np.s_[7:, 12:])):
         assert close(sheet[place], cell)
     # attribute, which tells the decoder the other label
@@ -434,7 +259,7 @@ def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, c
     towards = known[trained.label == 2].mean(0) - known[trained.label == 0].mean(0)
     origin = inputs.read("test:0,3", "", data, spec)
     code, made = rebuilt(origin)
-    there = [coder.decode(code + s * towards, np.int32(2)) for s in (0, 1)]
+    there = [codec.decode(code + s * towards, np.int32(2)) for s in (0, 1)]
     assert close(np.load(out["to.npz"])["images"].reshape(2, 4, *SHAPE), np.stack([origin.image, made, *there], 1))
 
 
@@ -454,3 +279,26 @@ def test_what_is_shown_where_nothing_is_named(tmp_path, folder, command, capsys)
     assert (tmp_path / "again" / "00000.png").read_bytes() == written
     alone = data_of(folder / "train")
     assert inputs.some(alone, images.Spec(SHAPE, images.unnamed(3)), 5).startswith("train:")
+
+
+def test_a_run_edits_arrays(tmp_path, folder):
+    """What the command writes comes of these methods; here, how they agree with each other and what they refuse."""
+    save_run(tmp_path / "run", make_config(folder))
+    trained = runs.load(tmp_path / "run")
+    image, label = random_images(3), [0, 1, 2]
+    latents = trained.encode(image, label)
+    assert latents.shape == (3, *trained.algorithm.latent_shape) and latents.dtype == np.float32
+    made, squared, psnr = trained.reconstruct(image, label)
+    np.testing.assert_array_equal(trained.decode(latents, label), made)
+    np.testing.assert_array_equal((squared, psnr), similarity.reconstruction_errors(image, made))
+    rows = trained.interpolate(image, 4, label)
+    np.testing.assert_array_equal(rows[:, 0], made[:2])
+    np.testing.assert_array_equal(rows[:, -1], made[1:])
+    assert trained.traverse(image[0], num=3, label=0).images.shape == (5, 3, *SHAPE)
+    np.testing.assert_array_equal(trained.attribute(image, "a", 1, [2], label)[:, :2], np.stack([image, made], 1))
+    for ask, words in (
+        (lambda: trained.encode(image), "label is missing"),
+        (lambda: trained.translate(image, "ab"), "is a run of vae"),
+    ):
+        with pytest.raises(errors.UserError, match=words):
+            ask()
