@@ -131,7 +131,7 @@ class ExactNetwork(nn.Module):
     schedule: schedules.Schedule
     prediction_type: str
 
-    def __call__(self, x, t, train=False):
+    def __call__(self, x, t, condition=None, train=False):
         signal, noise = self.schedule.signal_and_noise(t, x.ndim)
         x0 = exact_denoiser(self.schedule)(x, t)
         eps = prediction_types.implied_eps(x0, x, signal, noise)

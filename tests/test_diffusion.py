@@ -9,6 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from imagegen_jax import conditions
+from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
@@ -103,7 +105,7 @@ class Constant(nn.Module):
     """Predicts one learned number everywhere."""
 
     @nn.compact
-    def __call__(self, x, t, train=False):
+    def __call__(self, x, t, condition=None, train=False):
         return jnp.broadcast_to(self.param("value", nn.initializers.ones, ()), x.shape)
 
 
@@ -136,7 +138,7 @@ class Affine(nn.Module):
     show: Callable
 
     @nn.compact
-    def __call__(self, x, t, train=False):
+    def __call__(self, x, t, condition=None, train=False):
         if train:
             self.make_rng("dropout")
             jax.debug.callback(self.show, x, t)
@@ -206,3 +208,67 @@ def test_eval_depends_on_the_image_and_its_index_alone():
 
 def test_images_scale_to_the_range_of_the_models():
     np.testing.assert_allclose(images.to_float(jnp.array([0, 255], jnp.uint8)), [-1, 1])
+
+
+# ------------------------------------------------------------------------------------------------------------------ conditions
+
+
+class OfLabel(nn.Module):
+    """Predicts one number for each label, the last for the null condition."""
+
+    @nn.compact
+    def __call__(self, x, t, condition, train=False):
+        values = self.param("values", lambda rng: jnp.array([0.2, -0.25, 0.1]))
+        return jnp.broadcast_to(values[condition["label"]][:, None, None, None], x.shape)
+
+
+def of_label(**objective):
+    """A conditional diffusion with that network, on two classes; each step of its gradient has the rate 1."""
+    schedule = schedules.Schedule.named("cosine", 20)
+    game = diffusion.Objective(conditional=True, prediction_type="x0", **objective), samplers.Sampler("ddim", 5)
+    training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
+    told = {"label": conditions.Label(2)}
+    return diffusion.Diffusion(OfLabel(), (2, 2, 1), schedule, *game, training, conditions=told)
+
+
+def drawn(algorithm, label, **options):
+    state = algorithm.init(jax.random.key(0))
+    draw = jax.jit(algorithm.sample, static_argnums=3)
+    return draw(state, jax.random.split(jax.random.key(1), 3), {"label": jnp.full(3, label)}, algorithm.Request(**options))
+
+
+def test_guidance_goes_along_the_line_from_the_null_condition_to_the_label():
+    """The last step ends at the predicted image: .1 without the label, .2 with it, .1 + 3 (.2 - .1) at three times the way."""
+    algorithm = of_label()
+    for label, options, expected in (
+        (0, {}, 0.2),
+        (0, {"guidance_scale": 1.0}, 0.2),
+        (0, {"guidance_scale": 3.0}, 0.4),
+        (1, {"guidance_scale": 0.5}, -0.075),
+        (1, {"guidance_scale": 0.0}, 0.1),
+        (2, {}, 0.1),  # the null condition itself
+    ):
+        np.testing.assert_allclose(drawn(algorithm, label, **options), expected, atol=1e-6)
+    assert algorithm.about_request(algorithm.Request(guidance_scale=3.0))["guidance_scale"] == 3.0
+
+
+@pytest.mark.parametrize(("dropout", "moved"), [(0.0, [True, True, False]), (1.0, [False, False, True]), (0.5, [True] * 3)])
+def test_a_share_of_the_conditions_is_left_out_in_training_and_none_in_evaluation(dropout, moved):
+    algorithm = of_label(condition_dropout=dropout)
+    state = algorithm.init(jax.random.key(0))
+    batch = {
+        "image": np.zeros((64, 2, 2, 1), np.uint8),
+        "condition": {"label": np.arange(64, dtype=np.int32) % 2},
+        "index": np.arange(64, dtype=np.int32),
+    }
+    after, _ = jax.jit(algorithm.train_step)(state, batch, jax.random.key(2))
+    changes = after.params["unet"]["values"] - state.params["unet"]["values"]
+    assert (np.abs(changes) > 0).tolist() == moved
+    far = state.replace(params={"unet": {"values": jnp.array([0.2, -0.25, 1e3])}})
+    for one in (state, far):
+        assert algorithm.eval_step(one, batch, jax.random.key(3))["loss"].max() < 100
+
+
+def test_guidance_without_labels_is_refused():
+    with pytest.raises(errors.UserError, match=r"--guidance_scale=2.0: this run is told no labels; .*conditional=True"):
+        constant(schedules.Schedule.named("cosine", 20)).check_request(diffusion.Request(guidance_scale=2.0))

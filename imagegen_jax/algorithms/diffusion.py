@@ -5,6 +5,7 @@ squared error of the network's target (diffusion/prediction_types.py) with a wei
 drawn by any sampler of diffusion/samplers.py, whatever the network predicts.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Annotated
 from typing import ClassVar
@@ -13,6 +14,7 @@ from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import keys
@@ -36,6 +38,17 @@ class Objective:
     weighting: Annotated[str, keys.OneOf(weightings.NAMES)] = "simple"
     gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
     stratified: bool = False  # spread the timesteps of a batch evenly
+    conditional: bool = False  # on labels, which the network is told
+    # Share of the training images whose condition is left out, so that guidance knows images in general.
+    condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """The section `guidance`, of conditional diffusions."""
+
+    # 0 draws without the condition, 1 with it, more further away from without (Ho & Salimans 2022, equation 6, 1 + w).
+    scale: Annotated[float, keys.AtLeast(0)] = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Config:
     network: unet.Config = unet.Config()
     diffusion: Objective = Objective()
     sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
+    guidance: Guidance = keys.resumable(Guidance())
 
     def objections(self):
         """See keys.objections."""
@@ -65,6 +79,11 @@ class Request:
         samplers.Variance | None, "Diffusion by ddpm: fixed_small (the default of --sampler=ddpm) or fixed_large."
     ] = None
     clip: Annotated[bool | None, "Diffusion: hold the image that each step predicts within the range of pixels."] = None
+    guidance_scale: Annotated[
+        float | None,
+        "Conditional diffusion: 0 draws without labels, 1 with them, more further away from without.",
+        keys.AtLeast(0),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +96,13 @@ class Diffusion(base.Algorithm):
       schedule: noise levels.
       objective: what the network predicts, and the weight of its error.
       sampler: of sample, unless the request says otherwise.
+      guidance: likewise.
       training: how it is optimised.
+      conditions: {name: conditions.Condition} of what the network is told.
     """
 
     Config: ClassVar[type] = Config
     Request: ClassVar[type] = Request
-    classes: ClassVar[int] = 0
 
     network: nn.Module
     image_shape: tuple[int, int, int]
@@ -90,20 +110,31 @@ class Diffusion(base.Algorithm):
     objective: Objective
     sampler: samplers.Sampler
     training: base.Training
+    guidance: Guidance = Guidance()
+    conditions: Mapping[str, conditions_lib.Condition] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config, spec, training):
+        classes = base.told_classes(config.diffusion.conditional, spec, "diffusion.conditional")
         return cls(
-            network=blocks.from_config(unet.UNet, config.network, out_channels=spec.shape[-1]),
+            network=blocks.from_config(unet.UNet, config.network, out_channels=spec.shape[-1], classes=classes),
             image_shape=spec.shape,
             schedule=schedules.Schedule.named(config.diffusion.schedule, config.diffusion.length),
             objective=config.diffusion,
             sampler=config.sampler,
             training=training,
+            guidance=config.guidance,
+            conditions=spec.conditions if classes else {},
         )
 
+    @property
+    def classes(self):
+        """See capabilities.Draws."""
+        return self.conditions["label"].classes if self.conditions else 0
+
     def init(self, rng):
-        params = self.network.init(rng, jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32))["params"]
+        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32), self._null(1)
+        params = self.network.init(rng, *blank)["params"]
         return base.first_state("unet", params, self.training)
 
     def train_step(self, state, batch, rng):
@@ -111,11 +142,15 @@ class Diffusion(base.Algorithm):
         t_rng, eps_rng, dropout_rng = jax.random.split(rng, 3)
         t = schedules.sample_timesteps(t_rng, len(x0), self.schedule.length, self.objective.stratified)
         eps = jax.random.normal(eps_rng, x0.shape)
+        condition = self._told(batch)
+        if condition:
+            left_out = jax.random.bernoulli(jax.random.fold_in(rng, 3), self.objective.condition_dropout, (len(x0),))
+            condition = conditions_lib.dropped(condition, self.conditions, left_out)
 
         def loss(params, examples, rng):
             return self._error(params, *examples, rngs={"dropout": rng}).mean(), ({}, {})
 
-        return base.train_step(self.training, state, "unet", loss, (x0, eps, t), dropout_rng)
+        return base.train_step(self.training, state, "unet", loss, (x0, eps, t, condition), dropout_rng)
 
     def eval_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
@@ -125,18 +160,35 @@ class Diffusion(base.Algorithm):
             return jax.random.randint(t_key, (), 0, self.schedule.length), jax.random.normal(eps_key, self.image_shape)
 
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
-        return {"loss": self._error(state.params["unet"], x0, eps, t)}
+        return {"loss": self._error(state.params["unet"], x0, eps, t, self._told(batch))}
 
     def sample(self, state, keys, condition, request):
+        scale = self.guidance.scale if request.guidance_scale is None else request.guidance_scale
+
+        def predict(x, t, condition):
+            return self.network.apply({"params": state.params["unet"]}, x, t, condition)
+
         def denoise(x, t):
             signal, noise = self.schedule.signal_and_noise(t, x.ndim)
-            prediction = self.network.apply({"params": state.params["unet"]}, x, t)
+            if not self.conditions or scale == 1:
+                prediction = predict(x, t, condition)
+            elif scale == 0:
+                prediction = predict(x, t, self._null(len(x)))
+            else:  # what any target says of x0 and eps is linear in it, so that each is guided as they are
+                both = jax.tree.map(lambda *two: jnp.concatenate(two), self._null(len(x)), dict(condition))
+                without, told = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(t, 2), both), 2)
+                prediction = without + scale * (told - without)
             return prediction_types.to_x0(self.objective.prediction_type, prediction, x, signal, noise)
 
         x = samplers.sample(denoise, keys, self.image_shape, self.schedule, self._sampler(request))
         return jnp.clip(x, -1.0, 1.0)
 
     def check_request(self, request):
+        if request.guidance_scale is not None and not self.conditions:
+            raise errors.UserError(
+                f"--guidance_scale={request.guidance_scale}: this run is told no labels; leave it out, or train one with "
+                "--config.diffusion.conditional=True"
+            )
         name = request.sampler or self.sampler.name
         for owner, constants in samplers.CONSTANTS.items():
             for constant in constants:
@@ -153,17 +205,26 @@ class Diffusion(base.Algorithm):
             raise errors.UserError(f"eta is {sampler.eta}: choose --eta from 0 to 1")
 
     def about_request(self, request):
-        return self._sampler(request).about()
+        scale = self.guidance.scale if request.guidance_scale is None else request.guidance_scale
+        return self._sampler(request).about() | ({"guidance_scale": scale} if self.conditions else {})
+
+    def _told(self, batch):
+        """What the network is told of a batch."""
+        return {name: batch["condition"][name] for name in self.conditions}
+
+    def _null(self, n):
+        """The null condition of n images."""
+        return {name: kind.null(n) for name, kind in self.conditions.items()}
 
     def _sampler(self, request):
         asked = {name: getattr(request, name) for name in ("steps", "eta", "variance", "clip")}
         return self.sampler.changed(request.sampler, **asked)
 
-    def _error(self, params, x0, eps, t, rngs=None):
+    def _error(self, params, x0, eps, t, condition, rngs=None):
         """(n,) weighted squared error of the target, averaged over pixels. Trains (with dropout) where rngs are given."""
         aim = self.objective
         x_t = self.schedule.add_noise(x0, eps, t)
-        prediction = self.network.apply({"params": params}, x_t, t, train=rngs is not None, rngs=rngs)
+        prediction = self.network.apply({"params": params}, x_t, t, condition, train=rngs is not None, rngs=rngs)
         signal, noise = self.schedule.signal_and_noise(t, x0.ndim)
         target = prediction_types.target(aim.prediction_type, x0, eps, signal, noise)
         weight = weightings.weight(aim.weighting, aim.prediction_type, self.schedule.log_snr(t), aim.gamma)

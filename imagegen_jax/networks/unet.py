@@ -73,6 +73,8 @@ class UNet(nn.Module):
       groups: groups of each GroupNorm.
       patch_size: the network works on patch_size^2-pixel patches as channels (1: on pixels, as DDPM does).
       out_channels: channels of the result.
+      classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
+        condition, too.
       dtype: of the computation; parameters, normalisation, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
@@ -86,12 +88,23 @@ class UNet(nn.Module):
     groups: Annotated[int, keys.AtLeast(1)] = 32
     patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
+    classes: int = 0
     dtype: Any = jnp.float32
     remat: bool = keys.resumable(False)
 
     @nn.compact
-    def __call__(self, x, t, train=False):
-        """x: (n, h, w, c) float; t: (n,) timesteps. Returns (n, h, w, out_channels) float32."""
+    def __call__(self, x, t, condition=None, train=False):
+        """Predicts.
+
+        Args:
+          x: (n, h, w, c) float.
+          t: (n,) timesteps.
+          condition: with 'label', (n,) int32, where classes is not 0.
+          train: with dropout, whose key is 'dropout'.
+
+        Returns:
+          (n, h, w, out_channels) float32.
+        """
         wrap = (lambda module, **kw: nn.remat(module, **kw)) if self.remat else (lambda module, **kw: module)
         residual_block = wrap(ResidualBlock, static_argnums=(3,))
         attention_block = wrap(AttentionBlock)
@@ -112,6 +125,9 @@ class UNet(nn.Module):
 
         embedding = dense("time_in")(blocks.sinusoidal_embedding(t, self.channels))
         embedding = dense("time_out")(nn.swish(embedding))
+        if self.classes:
+            told = nn.Embed(self.classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(condition["label"])
+            embedding = embedding + told
 
         levels = range(len(self.multipliers))
         x = blocks.space_to_depth(x, self.patch_size)
@@ -144,7 +160,7 @@ class UNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(keys.section(UNet, without=("out_channels",))):
+class Config(keys.section(UNet, without=("out_channels", "classes"))):
     """The section `network` of a U-Net."""
 
     def objections(self):
