@@ -27,7 +27,7 @@ from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan
-from imagegen_jax.algorithms import gan_networks
+from imagegen_jax.algorithms import gan_config
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import vae_nets
 
@@ -41,10 +41,10 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(gan.Config):
+class Config(gan_config.Config):
     """The keys of a VAE-GAN, in addition to those of a GAN."""
 
-    encoder: gan_networks.EncoderConfig = gan_networks.EncoderConfig()
+    encoder: gan_config.EncoderConfig = gan_config.EncoderConfig()
     vaegan: Weights = Weights()
 
     def objections(self):

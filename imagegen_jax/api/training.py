@@ -118,7 +118,7 @@ def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape
     folder = workdir / run.CHECKPOINTS
     if wanted is None and not checkpoint.available_steps(folder):
         shardings = jax.tree.map(lambda x: x.sharding, state_shape)
-        state = stop.run(start.first_state, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+        state = stop.run(start.begin, config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         return state, checkpoint.Position(0, 0.0, records, fingerprint)
     reader = checkpoint.Checkpointer(folder, read_only=True)
     state, position = stop.run(reader.restore, run.find_step(workdir, config, wanted), state_shape)

@@ -15,7 +15,7 @@ _OF_NETWORKS = re.compile(r"(params|ema_params)/|extra/(ema/)?(\w*stats|codebook
 _SHOWN = 3  # names in a line
 
 
-def first_state(config, algorithm, rng, shardings):
+def begin(config, algorithm, rng, shardings):
     """The state of step 0, with what it takes from the trained run that it stands on, and from config.init_from.
 
     Args:

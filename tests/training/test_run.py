@@ -43,7 +43,7 @@ def first_state(config):
     mesh = sharding.make_mesh(8)
     shapes = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
-    return shapes, start.first_state(config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
+    return shapes, start.begin(config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
 
 
 def elements_on_a_device(state):

@@ -1,14 +1,20 @@
-"""The networks of a GAN's config, and what such a config cannot ask for."""
+"""The keys of a GAN, what they cannot ask for, and the networks that they describe."""
 
 import dataclasses
+import operator
 from typing import Annotated
+from typing import ClassVar
 from typing import Literal
 
 from jax import numpy as jnp
 
 from imagegen_jax import errors
 from imagegen_jax import keys
+from imagegen_jax.adversarial import augmentation
+from imagegen_jax.adversarial import losses
+from imagegen_jax.adversarial import penalties
 from imagegen_jax.networks import dcgan
+from imagegen_jax.networks import gan_blocks
 from imagegen_jax.networks import resnet_gan
 
 
@@ -45,6 +51,78 @@ class EncoderConfig:
 
     # Channels of its levels, the finest first; each halves the sides.
     widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (64, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The section `gan`."""
+
+    loss: Annotated[str, keys.OneOf(losses.ADVERSARIAL)] = "non_saturating"
+    # The target of real images is less than 1 by this.
+    label_smoothing: Annotated[float, keys.AtLeast(0), keys.AtMost(0.5)] = 0.0
+    d_steps: Annotated[int, keys.AtLeast(1)] = 1  # updates of the discriminator a step; each takes its part of batch_size
+    penalty: Annotated[str, keys.OneOf(("none", *penalties.PENALTIES))] = "none"
+    penalty_weight: Annotated[float, keys.AtLeast(0)] = 10.0
+    # Updates of the discriminator from one penalty to the next, which then counts so many times (lazy regularisation).
+    penalty_every: Annotated[int, keys.AtLeast(1)] = 1
+    conditional: bool = False  # on labels, which both networks are told
+    # Projection (and class-conditional normalisation), or concat (dcgan).
+    conditioning: Annotated[str, keys.OneOf(gan_blocks.CONDITIONINGS)] = "projection"
+    auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of labels that the discriminator guesses
+
+    def objections(self):
+        """See keys.objections."""
+        if self.auxiliary and not self.conditional:
+            yield "auxiliary", "it weighs guesses of labels: set --config.gan.conditional=True"
+        if self.label_smoothing and self.loss not in losses.SMOOTHED:
+            yield (
+                "label_smoothing",
+                f"it moves targets, and config.gan.loss={self.loss} has none: choose one of {', '.join(losses.SMOOTHED)}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a GAN."""
+
+    network: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    gan: Objective = Objective()
+    augment: augmentation.Config = augmentation.Config()
+    mean_over_images: ClassVar[bool] = False  # see autoencoder.Config
+
+    def objections(self):
+        """See keys.objections."""
+        gan, discriminator, augment = self.gan, self.discriminator, self.augment
+        if gan.penalty != "none" and discriminator.norm == "batch":
+            yield (
+                "gan.penalty",
+                "it is of the gradient at single images, which normalisation by the batch does not have: "
+                "set --config.discriminator.norm=none or spectral",
+            )
+        # R1, R2 and DRAGAN bound D's gradient at one kind of image alone; D(G(z)) - D(x) can still fall without end.
+        if gan.loss == "wasserstein" and gan.penalty != "wgan_gp" and discriminator.norm != "spectral":
+            yield (
+                "gan.penalty",
+                "it leaves the Wasserstein loss without a bound: set --config.gan.penalty=wgan_gp or "
+                "--config.discriminator.norm=spectral",
+            )
+        if self.network.name == "resnet":
+            for key, value in (
+                ("network.upsampling", "resize"),
+                ("gan.conditioning", "concat"),
+                ("discriminator.norm", "batch"),
+            ):
+                if operator.attrgetter(key)(self) == value:
+                    yield key, "it is of --config.network.name=dcgan"
+        if augment.adaptive and not augment.policy:
+            yield "augment.adaptive", "it needs --config.augment.policy"
+        if augment.adaptive and gan.loss not in losses.BOUNDED:
+            yield (
+                "augment.adaptive",
+                "it follows how many training images the discriminator takes for real, and the logits of "
+                f"config.gan.loss={gan.loss} do not say: set --config.augment.adaptive=False",
+            )
 
 
 def build(config, image_shape, classes):
