@@ -45,7 +45,7 @@ class Spec:
         """The label that a person means by a class's name, or by its number.
 
         Args:
-          word: text. A name goes before a number: where classes are called 1 to 3, '1' is the first.
+          word: text, or a number. A name goes before a number: where classes are called 1 to 3, '1' is the first.
           flag: that it was given as, for the error.
 
         Raises:
@@ -53,7 +53,7 @@ class Spec:
         """
         if word in self.class_names:
             return self.class_names.index(word)
-        if word.isdecimal() and int(word) < self.classes:
+        if str(word).isdecimal() and int(word) < self.classes:
             return int(word)
         if not self.classes:
             raise errors.UserError(f"--{flag}={word}: the images of this run have no labels; leave it out")

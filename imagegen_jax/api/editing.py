@@ -51,7 +51,7 @@ def check_translates(trained):
 
 def encode(trained, images, labels=None):
     """The most likely latents of images."""
-    return _encode(trained, images, _labels(trained, labels, images)).reshape(-1, *trained.algorithm.latent_shape)
+    return _encoded(trained, images, labels)[0].reshape(-1, *trained.algorithm.latent_shape)
 
 
 def decode(trained, latents, labels=None):
@@ -91,8 +91,7 @@ class Reconstructions(NamedTuple):
 
 def reconstruct(trained, images, labels=None):
     """The Reconstructions of images."""
-    labels = _labels(trained, labels, images)
-    made = trained.codec.decode(_encode(trained, images, labels), labels)
+    made = trained.codec.decode(*_encoded(trained, images, labels))
     return Reconstructions(made, *similarity.reconstruction_errors(images, made))
 
 
@@ -102,15 +101,15 @@ def interpolate(trained, images_or_seeds, num=9, labels=None):
     Returns:
       (n - 1, num, h, w, c) uint8. On the way the label is that of the nearer end.
     """
-    labels = _labels(trained, labels, images_or_seeds)
     if np.ndim(images_or_seeds[0]):
-        ends = _encode(trained, images_or_seeds, labels)
+        ends, labels = _encoded(trained, images_or_seeds, labels)
+    elif not _decodes_noise(trained.algorithm):
+        raise errors.UserError(
+            "--input=seed:…: the codes of this run have no standard normal prior: "
+            "give images instead, such as experiments.sample draws with --out=folder/"
+        )
     else:
-        if not _decodes_noise(trained.algorithm):
-            raise errors.UserError(
-                "--input=seed:…: the codes of this run have no standard normal prior: "
-                "give images instead, such as experiments.sample draws with --out=folder/"
-            )
+        labels = _labels(trained, labels, images_or_seeds)
         ends = latent_space.of_prior(images_or_seeds, trained.codec.dimensions)
     return trained.codec.decode(latent_space.paths(ends, num), latent_space.labels_of_paths(labels, num))
 
@@ -150,14 +149,12 @@ def traverse(trained, image, dimensions=None, num=9, range=2.5, label=None):
     """
     if not 0 < range < math.inf:
         raise errors.UserError(f"--range is {range}: it must be more than 0, and finite")
-    label = _labels(trained, None if label is None else [label], image[None])
-    (latents,) = _encode(trained, image[None], label)
+    (latents,), label = _encoded(trained, image[None], label)
     for dimension in dimensions or ():
         if not 0 <= dimension < len(latents):
             raise errors.UserError(f"--dimensions: there is no {dimension}, they go from 0 to {len(latents) - 1}")
-    surveyed = domains.open_domains(trained.config.data, "test", trained.specs)
-    surveyed = surveyed or domains.open_domains(trained.config.data, "train", trained.specs)
-    deviations = latent_space.of_domain(trained.codec, surveyed[""], _SURVEYED)[0].std(0)
+    _, surveyed = inputs.test_or_train(trained.config.data, trained.specs)
+    deviations = latent_space.of_domain(trained.codec, surveyed, _SURVEYED)[0].std(0)
     dimensions = list(dimensions or map(int, np.argsort(-deviations, kind="stable")[:_TRAVERSED]))
     moved = latent_space.traversals(latents, deviations, dimensions, np.linspace(-range, range, num))
     return Traversals(trained.codec.decode(moved, label), dimensions, deviations[dimensions])
@@ -182,11 +179,8 @@ def attribute(trained, images, source, target, strengths=(0.5, 1, 1.5), labels=N
         raise errors.UserError(
             f"attribute goes from class to class, and the images of {trained.config.data.source} have no labels"
         )
-    source, target = (
-        spec.label_of(word, flag) if isinstance(word, str) else word for word, flag in ((source, "from"), (target, "to"))
-    )
-    labels = _labels(trained, labels, images)
-    latents = _encode(trained, images, labels)
+    source, target = (spec.label_of(word, flag) for word, flag in ((source, "from"), (target, "to")))
+    latents, labels = _encoded(trained, images, labels)
     labelled = domains.open_domains(trained.config.data, "train", trained.specs)[""]
     towards = latent_space.direction(*latent_space.of_domain(trained.codec, labelled, _AVERAGED), source, target)
     told = np.stack([labels, *[np.full_like(labels, target)] * len(strengths)], 1)
@@ -254,10 +248,11 @@ def _labels(trained, labels, rows):
     return inputs.labels(known, None, trained.algorithm.classes)
 
 
-def _encode(trained, images, labels):
-    """(n, d) float32."""
+def _encoded(trained, images, labels):
+    """(latents (n, d) float32, `_labels`)."""
     check_encodes(trained)
-    return trained.codec.encode(images, labels)
+    labels = _labels(trained, labels, images)
+    return trained.codec.encode(images, labels), labels
 
 
 def _translator(trained, direction, tile, overlap):

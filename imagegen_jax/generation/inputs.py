@@ -80,11 +80,10 @@ def of_run(trained, given, out, label=None, seeded=False, least=1, most=math.inf
     Raises:
       errors.UserError: there are more or fewer, or see `read` and `labels`.
     """
-    numbers_of_seeds = seeds(given) if seeded else None
-    if numbers_of_seeds is None:
-        found = read(given, out, trained.config.data, trained.spec)
+    if seeded and (given_seeds := seeds(given)):
+        found = Inputs([], given_seeds, np.full(len(given_seeds), -1, np.int32))
     else:
-        found = Inputs([], numbers_of_seeds, np.full(len(numbers_of_seeds), -1, np.int32))
+        found = read(given, out, trained.config.data, trained.spec)
     if len(found.image) < least:
         raise errors.UserError(f"--input={given}: give at least two, to go from one to the other")
     if len(found.image) > most:
@@ -95,23 +94,24 @@ def of_run(trained, given, out, label=None, seeded=False, least=1, most=math.inf
 
 def default(trained, num):
     """`--input` where it is not given, which is printed: `some` images, or seeds of latents where images have none."""
-    if isinstance(trained.algorithm, capabilities.Autoencodes):
-        chosen = some(trained.config.data, trained.spec, num)
-    else:
-        chosen = f"seed:{','.join(map(str, range(num)))}"
+    encodes = isinstance(trained.algorithm, capabilities.Autoencodes)
+    chosen = some(trained.config.data, trained.spec, num) if encodes else f"seed:{','.join(map(str, range(num)))}"
     progress.tell(f"--input={chosen}")
     return chosen
 
 
 def some(data, spec, num):
     """'test:12,3,…', a fair draw of at most so many test images, always the same; of training images where those are all."""
-    split = "test"
-    opened = domains.open_domains(data, split, {"": spec})
-    if opened is None:
-        split = "train"
-        opened = domains.open_domains(data, split, {"": spec})
-    order = np.random.default_rng(0).permutation(len(opened[""].source))
+    split, domain = test_or_train(data, {"": spec})
+    order = np.random.default_rng(0).permutation(len(domain.source))
     return f"{split}:{','.join(map(str, order[:num]))}"
+
+
+def test_or_train(data, specs):
+    """('test', domains.Domain of the test images), or ('train', that of the training images) where there are no others."""
+    for split in ("test", "train"):
+        if opened := domains.open_domains(data, split, specs):
+            return split, opened[""]
 
 
 def seeds(given):

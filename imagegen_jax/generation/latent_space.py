@@ -173,10 +173,8 @@ def traversals(latents, deviations, dimensions, values):
     Returns:
       (k, m, d) float32.
     """
-    moved = np.tile(np.asarray(latents, np.float32), (len(dimensions), len(values), 1))
-    for row, dimension in zip(moved, dimensions):
-        row[:, dimension] += np.asarray(values) * deviations[dimension]
-    return moved
+    units = np.eye(len(latents))[dimensions] * deviations
+    return (latents + np.asarray(values)[:, None] * units[:, None]).astype(np.float32)
 
 
 def direction(latents, labels, source, target):

@@ -29,7 +29,8 @@ def typed(written, algorithm, specs):
         if name not in declared:
             raise errors.UserError(f"--{name}={value}: this family of generators has no such option; leave it out")
         try:
-            values[name] = declared[name].parse(value) if isinstance(value, str) else value
+            alone = declared[name].several and isinstance(value, int | float)  # where several may stand
+            values[name] = declared[name].parse(value) if alone or isinstance(value, str) else value
         except ValueError as error:
             raise errors.UserError(f"--{name}={value}: {error}") from error
         if text := declared[name].objection(values[name]):
