@@ -1,4 +1,4 @@
-"""An autoencoder (Hinton & Salakhutdinov 2006). Its images are drawn from a distribution fitted to its codes afterwards.
+"""An autoencoder (Hinton & Salakhutdinov 2006). Its images are drawn from a distribution fitted to its latents afterwards.
 
 ''       the bundled Fashion-MNIST images on a laptop's CPU, in minutes
 smoke    the same in seconds, to see that everything works

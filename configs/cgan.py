@@ -5,7 +5,7 @@ smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 
 Each is the variant of configs/gan.py with that name, told the labels: the generator by its normalisation, the discriminator
-by a projection. The discriminator also guesses them (Odena et al. 2017), which keeps the classes apart.
+by a projection. The discriminator also classifies images by them (Odena et al. 2017), which keeps the classes apart.
 """
 
 from configs import gan

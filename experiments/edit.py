@@ -1,10 +1,10 @@
 """Asks a trained run for changes to images that a person has.
 
 translate   images of one domain of a CycleGAN to the other, whatever their size
-reconstruct images from their codes, with the errors
-interpolate from the code of each image to that of the next
-traverse    from the code of one image along single dimensions
-attribute   images towards the mean code of another class
+reconstruct images from their latents, with the errors
+interpolate from the latents of each image to those of the next
+traverse    from the latents of one image along single dimensions
+attribute   images towards the mean latents of another class
 
 python -m experiments.edit translate --workdir=runs/cyclegan --direction=ab --input=photos --out=translated
 python -m experiments.edit reconstruct --workdir=runs/vae --input=test:0,1,2,3 --out=pairs.png
@@ -14,7 +14,7 @@ python -m experiments.edit attribute --workdir=runs/vae --input=test:0,5 --from=
 
 All but the first are of autoencoders of any kind, whose images have the size of the run's own or, where its training resized
 them, are resized; interpolate is of GANs too, with --input=seed:1,2. Without --input, reconstruct and interpolate show some
-test images, or random codes where images have none.
+test images, or random latents where images have none.
 """
 
 import functools
@@ -43,7 +43,7 @@ _TILE = flags.DEFINE_integer("tile", 512, "translate: larger images are translat
 _OVERLAP = flags.DEFINE_integer("overlap", None, "translate: pixels that neighbouring tiles share; by default at most 64.")
 _MOST_PIXELS = flags.DEFINE_integer("most_pixels", translation.MOST_PIXELS, "translate: files with more are unreadable.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images (un)coded at once; by default the run's sample.batch_size.")
-_LABEL = flags.DEFINE_string("label", None, "The class of files and of random codes, by name or number, for a run with labels.")
+_LABEL = flags.DEFINE_string("label", None, "The class of files and random latents, by name or number, for a run with labels.")
 _NUM = flags.DEFINE_integer("num", 9, "interpolate: images from one to the next, with both; traverse: images a row.")
 _RANGE = flags.DEFINE_float("range", 2.5, "traverse: how far to go to either side, in deviations of each dimension.")
 _DIMENSIONS = flags.DEFINE_list("dimensions", None, "traverse: which, such as 0,3,7; by default the 10 that vary most.")
@@ -77,7 +77,7 @@ def interpolate():
 
 
 def traverse():
-    """A row for each dimension of a code, in deviations of the test images' codes, or else the training images'."""
+    """A row for each dimension of latents, in deviations of those of the test images, or else the training images'."""
     dimensions = command_line.numbers("dimensions", int)
     trained, given = _opened(most=1)
     made = trained.traverse(given.image[0], dimensions, _NUM.value, _RANGE.value, given.label[0])

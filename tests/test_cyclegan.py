@@ -48,7 +48,7 @@ def test_other_networks_keep_the_image_size():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_a_logit_judges_its_patch_alone(layers):
+def test_a_logit_sees_its_patch_alone(layers):
     """The patch of 3 layers is 70 pixels wide: found by which pixels a logit's gradient reaches, without normalisation's."""
     width = {1: 16, 2: 34, 3: 70}[layers]
     side = 96
@@ -165,9 +165,9 @@ def test_a_step_is_the_reference_update_written_out(algorithm):
         fake_b, fake_a = fakes(g)
         idt_a, idt_b = g_ab.apply({"params": g["ab"]}, real_b), g_ba.apply({"params": g["ba"]}, real_a)
         rec_a, rec_b = g_ba.apply({"params": g["ba"]}, fake_b), g_ab.apply({"params": g["ab"]}, fake_a)
-        judged_b = d.apply({"params": discriminators["b"]}, fake_b)
-        judged_a = d.apply({"params": discriminators["a"]}, fake_a)
-        gan = ((judged_b - 1) ** 2).mean() + ((judged_a - 1) ** 2).mean()
+        logits_b = d.apply({"params": discriminators["b"]}, fake_b)
+        logits_a = d.apply({"params": discriminators["a"]}, fake_a)
+        gan = ((logits_b - 1) ** 2).mean() + ((logits_a - 1) ** 2).mean()
         cycle = 7 * jnp.abs(rec_a - real_a).mean() + 13 * jnp.abs(rec_b - real_b).mean()
         identity = 13 * 0.5 * jnp.abs(idt_a - real_b).mean() + 7 * 0.5 * jnp.abs(idt_b - real_a).mean()
         return gan + cycle + identity

@@ -1,6 +1,6 @@
-"""The autoencoder (Hinton & Salakhutdinov 2006): a deterministic code, and the squared error of what is decoded from it.
+"""The autoencoder (Hinton & Salakhutdinov 2006): deterministic latents, and the squared error of what is decoded from them.
 
-It has no distribution of codes. Images are drawn from one that is fitted to the codes of training images afterwards
+It has no distribution of latents. Images are drawn from one that is fitted to the latents of training images afterwards
 (generation/latents.py).
 """
 

@@ -1,4 +1,4 @@
-"""Classifying images: not a generator, but the judge of generators.
+"""Classifying images: not a generator, but what generators are scored with.
 
 Its features are what distances between sets of images are measured in, and its decisions say of which class a generated image
 is (imagegen_jax/evaluation/features.py).

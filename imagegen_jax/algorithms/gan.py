@@ -1,6 +1,7 @@
 """Generative adversarial networks (Goodfellow et al. 2014): DCGAN, WGAN-GP, SNGAN and what lies between them.
 
-A generator G makes images of noise z ~ N(0, I), a discriminator D tells them from real ones. With the terms of losses.py,
+A generator G makes images of noise z ~ N(0, I), a discriminator D tells them from real ones. With the terms of
+adversarial/losses.py,
 
     D minimises   E real(D(x)) + E fake(D(G(z))) + weight E penalty                          `d_steps` times a step
     G minimises   E generator(D(G(z)))                                                       once a step
@@ -10,7 +11,7 @@ where the penalties are those of adversarial/penalties.py. One that is due at ev
 descent: so D(G(z)) is computed once for both. Each update of D sees its own part of the step's batch and other noise.
 
 With labels both networks may be told them, G by its normalisation and D by a projection (Miyato & Koyama 2018) or each beside
-its input (Mirza & Osindero 2014), and D may guess them, to the gain of both players (Odena et al. 2017, equations 2 and 3).
+its input (Mirza & Osindero 2014), and D may classify images by them, for both (Odena et al. 2017, equations 2 and 3).
 """
 
 from collections.abc import Callable
@@ -114,7 +115,7 @@ class Gan(base.Algorithm):
       d_steps: updates of the discriminator a step.
       penalty: on the discriminator's gradient; None for none.
       spectral: whether the discriminator's weights are normalised by their largest singular values.
-      auxiliary: weight of the guesses of classes.
+      auxiliary: weight of the auxiliary classification.
       augmentation: what both kinds of images go through.
       classes: labels that the networks are told; 0 for none.
     """
@@ -320,7 +321,7 @@ class Gan(base.Algorithm):
         return self.adversarial.generator(output.logits).mean() + self._aux_class_loss(output, condition)
 
     def _aux_class_loss(self, output, condition):
-        """What wrong guesses of the class cost both players."""
+        """The auxiliary classification's loss, of both networks."""
         if not self.auxiliary:
             return 0.0
         return self.auxiliary * optax.softmax_cross_entropy_with_integer_labels(output.classes, condition["label"]).mean()

@@ -68,7 +68,7 @@ class Objective:
     conditional: bool = False  # on labels, which both networks are told
     # Projection (and class-conditional normalisation), or concat (dcgan).
     conditioning: Annotated[str, keys.OneOf(gan_blocks.CONDITIONINGS)] = "projection"
-    auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of labels that the discriminator guesses
+    auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of the loss of classifying images by their labels
 
     def objections(self):
         """See keys.objections."""

@@ -100,7 +100,7 @@ def duplicates(made, real):
 def classes_covered(made, real, classes):
     """The share of the classes that are drawn at least a tenth as often as they occur among the test images.
 
-    Both sides are judged by one classifier. One image of a class does not cover it, as distances.class_coverage would have it:
+    One classifier classifies both sides. One image of a class does not cover it, as distances.class_coverage would have it:
     among 1,000 of one class some are taken for others. Classes too rare to be expected five times among n images are left out.
 
     Args:

@@ -178,7 +178,7 @@ def traversals(latents, deviations, dimensions, values):
 
 
 def direction(latents, labels, source, target):
-    """The mean code of one class minus that of another: a direction of visible change (Larsen et al. 2016; White 2016).
+    """The mean latents of one class minus those of another: a direction of visible change (Larsen et al. 2016; White 2016).
 
     Args:
       latents: (n, d).

@@ -82,7 +82,7 @@ class Reader:
         """
         readable, converted = [], []
         for file in files:
-            with self._judged(file.source), pictures.opened(file.source) as image:
+            with self._bad_images(file.source), pictures.opened(file.source) as image:
                 if pictures.channels_of(image) != self._channels:
                     converted.append(file.source)
                 readable.append(file)
@@ -93,11 +93,11 @@ class Reader:
 
     def read(self, path):
         """(h, w, channels) uint8, upright by its EXIF tag; None where it is skipped. Raises pictures.BadImageError."""
-        with self._judged(path), pictures.opened(path) as image:
+        with self._bad_images(path), pictures.opened(path) as image:
             return pictures.convert(image, self._channels)
 
     @contextlib.contextmanager
-    def _judged(self, path):
+    def _bad_images(self, path):
         try:
             yield
         except pictures.BadImageError as error:

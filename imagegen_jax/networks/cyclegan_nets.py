@@ -179,7 +179,7 @@ class DiscriminatorConfig:
 
     name: Literal["patch", "pixel"] = "patch"
     channels: Annotated[int, keys.AtLeast(1)] = 64
-    layers: Annotated[int, keys.AtLeast(1)] = 3  # convolutions of stride 2 (patch); 3 judge 70x70 pixels, 2 34x34, 1 16x16
+    layers: Annotated[int, keys.AtLeast(1)] = 3  # convolutions of stride 2 (patch); 3 see 70x70 pixels, 2 34x34, 1 16x16
 
     @property
     def least_side(self):

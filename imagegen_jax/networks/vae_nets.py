@@ -1,6 +1,6 @@
 """Encoders, decoders, and what they make together: an autoencoder, a VAE.
 
-An encoder takes (n, h, w, c) images in [-1, 1] to (n, features), a decoder (n, d) codes to (n, h, w, outputs). The four kinds:
+An encoder takes (n, h, w, c) images in [-1, 1] to (n, features), a decoder (n, d) latents to (n, h, w, outputs). Four kinds:
 
     linear  one matrix each: with a Gaussian likelihood of shared variance, probabilistic principal components
     dense   fully connected layers with ReLU (Kingma & Welling 2014, appendix C)
@@ -33,7 +33,7 @@ class Config:
     """The section `network` of an encoder and a decoder."""
 
     name: Literal["linear", "dense", "conv", "pythae"] = "conv"
-    latent: Annotated[int, keys.AtLeast(1)] = 32  # dimensions of a code
+    latent: Annotated[int, keys.AtLeast(1)] = 32  # dimensions of an image's latents
     # Of each hidden layer (dense); channels of each level, each halving the resolution (conv).
     widths: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (32, 64)
     blocks: Annotated[int, keys.AtLeast(1)] = 1  # residual blocks a level (conv)
@@ -195,7 +195,7 @@ class PythaeDecoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """A deterministic code of `latent` numbers.
+    """Deterministic latents, `latent` numbers.
 
     Attributes:
       encoder: (x, train) -> (n, features).

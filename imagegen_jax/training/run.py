@@ -28,6 +28,7 @@ from imagegen_jax.training import sharding
 CHECKPOINTS = "checkpoints"
 BY_MOVING = "move it out of the folder, so that one of these is the latest"  # `remedy` where no flag chooses a checkpoint
 _CONFIG = "config.json"
+_NO_FIRST_STAGE = "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +100,7 @@ def build_algorithm(config, specs, records=1, schedules=None):
 def _first_stage(config, specs):
     """The algorithm that a method stands on, of which nothing is trained."""
     if not config.first_stage.run:
-        raise errors.UserError(
-            "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
-        )
+        raise errors.UserError(_NO_FIRST_STAGE)
     found = config_lib.typed(config_dict.ConfigDict(config.first_stage.run))
     return algorithms.find(found.algorithm).from_config(found.method, specs.get("", specs), base.Training())
 
@@ -139,19 +138,17 @@ def save_config(workdir, config, specs, schedules=()):
 
 def saved(workdir):
     """What config.json says, whatever version it is of: (flat config, {domain: images.Spec}). Raises errors.UserError."""
-    path = files.to_path(workdir) / _CONFIG
-    if not path.exists():
-        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
-    try:
-        found = json.loads(path.read_text())
+
+    def flat(text):
+        found = json.loads(text)
         specs = {name: _spec(**spec) for name, spec in found["images"].items()}
         return config_lib.flatten(config_dict.ConfigDict(found["config"])), specs
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.UserError(f"cannot read {path}: {error}") from error
+
+    return _there(workdir, load_config(workdir, flat))
 
 
-def load_config(workdir):
-    """(config.Experiment, {domain: images.Spec}) of a run, or None where the folder holds none.
+def load_config(workdir, read=from_json):
+    """(config.Experiment, {domain: images.Spec}) of a run, or what `read` makes of config.json; None where there is none.
 
     Raises:
       errors.UserError: config.json is damaged, or of another version.
@@ -160,9 +157,16 @@ def load_config(workdir):
     if not path.exists():
         return None
     try:
-        return from_json(path.read_text())
+        return read(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, errors.UserError) as error:
         raise errors.UserError(f"cannot read {path}: {error}") from error
+
+
+def _there(workdir, found):
+    """What was found in config.json. Raises errors.UserError where there is none."""
+    if found is None:
+        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
+    return found
 
 
 def check_resumable(workdir, config, specs):
@@ -267,9 +271,7 @@ def _config_of_first_stage(config, specs):
     """{key: value} of the run in config.first_stage.workdir, which must have the capability that is needed."""
     folder = config.first_stage.workdir
     if not folder:
-        raise errors.UserError(
-            "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
-        )
+        raise errors.UserError(_NO_FIRST_STAGE)
     found = load_config(folder)
     if found is None:
         raise errors.UserError(f"config.first_stage.workdir is {folder}, which is not the folder of a run: it has no {_CONFIG}")
@@ -373,10 +375,7 @@ def load(workdir, step=None, use_ema=True, remedy="choose with --checkpoint=STEP
 
 def restore(workdir, step, unread, remedy="choose with --checkpoint=STEP", check=None):
     """As `load`, but all of the state is read that `unread` does not name: state of shapes -> {field: those of its arrays}."""
-    found = load_config(workdir)
-    if found is None:
-        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
-    config, specs = found
+    config, specs = _there(workdir, load_config(workdir))
     opened = Run(str(workdir), config, specs, build_algorithm(config, specs), state=None, step=None, ema=False)
     if check:
         check(opened)
