@@ -4,11 +4,12 @@ import imagegen_jax
 
 run = imagegen_jax.load("runs/ddpm")
 images = run.sample(64, seed=0)
+scores = run.evaluate(num=2000)["scores"]
 """
 
 import importlib
 
-_FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs"}
+_FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs", "evaluate": "scoring"}
 
 
 def __getattr__(name):

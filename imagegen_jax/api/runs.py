@@ -13,6 +13,7 @@ from imagegen_jax.api import editing
 from imagegen_jax.api import sampling
 from imagegen_jax.api import training
 from imagegen_jax.generation import latent_space
+from imagegen_jax.training import checkpoint as checkpoint_lib
 from imagegen_jax.training import interruption
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -35,6 +36,12 @@ class Run(run.Run):
     def sample(self, num: int, seed: int = 0, **request) -> np.ndarray:
         """Draws images: the array of sampling.prepare, whose arguments these are."""
         return np.concatenate(list(sampling.prepare(self, num, seed, **request).batches()))
+
+    def evaluate(self, **options):
+        """Scores the images that it draws: the report of scoring.evaluate, whose arguments these are."""
+        from imagegen_jax.api import scoring  # here, since SciPy and the networks of scores take their time to import
+
+        return scoring.evaluate(self, **options)
 
     def export(self, path) -> None:
         """Writes the arrays that other programs need (run.named_arrays) to a file ending in .safetensors.
@@ -69,6 +76,13 @@ def load(workdir, checkpoint=None, ema=True, batch_size=None, check=None) -> Run
       errors.UserError: it is not the folder of a run, or the checkpoint cannot be read.
     """
     return Run(**vars(run.load(workdir, checkpoint, ema, check=check)), batch_size=batch_size)
+
+
+def load_each(workdir, checkpoint=None, ema=True):
+    """Yields what `load` returns; of checkpoint='all' each in turn."""
+    steps = checkpoint_lib.available_steps(files.to_path(workdir) / run.CHECKPOINTS) if checkpoint == "all" else [checkpoint]
+    for step in steps or [None]:  # where there is none, to load the latest is the error that says so
+        yield load(workdir, step, ema)
 
 
 def train(config, workdir, checkpoint=None) -> Run:

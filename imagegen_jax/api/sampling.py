@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from imagegen_jax import errors
 from imagegen_jax import rng
 from imagegen_jax.generation import latents as latents_lib
-from imagegen_jax.generation import requests
+from imagegen_jax.generation import requests as requests_lib
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -22,16 +24,20 @@ class Drawing:
 
     Attributes:
       num: how many.
+      request: {name: value} of the options and of 'label', as far as they were asked for.
       labels: (num,) int32, their classes; None where the run knows none.
-      batches: () -> iterator of (n, height, width, channels) uint8 arrays, one after the other.
+      batches: (first=0) -> iterator of (n, height, width, channels) uint8 arrays, one after the other, from image `first` on.
+      protocol: () -> {name: value}, what the images depend on beside the run and the labels, as JSON.
     """
 
     num: int
+    request: dict[str, Any]
     labels: np.ndarray | None
-    batches: Callable[[], Iterator[np.ndarray]]
+    batches: Callable[..., Iterator[np.ndarray]]
+    protocol: Callable[[], dict[str, Any]]
 
 
-def prepare(trained: run.Run, num, seed=0, *, batch_size=None, label=None, latents=None, **options) -> Drawing:
+def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **request) -> Drawing:
     """Checks all that is asked for; nothing is drawn, fitted or written yet.
 
     Args:
@@ -39,27 +45,45 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, label=None, laten
       num: how many images.
       seed: image i depends on the seed, on i and on what is asked for alone, whatever the batch size.
       batch_size: images drawn at once; by default the run's sample.batch_size.
-      label: number or name of the class that is drawn; None for all in turn.
       latents: latents.Options, what latents are drawn from; None leaves the choice to the run's family.
-      **options: fields of trained.algorithm.Request, as values or as a person writes them: steps=50, temperature='0.7'.
+      **request: `label`, number or name of the class that is drawn, by default all in turn; and fields of
+        trained.algorithm.Request, as values or as a person writes them: steps=50, temperature='0.7'. None is not asked for.
 
     Raises:
       errors.UserError: the run cannot draw what is asked for.
     """
+    return prepare_each(trained, num, seed, [request], batch_size=batch_size, latents=latents or latents_lib.Options())[0]
+
+
+def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=None):
+    """The Drawing of each of several requests, of the same labels compiled once; `shares` are those of sampling.labels."""
     for name, value in (("num", num), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise errors.UserError(f"--{name} is {value}: it must be at least 1")
     rng.check_seed(seed, "--seed")
     algorithm = trained.algorithm
-    asked = options if label is None else options | {"label": label}
-    fields = requests.typed(asked, algorithm, trained.specs)
-    label = fields.get("label")
-    chosen = latents_lib.resolve(latents or latents_lib.Options(), algorithm, trained.specs, **fields)
+    asked = [{name: value for name, value in request.items() if value is not None} for request in requests]
+    typed = [requests_lib.typed(request, algorithm, trained.specs) for request in asked]
+    for request in typed:
+        chosen = latents_lib.resolve(latents, algorithm, trained.specs, **request)
 
-    def batches():
+    @functools.cache
+    def fitted():
         mesh = sharding.make_mesh(jax.device_count())
-        draw, _ = latents_lib.drawing(chosen, trained, mesh, () if label is None else (label,))
-        drawer = sampling.Drawer(algorithm, mesh, batch_size or trained.config.sample.batch_size, draw)
-        return drawer.batches(trained.state, seed, num, **fields)
+        labels = [request["label"] for request in typed if "label" in request]
+        draw, about = latents_lib.drawing(chosen, trained, mesh, labels)
+        return sampling.Drawer(algorithm, mesh, batch_size or trained.config.sample.batch_size, draw), about
 
-    return Drawing(num, sampling.labels(np.arange(num), algorithm.classes, label), batches)
+    def drawing(request):
+        options = {name: value for name, value in request.items() if name != requests_lib.LABEL}
+
+        def batches(first=0):
+            return fitted()[0].batches(trained.state, seed, num, first, shares=shares, **request)
+
+        def protocol():
+            return fitted()[1] | {"seed": seed, "sampler": algorithm.about_request(algorithm.Request(**options))}
+
+        labels = sampling.labels(np.arange(num), algorithm.classes, request.get(requests_lib.LABEL), shares)
+        return Drawing(num, request, labels, batches, protocol)
+
+    return [drawing(request) for request in typed]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -51,6 +52,18 @@ class ImageSet:
                 yield read(np.arange(start, min(start + _BATCH, num)))
 
         return cls(protocol, num, tuple(shape), batches, read, **known)
+
+    @classmethod
+    def made(cls, protocol, num, shape, batches, labels=None):
+        """The ImageSet of images that are only made in order; `batches` yield them alone, `labels` are (num,) int32 or None."""
+        labels = np.full(num, -1, np.int32) if labels is None else labels
+
+        def labelled(first):
+            for batch in batches(first):
+                yield batch, labels[first : first + len(batch)]
+                first += len(batch)
+
+        return cls(protocol, num, tuple(shape), labelled)
 
     def class_shares(self):
         """(classes,) float64, the share of each class among the images; None where some have no label, or classes no names."""
@@ -135,27 +148,39 @@ def named(spec, split="test", shape=None, half=None):
     """The images that a person names.
 
     Args:
-      spec: a folder of images, an .npz file with uint8 NHWC under 'images', or what config.data.source takes.
+      spec: a folder of images, an .npz file with uint8 NHWC under 'images', such an array, or what config.data.source takes.
       split: of the latter.
       shape: to resize the images of a folder or a source to.
-      half: as `of_data` takes it; of an .npz file, always all.
+      half: as `of_data` takes it; of arrays, always all.
 
     Raises:
       errors.UserError: there are no such images, or not of one shape.
     """
-    if spec.endswith(".npz"):
-        return _of_npz(pathlib.Path(spec))
-    return of_data(section(spec), split if has_splits(spec) else "train", shape, half=half)
+    data = section(spec)
+    if data is None:
+        return _of_arrays(spec)
+    return of_data(data, split if has_splits(spec) else "train", shape, half=half)
 
 
 def section(spec):
-    """The sources.Config of what a person names, which is no .npz file."""
+    """The sources.Config of what a person names; None where that is arrays."""
+    if _is_arrays(spec):
+        return None
     return sources.Config(source=f"folder:{spec}" if pathlib.Path(spec).is_dir() else spec)
 
 
 def has_splits(spec):
     """Whether `named` finds a 'train' and a 'test' under this name."""
-    return not spec.endswith(".npz") and not pathlib.Path(spec).is_dir()
+    return not _is_arrays(spec) and not pathlib.Path(spec).is_dir()
+
+
+def said(spec):
+    """What is said of a name: the name, or that it is an array."""
+    return "array" if isinstance(spec, np.ndarray) else spec
+
+
+def _is_arrays(spec):
+    return isinstance(spec, np.ndarray) or spec.endswith(".npz")
 
 
 def statistics(spec):
@@ -164,9 +189,9 @@ def statistics(spec):
     Returns:
       (distances.Moments, what a protocol says of them), or None where the name means something else.
     """
-    path = pathlib.Path(spec)
-    if path.suffix != ".npz" or not path.is_file():
+    if isinstance(spec, np.ndarray) or not spec.endswith(".npz") or not pathlib.Path(spec).is_file():
         return None
+    path = pathlib.Path(spec)
     found = _arrays(path, ("mu", "sigma"))
     if len(found) < 2:
         return None
@@ -181,16 +206,17 @@ def statistics(spec):
     return distances.Moments(None, mean, covariance), protocol
 
 
-def _of_npz(path):
-    images, labels = _read_npz(path)
+def _of_arrays(spec):
+    path = pathlib.Path(said(spec))
+    found = {"images": spec} if isinstance(spec, np.ndarray) else _arrays(path, ("images", "labels"))
+    images, labels = _checked(path, found)
     protocol = {"source": path.name, "fingerprint": fingerprints.digest(images.shape, images, labels)}
     protocol["shape"] = list(images.shape[1:])
     read = _shuffled(lambda index: (images[index], labels[index]), len(images))
     return ImageSet.readable(protocol, len(images), images.shape[1:], read)
 
 
-def _read_npz(path):
-    found = _arrays(path, ("images", "labels"))
+def _checked(path, found):
     if "images" not in found:
         raise errors.UserError(f"{path} holds no array 'images': save uint8 images (n, h, w, c) under that name")
     images = found["images"]
@@ -223,3 +249,45 @@ def random_pixels(shape, num, seed=0):
         return np.stack([rng.integers(0, 256, shape, np.uint8) for rng in rngs]), np.full(len(rngs), -1, np.int32)
 
     return ImageSet.readable({"source": "random pixels", "seed": seed, "shape": list(shape)}, num, shape, read)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedReference:
+    """The reference that a person names.
+
+    Attributes:
+      name: as `named` or `statistics` takes it; None for the data of the run that is scored.
+      split: 'test' or 'train', whichever images of it are compared with.
+    """
+
+    name: str | np.ndarray | None
+    split: str
+
+    @functools.cached_property
+    def statistics(self):
+        """What `statistics` finds; None where the reference is images."""
+        return None if self.name is None else statistics(self.name)
+
+    def images(self, shape, section, class_names, split, half=None):
+        """The ImageSet of a split; None where there is no such split.
+
+        Args:
+          shape: of the images that are scored.
+          section: the `data` section of the run that made them; None where there is none.
+          class_names: of that run.
+          split: 'train' or 'test'.
+          half: see `of_data`.
+
+        Raises:
+          errors.UserError: there are no such images, or they are of another shape.
+        """
+        if self.name is None:
+            return of_data(section, split, shape, class_names, half)
+        if not has_splits(self.name) and split != self.split:
+            return None
+        found = named(self.name, split, shape if section else None, half)
+        if tuple(found.shape) != tuple(shape):
+            ours, theirs = ("x".join(map(str, each)) for each in (shape, found.shape))
+            name = said(self.name)
+            raise errors.UserError(f"the images are {ours} and those of --reference={name} {theirs}: convert one of them")
+        return found

@@ -10,11 +10,13 @@ class Measure(NamedTuple):
       name: what it is called; '…' stands for the measure before it.
       better: '↓' where less is better, '↑' where more is, '' where neither is.
       scale: it is multiplied by this.
+      brief: whether it is in the table of a command, too.
     """
 
     name: str
     better: str = ""
     scale: int = 1
+    brief: bool = True
 
     @property
     def heading(self):
@@ -25,30 +27,30 @@ class Measure(NamedTuple):
 MEASURES = {
     "fid": Measure("Fréchet distance", "↓"),
     "fid.infinity": Measure("… of unlimited samples", "↓"),
-    "fid.slope": Measure("… slope over 1 / images"),
+    "fid.slope": Measure("… slope over 1 / images", brief=False),
     "kid": Measure("kernel distance x 1000", "↓", 1000),
-    "kid.all_samples": Measure("… of all samples x 1000", "↓", 1000),
+    "kid.all_samples": Measure("… of all samples x 1000", "↓", 1000, brief=False),
     "is": Measure("Inception Score", "↑"),
     "prdc.precision": Measure("precision", "↑"),
     "prdc.recall": Measure("recall", "↑"),
     "prdc.density": Measure("density", "↑"),
     "prdc.coverage": Measure("coverage", "↑"),
     "classes.coverage": Measure("share of classes", "↑"),
-    "classes.entropy": Measure("entropy of classes, nats"),
+    "classes.entropy": Measure("entropy of classes, nats", brief=False),
     "classes.relative_entropy": Measure("entropy of classes, relative", "↑"),
-    "classes.of_reference.coverage": Measure("… share of classes, reference"),
-    "classes.of_reference.entropy": Measure("… entropy, nats, reference"),
-    "classes.of_reference.relative_entropy": Measure("… entropy, relative, reference"),
+    "classes.of_reference.coverage": Measure("… share of classes, reference", brief=False),
+    "classes.of_reference.entropy": Measure("… entropy, nats, reference", brief=False),
+    "classes.of_reference.relative_entropy": Measure("… entropy, relative, reference", brief=False),
     "labels": Measure("as labelled", "↑"),
     "diversity.pairwise_distance": Measure("pairwise distance"),
     "diversity.pairwise_ssim": Measure("pairwise SSIM"),
     "diversity.duplicates": Measure("duplicates", "↓"),
-    "memorisation.train": Measure("distance to nearest training image"),
-    "memorisation.test": Measure("distance to nearest test image"),
+    "memorisation.train": Measure("distance to nearest training image", brief=False),
+    "memorisation.test": Measure("distance to nearest test image", brief=False),
     "memorisation.nearer": Measure("nearer to training"),
-    "memorisation.interval": Measure("nearer to training, interval"),
-    "memorisation.nearer_all": Measure("… among all of both"),
-    "memorisation.chance": Measure("… that by chance"),
+    "memorisation.interval": Measure("nearer to training, interval", brief=False),
+    "memorisation.nearer_all": Measure("… among all of both", brief=False),
+    "memorisation.chance": Measure("… that by chance", brief=False),
 }
 
 

@@ -117,8 +117,6 @@ class Memorisation:
     Attributes:
       train: (n,) distances to the nearest training features, among as many as there are test features.
       test: (n,) distances to the nearest test features, among as many as there are training features.
-      nearest: (n, k) indices of the nearest among all training features, nearest first.
-      nearest_distance: (n, k) how far those are.
       nearer: (n,) 1 where train is nearer than test, 1/2 where both are as near, else 0.
       nearer_all: (n,) the same, among all of both sets, which misses no copy.
       chance: what the mean of nearer_all would be without memorisation: the training set's share. That of nearer is 1/2.
@@ -126,8 +124,6 @@ class Memorisation:
 
     train: np.ndarray
     test: np.ndarray
-    nearest: np.ndarray
-    nearest_distance: np.ndarray
     nearer: np.ndarray
     nearer_all: np.ndarray
     chance: float
@@ -138,7 +134,7 @@ class Memorisation:
         return {name: float(getattr(self, name).mean()) for name in names} | {"chance": self.chance}
 
 
-def memorisation(fake, train, test, k=1, seed=0):
+def memorisation(fake, train, test, seed=0):
     """Whether samples are nearer to training images than to test images, which a model that memorises nothing cannot favour.
 
     A larger set has nearer neighbours whatever is generated. So distances are compared after dropping random rows, by position,
@@ -148,27 +144,20 @@ def memorisation(fake, train, test, k=1, seed=0):
       fake: (n, d).
       train: (m, d).
       test: (l, d).
-      k: how many nearest training images to name.
       seed: of the rows that are kept.
 
     Returns:
       Memorisation.
-
-    Raises:
-      errors.UserError: where there are fewer than k training features.
     """
-    distance, nearest = neighbours(fake, train, k)
-    every = {"train": distance[:, 0], "test": neighbours(fake, test)[0][:, 0]}
-    equal = dict(every)
     sets = {"train": train, "test": test}
+    every = {name: neighbours(fake, rows)[0][:, 0] for name, rows in sets.items()}
+    equal = dict(every)
     small, large = sorted(sets, key=lambda name: len(sets[name]))
     if len(sets[small]) < len(sets[large]):
         kept = np.random.default_rng(seed).choice(len(sets[large]), len(sets[small]), replace=False)
         equal[large] = neighbours(fake, sets[large][np.sort(kept)])[0][:, 0]
     return Memorisation(
         **equal,
-        nearest=nearest,
-        nearest_distance=distance,
         nearer=_first_nearer(**equal),
         nearer_all=_first_nearer(**every),
         chance=len(train) / (len(train) + len(test)),

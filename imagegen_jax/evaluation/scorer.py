@@ -47,6 +47,7 @@ class Subject:
     Attributes:
       images: the image_sets.ImageSet.
       num: how many of them.
+      reference: split -> the image_sets.ImageSet that they are compared with, of 'test' or 'train'; None where there is none.
       label: what sets it apart from the others of a command, such as {'step': 300}.
       folder: where its scores go; None for nowhere of its own.
       heldout: Heldout; None where there is no run or no test split.
@@ -55,29 +56,15 @@ class Subject:
 
     images: image_sets.ImageSet
     num: int
+    reference: Callable[[str], image_sets.ImageSet | None]
     label: dict[str, Any]
     folder: pathlib.Path | None = None
     heldout: Heldout | None = None
     labelled: bool = False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Against:
-    """What images are compared with, and what a protocol says of it.
-
-    Attributes:
-      reference: the scoring.Reference.
-      protocol: of the reference's images or statistics.
-      training: the image_sets.ImageSet of its training images, for `memorisation`; None where there are none.
-    """
-
-    reference: scoring.Reference
-    protocol: dict[str, Any]
-    training: image_sets.ImageSet | None = None
-
-
-def against(extractor, images, training=None):
-    """The Against of a set of images.
+def reference_of(extractor, images, training=None):
+    """The scoring.Reference of a set of images.
 
     Args:
       extractor: a features.Extractor.
@@ -89,26 +76,25 @@ def against(extractor, images, training=None):
     network = extractor.features.class_names
     names = scoring.common_classes(network, images.class_names, compared.logits, compared.labels)
     moments = distances.Moments.of(compared.features)
-    reference = scoring.Reference(moments, compared, seen, names, () if names else network)
-    return Against(reference, images.protocol, training)
+    return scoring.Reference(moments, images.protocol, compared, seen, training, names, () if names else network)
 
 
 class Scorer:
     """Scores sets of images by the same metrics against the same reference."""
 
-    def __init__(self, extractor, against, metrics, reference_sets, num):
+    def __init__(self, extractor, reference, metrics, reference_sets, num):
         """Nothing is computed yet.
 
         Args:
           extractor: a features.Extractor.
-          against: Against.
+          reference: scoring.Reference.
           metrics: keys of scoring.METRICS.
           reference_sets: {name: image_sets.ImageSet}, whose scores give the numbers a scale; those of fewer than `num` images
             are left out.
           num: how many images of each are scored.
         """
         self._extractor = extractor
-        self._against = against
+        self._reference = reference
         self._metrics = metrics
         self._reference_sets = {name: images for name, images in reference_sets.items() if images.num >= num}
         self._num = num
@@ -131,7 +117,7 @@ class Scorer:
         pieces = _pieces(self._extractor, subject.images, subject.num)
         what = measures.label(subject.label)
         collected = collection.collect(self._extractor, subject.images.batches, subject.num, pieces, what)
-        scores = scoring.score(collected, self._against.reference, self._metrics)
+        scores = scoring.score(collected, self._reference, self._metrics)
         if subject.heldout:
             scores[HELDOUT] = subject.heldout.measure()
         report = {
@@ -139,7 +125,7 @@ class Scorer:
             "scores": scores,
             "anchors": reference_scores,  # the key that earlier reports have
             "protocol": protocol,
-            "warnings": scoring.warnings(collected, self._against.reference),
+            "warnings": scoring.warnings(collected, self._reference),
             "seconds": time.monotonic() - begin,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine.facts(),
@@ -152,17 +138,16 @@ class Scorer:
         return report
 
     def _protocol(self, subject):
-        reference = self._against.reference
         protocol = {
             "images": subject.images.protocol | {"num": subject.num},
-            "reference": self._against.protocol | {"num": reference.moments.count},
+            "reference": self._reference.protocol | {"num": self._reference.moments.count},
             "features": self._extractor.features.protocol,
             "metrics": self._metrics + [HELDOUT] * bool(subject.heldout),
             "quantised": "uint8",
             "versions": _versions(),
         }
         if "memorisation" in self._metrics:
-            protocol["training"] = self._against.training.protocol
+            protocol["training"] = self._reference.training_set.protocol
         if subject.heldout:
             protocol[HELDOUT] = subject.heldout.protocol
         if self._reference_sets:
@@ -175,7 +160,7 @@ class Scorer:
         scores = {}
         for name, images in self._reference_sets.items():
             collected = _collected(self._extractor, images, self._num, name)
-            scores[name] = scoring.score(collected, self._against.reference, metrics)
+            scores[name] = scoring.score(collected, self._reference, metrics)
         return scores
 
 

@@ -1,12 +1,14 @@
 """Scores: which numbers are made of collected features, and how they are shown."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
+from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import measures
 from imagegen_jax.evaluation import prdc
 
@@ -20,15 +22,19 @@ class Reference:
 
     Attributes:
       moments: of its features.
+      protocol: what a score's protocol says of it.
       images: the set itself; None where only its statistics are known.
       training: the training images, for `memorisation`; None where there are none.
+      training_set: the image_sets.ImageSet of these.
       class_names: of the logits; empty where they mean no class of these images.
       other_classes: names of what the logits mean instead, where the features are a classifier's of other images.
     """
 
     moments: distances.Moments
+    protocol: dict[str, Any]
     images: collection.Collection | None = None
     training: collection.Collection | None = None
+    training_set: image_sets.ImageSet | None = None
     class_names: tuple[str, ...] = ()
     other_classes: tuple[str, ...] = ()
 
@@ -220,24 +226,6 @@ def warnings(generated, reference):
 
 # -------------------------------------------------------------------------------------------------------------- the table
 
-_ROWS = (
-    "fid",
-    "fid.infinity",
-    "kid",
-    "is",
-    "prdc.precision",
-    "prdc.recall",
-    "prdc.density",
-    "prdc.coverage",
-    "classes.coverage",
-    "classes.relative_entropy",
-    "labels",
-    "diversity.pairwise_distance",
-    "diversity.pairwise_ssim",
-    "diversity.duplicates",
-    "memorisation.nearer",
-)
-
 
 def table(columns):
     """Scores side by side, as text.
@@ -247,9 +235,8 @@ def table(columns):
     """
     measured = [dict(measures.of(scores)) for scores in columns.values()]
     lines = [["", *columns]]
-    for path in _ROWS:
-        if any(path in found for found in measured):
-            cells = (measures.cell(path, found.get(path), brief=True) for found in measured)
-            lines.append([measures.named(path).name, *cells])
+    for path, measure in measures.MEASURES.items():
+        if measure.brief and any(path in found for found in measured):
+            lines.append([measure.name, *(measures.cell(path, found.get(path), brief=True) for found in measured)])
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

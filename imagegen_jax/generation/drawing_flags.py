@@ -71,21 +71,14 @@ def latents():
     return latents_lib.Options(*(flags.FLAGS[name].value for name in ("latents", "components", "leaves")))
 
 
-def check_none(reason):
-    """Raises errors.UserError, which ends in the reason, where a flag of `define` is given."""
-    for name in (*given(), *(name for name in ("latents", "components", "leaves") if flags.FLAGS[name].value is not None)):
-        raise errors.UserError(f"--{name}: {reason}; leave it out")
-
-
-def sweep(words, fixed):
+def sweep(words):
     """Every combination of what a sweep names.
 
     Args:
       words: of --sweep=steps:10,20,sampler:ddpm, split at its commas.
-      fixed: what is the same in each, as `given` returns it; the sweep takes precedence.
 
     Returns:
-      [{name: text}], for requests.typed; without words, [fixed].
+      [{name: text}], for requests.typed; without words, [{}].
 
     Raises:
       errors.UserError: no family has such an option.
@@ -99,4 +92,4 @@ def sweep(words, fixed):
         if name not in names:
             raise errors.UserError(f"--sweep={','.join(words)}: write such as steps:10,20; keys are {', '.join(names)}")
         choices.setdefault(name, []).append(text)
-    return [fixed | dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]

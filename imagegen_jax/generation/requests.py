@@ -30,6 +30,7 @@ def typed(written, algorithm, specs):
             raise errors.UserError(f"--{name}={value}: this family of generators has no such option; leave it out")
         try:
             alone = declared[name].several and isinstance(value, int | float)  # where several may stand
+            value = tuple(value) if isinstance(value, list) else value
             values[name] = declared[name].parse(value) if alone or isinstance(value, str) else value
         except ValueError as error:
             raise errors.UserError(f"--{name}={value}: {error}") from error

@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import re
 
 from imagegen_jax import files
@@ -55,7 +56,7 @@ def sweep(path, reports):
     from matplotlib import figure
 
     labels = [report["label"] for report in reports]
-    keys = [key for key in labels[0] if len({label.get(key) for label in labels}) > 1]
+    keys = [key for key in labels[0] if len({json.dumps(label.get(key)) for label in labels}) > 1]
     numeric = [key for key in keys if all(isinstance(label.get(key), int | float) for label in labels)]
     axis = numeric[-1] if numeric else None
     lines = {}

@@ -347,10 +347,7 @@ def test_memorisation_tells_copies_from_new_images():
     assert abs(honest["train"] / honest["test"] - 1) < 0.1
 
     copied = np.random.default_rng(0).choice(400, 200)
-    thief = prdc.memorisation(train[copied], train, test, k=2)
-    np.testing.assert_array_equal(thief.nearest[:, 0], copied)
-    np.testing.assert_array_equal(thief.nearest_distance[:, 0], 0)
-    assert (thief.nearest_distance[:, 1] > 0).all()
+    thief = prdc.memorisation(train[copied], train, test)
     assert thief.scores()["nearer_all"] == 1
     # A quarter of the copied are among the hundred that are kept, and the others are as near to either.
     assert thief.scores()["nearer"] > 0.5

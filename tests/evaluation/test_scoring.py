@@ -21,7 +21,7 @@ def draw(seed, n=1100, shift=0.0, classes=3):
 
 
 def reference_of(images, training=None):
-    return scoring.Reference(distances.Moments.of(images.features), images, training, ("a", "b", "c"))
+    return scoring.Reference(distances.Moments.of(images.features), {}, images, training, class_names=("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_by_default_what_can_be_had(reference):
     assert scoring.chosen(None, 999, reference, True, False) == [
         name for name in scoring.METRICS if name not in ("kid", "labels")
     ]
-    statistics = scoring.Reference(dataclasses.replace(reference.moments, count=None))
+    statistics = scoring.Reference(dataclasses.replace(reference.moments, count=None), {})
     assert scoring.chosen(None, 1000, statistics, False, False) == ["fid", "diversity"]
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_refused(reference, name, num, words):
 
 
 def test_statistics_of_other_features_are_refused():
-    statistics = scoring.Reference(distances.Moments(None, np.zeros(2048), np.eye(2048)))
+    statistics = scoring.Reference(distances.Moments(None, np.zeros(2048), np.eye(2048)), {})
     with pytest.raises(errors.UserError, match="8 features cannot be compared with those of 2048"):
         scoring.score(draw(0), statistics, ["fid"])
 

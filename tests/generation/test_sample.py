@@ -101,7 +101,7 @@ def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
 def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
     tiny_config.sampler.update(name="ddim", steps=3, eta=1.0, variance="fixed_large")
     algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
-    (written,) = drawing_flags.sweep([word for word in words.split(",") if word], {})
+    (written,) = drawing_flags.sweep([word for word in words.split(",") if word])
     request = algorithm.Request(**requests.typed(written, algorithm, {}))
     algorithm.check_request(request)
     assert algorithm.about_request(request) == expected
@@ -143,15 +143,17 @@ def test_no_option_is_ignored_by_a_family_that_has_none():
                 requests.typed({option: "1"}, one, {})
 
 
-def test_a_sweep_is_every_combination_over_what_is_fixed():
+def test_a_sweep_is_every_combination():
     words = ["steps:10", "20", "sampler:ddpm", "ddim"]
-    assert drawing_flags.sweep(words, {"label": "3", "steps": "5"}) == [
-        {"label": "3", "steps": steps, "sampler": sampler} for steps in ("10", "20") for sampler in ("ddpm", "ddim")
+    assert drawing_flags.sweep(words) == [
+        {"steps": steps, "sampler": sampler} for steps in ("10", "20") for sampler in ("ddpm", "ddim")
     ]
-    assert drawing_flags.sweep(["temperature:0.5", "1"], {}) == [{"temperature": "0.5"}, {"temperature": "1"}]
-    assert requests.typed({"temperature": "0.5,1"}, vae.Vae, {}) == {"temperature": (0.5, 1.0)}
-    assert drawing_flags.sweep([], {"steps": 5}) == [{"steps": 5}]
-    assert drawing_flags.sweep(["label:cat", "2"], {}) == [{"label": "cat"}, {"label": "2"}]
+    assert drawing_flags.sweep(["temperature:0.5", "1"]) == [{"temperature": "0.5"}, {"temperature": "1"}]
+    for one, several in (("0.5", "0.5,1"), (0.5, [0.5, 1])):
+        assert requests.typed({"temperature": one}, vae.Vae, {}) == {"temperature": (0.5,)}
+        assert requests.typed({"temperature": several}, vae.Vae, {}) == {"temperature": (0.5, 1)}
+    assert drawing_flags.sweep([]) == [{}]
+    assert drawing_flags.sweep(["label:cat", "2"]) == [{"label": "cat"}, {"label": "2"}]
 
 
 def test_a_class_has_a_name_and_a_number():
@@ -184,7 +186,7 @@ def test_a_class_has_a_name_and_a_number():
 )
 def test_impossible_sweeps_are_refused(words, error):
     with pytest.raises(errors.UserError) as caught:
-        (written,) = drawing_flags.sweep(words.split(","), {})
+        (written,) = drawing_flags.sweep(words.split(","))
         requests.typed(written, diffusion_lib.Diffusion, {})
     assert error in str(caught.value) and "\n" not in str(caught.value)
 

@@ -1,9 +1,8 @@
-"""experiments.evaluate as a person meets it, on a baseline that trains in seconds."""
+"""Scoring by the command and from Python, on runs that train in seconds or not at all."""
 
 import json
 import pathlib
-import subprocess
-import sys
+import re
 import zipfile
 
 import jax
@@ -12,8 +11,10 @@ from PIL import Image
 import pytest
 
 from configs import vae
+import imagegen_jax
 from imagegen_jax import errors
 from imagegen_jax import images as images_lib
+from imagegen_jax.api import scoring
 from imagegen_jax.data import fashion_mnist_10k
 from imagegen_jax.data import sources
 from imagegen_jax.evaluation import features
@@ -25,45 +26,26 @@ from imagegen_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Asks for several things in one process, since starting one takes longer than what is asked.
-DRIVER = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from experiments import evaluate
-from imagegen_jax import errors
-flags.FLAGS(["evaluate"])
-for words in json.loads(sys.argv[1]):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["evaluate", *words])
-        try:
-            evaluate.main()
-            print("RESULT done")
-        except errors.UserError as error:
-            print("RESULT", error)
-"""
-
-
-def python(*words):
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def ask(*requests):
-    """What becomes of each request: 'done', or the error's line."""
-    lines = python("-c", DRIVER, json.dumps(requests)).splitlines()
-    return [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
-
 
 def scores_of(path):
     return json.loads(pathlib.Path(path).read_text())
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def evaluate(command):
+    """Evaluates what a command line says, and returns what it wrote."""
+
+    def call(*words, out):
+        command("evaluate")(*words, f"--out={out}")
+        return scores_of(out)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, command):
     workdir = tmp_path_factory.mktemp("evaluate") / "run"
-    python("-m", "experiments.main", "--config=configs/baseline.py:smoke", f"--workdir={workdir}", "--config.eval.samples=64")
+    command("main")("--config=configs/baseline.py:smoke", f"--workdir={workdir}", "--config.eval.samples=64")
     return workdir
 
 
@@ -90,15 +72,11 @@ def assert_nearest(picture):
             np.testing.assert_allclose(np.linalg.norm(space(row[block]) - space(row[:1]), axis=1), expected, rtol=1e-4)
 
 
-def test_a_run_is_scored(trained, tmp_path):
+def test_a_run_is_scored(trained, tmp_path, evaluate):
     base = [f"--workdir={trained}", "--num=80"]
-    requests = [
-        [*base, "--batch_size=16", f"--out={tmp_path / 'a.json'}"],
-        [*base, "--batch_size=33", "--seed=0", "--metrics=fid,is", f"--out={tmp_path / 'b.json'}"],
-        [*base, "--checkpoint=all", "--metrics=fid", "--noanchors", f"--out={tmp_path / 'all.json'}"],
-    ]
-    assert ask(*requests) == ["done"] * 3
-    report, again = (scores_of(tmp_path / name) for name in ("a.json", "b.json"))
+    report = evaluate(*base, "--batch_size=16", out=tmp_path / "a.json")
+    again = evaluate(*base, "--batch_size=33", "--seed=0", "--metrics=fid,is", out=tmp_path / "b.json")
+    every = evaluate(*base, "--checkpoint=all", "--metrics=fid", "--noanchors", out=tmp_path / "all.json")
     files = sorted((trained / "eval").glob("*.json"))
     assert report in [scores_of(path) for path in files]
     assert set(report["scores"]) == {"fid", "is", "prdc", "classes", "diversity", "memorisation", "heldout"}
@@ -112,83 +90,59 @@ def test_a_run_is_scored(trained, tmp_path):
     protocol = report["protocol"]
     assert protocol["images"]["step"] == 8 and protocol["images"]["num"] == 80
     assert protocol["reference"]["num"] == 2000 and len(protocol["features"]["sha256"]) == 64
-    assert [one["label"]["step"] for one in scores_of(tmp_path / "all.json")] == [4, 8]
+    assert [one["label"]["step"] for one in every] == [4, 8]
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_images_are_scored_without_a_run(tmp_path):
+def test_images_are_scored_without_a_run(tmp_path, evaluate):
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
     np.savez(tmp_path / "noise.npz", images=images, labels=np.arange(60) % 10)
     np.savez(tmp_path / "stats.npz", mu=np.zeros(192), sigma=np.eye(192))
-    np.savez(tmp_path / "other.npz", mu=np.zeros(8), sigma=np.eye(8))
-    np.savez(tmp_path / "large.npz", images=np.zeros((9, 32, 32, 3), np.uint8))
     noise = f"--samples={tmp_path / 'noise.npz'}"
-    bundled = "--reference=fashion_mnist_10k"
-    outcomes = ask(
-        [noise, bundled, f"--out={tmp_path / 'a.json'}"],
-        [noise, f"--reference={tmp_path / 'noise.npz'}", "--metrics=fid,prdc", f"--out={tmp_path / 'self.json'}"],
-        [noise, f"--reference={tmp_path / 'stats.npz'}", f"--out={tmp_path / 'stats.json'}"],
-        [noise, f"--reference={tmp_path / 'stats.npz'}", "--metrics=kid"],
-        [noise, f"--reference={tmp_path / 'other.npz'}"],
-        [f"--samples={tmp_path / 'large.npz'}", bundled],
-        [noise, bundled, "--metrics=kid"],
-        [noise, bundled, "--features=inception"],
-        [noise],
-        [noise, f"--workdir={tmp_path}"],
-        [f"--samples={tmp_path / 'nothing'}", bundled],
-        [noise, bundled, "--steps=5"],
-        [noise, bundled, "--sweep=steps:5"],
-        [noise, bundled, f"--out={tmp_path / 'a.txt'}"],
-    )
-    assert outcomes[:3] == ["done"] * 3, outcomes
-    found, itself, against_statistics = (scores_of(tmp_path / name) for name in ("a.json", "self.json", "stats.json"))
+    found = evaluate(noise, "--reference=fashion_mnist_10k", out=tmp_path / "a.json")
+    itself = evaluate(noise, f"--reference={tmp_path / 'noise.npz'}", "--metrics=fid,prdc", out=tmp_path / "self.json")
+    against_statistics = evaluate(noise, f"--reference={tmp_path / 'stats.npz'}", out=tmp_path / "stats.json")
     # Noise is what random pixels are.
     assert 0.5 < found["scores"]["fid"]["value"] / found["anchors"]["random pixels"]["fid"]["value"] < 2
     assert 0 <= found["scores"]["labels"]["value"] < 0.5  # the classes that noise was said to be of
     assert abs(itself["scores"]["fid"]["value"]) < 1e-6 and itself["scores"]["prdc"]["coverage"]["value"] == 1.0
     assert set(against_statistics["scores"]) == {"fid", "is", "diversity"}
     assert against_statistics["protocol"]["reference"]["num"] is None
-    for outcome, words in zip(
-        outcomes[3:],
-        [
-            "statistics without images", "those of 8: use", "the images are 32x32x3 and those of", "60 images are too few",
-            "pt_inception-2015-12-05", "--reference is missing", "either --workdir", "nothing",
-            "--steps: --samples are there already", "--sweep: --samples", "ending in .json",
-        ],
-        strict=True,
-    ):  # fmt: skip
-        assert words in outcome, (words, outcome)
 
 
-def test_requests_that_cannot_be(trained):
-    run = f"--workdir={trained}"
-    outcomes = ask(
-        [run, "--checkpoint=5"],
-        [run, "--checkpoint=last"],
-        [run, "--sweep=height:1,2"],
-        [run, "--sweep=10,20"],
-        [run, "--sweep=steps:10,20"],
-        [run, "--num=1"],
-        [run, "--metrics=fids"],
-        ["--workdir=/nowhere"],
-    )
-    expected = [
-        "no checkpoint of step 5", "--checkpoint=last", "keys are", "keys are", "--steps=10", "--num is 1",
-        "choose of", "not the folder of a run",
-    ]  # fmt: skip
-    for outcome, words in zip(outcomes, expected, strict=True):
-        assert words in outcome, (words, outcome)
-
-
-@pytest.fixture(scope="module")
-def evaluate(command):
-    """Evaluates in this process what a command line says, and returns the report."""
-
-    def call(*words, out):
-        command("evaluate")(*words, f"--out={out}")
-        return scores_of(out)
-
-    return call
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--samples=NOISE --reference=STATS --metrics=kid", "statistics without images"),
+        ("--samples=NOISE --reference=OTHER", "those of 8: use"),
+        ("--samples=LARGE --reference=fashion_mnist_10k", "the images are 32x32x3 and those of"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --metrics=kid", "60 images are too few"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --features=inception", "pt_inception-2015-12-05"),
+        ("--samples=NOISE", "--reference is missing"),
+        ("--samples=NOISE --workdir=RUN", "either --workdir"),
+        ("--samples=/nothing --reference=fashion_mnist_10k", "nothing"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --steps=5", "--steps: --samples are there already"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --sweep=steps:5", "--sweep: --samples"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --out=a.txt", "ending in .json"),
+        ("--workdir=RUN --checkpoint=5", "no checkpoint of step 5"),
+        ("--workdir=RUN --checkpoint=last", "--checkpoint=last"),
+        ("--workdir=RUN --sweep=height:1,2", "keys are"),
+        ("--workdir=RUN --sweep=10,20", "keys are"),
+        ("--workdir=RUN --sweep=steps:10,20", "--steps=10"),
+        ("--workdir=RUN --num=1", "--num is 1"),
+        ("--workdir=RUN --metrics=fids", "choose of"),
+        ("--workdir=/nowhere", "not the folder of a run"),
+    ],
+)
+def test_what_cannot_be_is_refused(trained, command, tmp_path, words, error):
+    np.savez(tmp_path / "noise.npz", images=np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8))
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(192), sigma=np.eye(192))
+    np.savez(tmp_path / "other.npz", mu=np.zeros(8), sigma=np.eye(8))
+    np.savez(tmp_path / "large.npz", images=np.zeros((9, 32, 32, 3), np.uint8))
+    for name in ("noise", "stats", "other", "large"):
+        words = words.replace(name.upper(), f"{tmp_path / name}.npz")
+    with pytest.raises(errors.UserError, match=re.escape(error)):
+        command("evaluate")(*words.replace("RUN", str(trained)).split())
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +211,25 @@ def test_what_changes_no_image_changes_no_score(base, evaluate, tmp_path):
     words, report = base
     assert evaluate(*words, "--batch_size=8", out=tmp_path / "a.json") == report
     assert report["protocol"]["images"]["labels"] == "equal shares" and report["protocol"]["images"]["device"] == "cpu"
+
+
+def test_from_python(base, conditional, tmp_path):
+    words, report = base
+    trained, folder = imagegen_jax.load(conditional), pathlib.Path(words[-1].removeprefix("--reference=")).parent
+    asked = dict(metrics=["fid"], reference_scores=False)
+    assert trained.evaluate(num=12, reference=folder / "reference.npz", **asked) == report  # scored before
+    arrays = imagegen_jax.evaluate(trained.sample(12), reference=np.load(folder / "reference.npz")["images"], **asked)
+    np.testing.assert_allclose(arrays["scores"]["fid"]["value"], report["scores"]["fid"]["value"], rtol=1e-6)
+    sweep = [{"temperature": 0.5}, {"temperature": 1, "label": "Dress"}]
+    for _ in range(2):  # once drawn, once read
+        found = trained.evaluate(num=12, sweep=sweep, **asked)
+        assert [one["label"].get("label") for one in found] == [None, 3]
+        scoring.save(found, tmp_path / "sweep.json")
+    for wrong, error in (({"steps": 3}, "--steps=3: this family"), ({"class_shares": "even"}, "choose one of data, equal")):
+        with pytest.raises(errors.UserError, match=error):
+            trained.evaluate(**wrong)
+    with pytest.raises(errors.UserError, match="array: its images are float64"):
+        imagegen_jax.evaluate(np.zeros((4, 28, 28, 1)), reference="fashion_mnist_10k")
 
 
 def test_translations_are_compared_with_other_things_than_were_translated(evaluate, tmp_path):

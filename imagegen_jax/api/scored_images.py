@@ -1,0 +1,147 @@
+"""The images that are scored: a run's drawings or translations, or images that exist, each with what they are compared with."""
+
+import functools
+import json
+
+import jax
+
+from imagegen_jax import config as config_lib
+from imagegen_jax import errors
+from imagegen_jax import files
+from imagegen_jax.algorithms import capabilities
+from imagegen_jax.api import sampling
+from imagegen_jax.data import domains
+from imagegen_jax.data import fingerprints
+from imagegen_jax.evaluation import bounds
+from imagegen_jax.evaluation import evaluator
+from imagegen_jax.evaluation import image_sets
+from imagegen_jax.evaluation import scorer
+from imagegen_jax.generation import sampling as sampling_lib
+from imagegen_jax.training import sharding
+
+
+def of_samples(samples, reference, num, **drawing):
+    """The scorer.Subject of images that exist.
+
+    Args:
+      samples: as image_sets.named takes them.
+      reference: image_sets.NamedReference.
+      num: how many of them, at most.
+      **drawing: what is asked of drawings, as `of_run` takes it.
+
+    Raises:
+      errors.UserError: there are no such images, there is no reference, or something is asked of drawings.
+    """
+    if reference.name is None:
+        raise errors.UserError("--reference is missing: --samples are compared with it, such as --reference=fashion_mnist_10k")
+    _check_none("--samples are there already, and nothing is drawn", **drawing)
+    images = image_sets.named(samples)
+    _, labels = next(images.batches(0))
+    compared = functools.partial(reference.images, images.shape, None, None)
+    label = {"samples": image_sets.said(samples)}
+    return scorer.Subject(images, min(num, images.num), compared, label, labelled=bool((labels >= 0).all()))
+
+
+def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, importance_samples, **drawing):
+    """Yields the scorer.Subject of each request, all of which are checked before the first image is drawn.
+
+    The arguments are those of scoring.reports, but for `reference`, an image_sets.NamedReference. `drawing` are class_shares,
+    latents, sweep and request. Raises errors.UserError where the run cannot do what is asked of it.
+    """
+    about = {
+        "run": files.to_path(trained.workdir).name,
+        "algorithm": trained.config.algorithm,
+        "config": fingerprints.digest(json.dumps(config_lib.to_dict(trained.config), sort_keys=True)),
+        "step": trained.step,
+        "ema": trained.ema,
+        "parameters": fingerprints.digest(*jax.tree.leaves(jax.device_get((trained.state.params, trained.state.extra)))),
+        "device": jax.devices()[0].device_kind,  # which rounds in its own way
+    }
+    mesh = sharding.make_mesh(jax.device_count())
+    rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, importance_samples))
+    if not isinstance(trained.algorithm, capabilities.Translates):
+        for images, compared, label in _drawn(trained, reference, num, seed, batch_size, about, **drawing):
+            yield scorer.Subject(images, num, compared, label, labelled="labels" in images.protocol, **rest)
+        return
+    _check_none("a CycleGAN's translations are not drawn, and have no options", **drawing)
+    images, compared = _translated(trained, mesh, reference, direction, batch_size, about)
+    yield scorer.Subject(images, min(num, images.num), compared, {"step": trained.step}, **rest)
+
+
+def _check_none(reason, class_shares, latents, sweep, request):
+    """Raises errors.UserError, which ends in the reason, where something is asked of drawings."""
+    of_latents = {"latents": latents.kind, "components": latents.components, "leaves": latents.leaves}
+    for name, value in (request | of_latents | {"sweep": sweep, "class_shares": class_shares}).items():
+        if value is not None:
+            raise errors.UserError(f"--{name}: {reason}; leave it out")
+
+
+def _heldout(trained, mesh, metrics, samples):
+    """The scorer.Heldout of all test images; None where there are none."""
+    config, algorithm = trained.config, trained.algorithm
+    tighter = samples is not None and bounds.importance_weighted(algorithm, samples)
+    if metrics is not None and scorer.HELDOUT not in metrics:
+        return None
+    test_set = domains.open_domains(config.data, "test", trained.specs)
+    if test_set is None:
+        return None
+
+    def measure(state, batch, rng):
+        return algorithm.eval_step(state, batch, rng) | (tighter(state, batch, rng) if tighter else {})
+
+    means = evaluator.Evaluator(measure, mesh, test_set, 0, config.eval.batch_size, config.seed)
+    protocol = {"fingerprint": domains.fingerprint(test_set), "importance_samples": samples}
+    return scorer.Heldout(
+        protocol, functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(trained.state).items()})
+    )
+
+
+def _drawn(trained, reference, num, seed, batch_size, about, class_shares, latents, sweep, request):
+    """Yields (ImageSet, split -> ImageSet that it is compared with, label) of each request."""
+    spec, classes = trained.spec, trained.algorithm.classes
+    compared = functools.partial(reference.images, spec.shape, trained.config.data, spec.known_names)
+    shares, about_shares = None, "equal shares"
+    if classes and class_shares != "equal" and not reference.statistics:
+        images = compared(reference.split)
+        own = reference.name is None or (spec.known_names and spec.known_names == images.class_names)
+        shares = images.class_shares() if own else None
+        if shares is not None:
+            about_shares = f"shares of the reference {images.protocol['fingerprint']}"
+    kind = {"latents": latents.kind} if latents.kind else {}
+    kind |= {"class_shares": "equal"} if classes and class_shares == "equal" else {}
+    requests = [request | one for one in sweep or [{}]]
+    for drawing in sampling.prepare_each(trained, num, seed, requests, batch_size=batch_size, latents=latents, shares=shares):
+        protocol = about | drawing.protocol()
+        if drawing.labels is not None:
+            protocol["labels"] = f"all {drawing.request['label']}" if "label" in drawing.request else about_shares
+        images = image_sets.ImageSet.made(protocol, num, spec.shape, drawing.batches, drawing.labels)
+        yield images, compared, {"step": trained.step} | kind | drawing.request
+
+
+def _translated(trained, mesh, reference, direction, batch_size, about):
+    """(ImageSet, split -> ImageSet of the images of a split that the translations belong to).
+
+    Where those are the very images of which the others are drawings, or the true translations, the images of even number are
+    translated and compared with those of odd number.
+    """
+    config, algorithm, specs = trained.config, trained.algorithm, trained.specs
+    if direction not in algorithm.directions:
+        raise errors.UserError(f"--direction={direction}: choose one of {', '.join(algorithm.directions)}")
+    source, target = algorithm.directions[direction]
+    sections = domains.sections(config.data)
+    own = reference.name is None
+    section = sections[target] if own else image_sets.section(reference.name)
+    same = section and image_sets.same_content(sections[source], section, reference.split, own and algorithm.paired_test)
+    names, half = specs[source].known_names, 0 if same else None
+    real = image_sets.of_data(sections[source], "test", algorithm.shapes[source], names, half)
+    translations = sampling_lib.Translations(algorithm, mesh, direction, batch_size or config.sample.batch_size)
+
+    def batches(first):
+        return translations.batches(trained.state, (batch for batch, _ in real.batches(first)))
+
+    def compared(split):
+        half = 1 if same and split == reference.split else None
+        return reference.images(algorithm.shapes[target], sections[target], specs[target].known_names, split, half)
+
+    protocol = about | {"direction": direction, "of": real.protocol}
+    return image_sets.ImageSet.made(protocol, real.num, algorithm.shapes[target], batches), compared
