@@ -182,7 +182,7 @@ def _save_neighbours(compared, path, collected):
     _, by_features = prdc.neighbours(shown.features, compared.training.features, k)
     gap = np.full(seen.shape, 255, np.uint8)
     rows = [
-        [image, gap, *map(seen.image, near), gap, *map(seen.image, like)]
+        [image, gap, *seen.read(near)[0], gap, *seen.read(like)[0]]
         for image, near, like in zip(shown.images, by_pixels, by_features)
     ]
     output.save_grid(path, np.stack(list(itertools.chain(*rows))), len(rows[0]))

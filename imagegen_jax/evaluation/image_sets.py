@@ -72,10 +72,6 @@ class ImageSet:
             return None
         return np.bincount(labels, minlength=len(self.class_names)) / len(labels)
 
-    def image(self, index):
-        """Image `index`, (h, w, c) uint8, of those that can be read."""
-        return self.read(np.array([index]))[0][0]
-
     def images(self, num):
         """Yields (n, h, w, c) uint8 arrays: the first `num` images."""
         for batch, _ in self.batches(0):
