@@ -45,7 +45,7 @@ def evaluate(command):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, command):
     workdir = tmp_path_factory.mktemp("evaluate") / "run"
-    command("main")("--config=configs/baseline.py:smoke", f"--workdir={workdir}", "--config.eval.samples=64")
+    command("main")(f"--config={ROOT / 'configs' / 'baseline.py'}:smoke", f"--workdir={workdir}", "--config.eval.samples=64")
     return workdir
 
 
