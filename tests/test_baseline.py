@@ -24,7 +24,7 @@ def build(name, templates=4, shape=SHAPE):
     config = importlib.import_module("configs.baseline").get_config("smoke")
     config.baseline.name = name
     config.baseline.templates = templates
-    return run.build_algorithm(config, {"": images.Spec(shape)})
+    return run.build_algorithm(config, images.Spec(shape))
 
 
 def batch_of(image, devices=1):

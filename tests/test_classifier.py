@@ -27,7 +27,7 @@ def build(shape=(8, 8, 1), classes=3, **changes):
     config.network.dropout = 0.0
     config.update_from_flattened_dict(changes)
     config_lib.check(config)
-    return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
+    return run.build_algorithm(config, images.Spec(shape, images.unnamed(classes)))
 
 
 def batch_of(image, label):
@@ -108,7 +108,7 @@ def test_detail_is_what_differs_from_the_neighbours():
 def test_a_run_from_before_degradation_has_its_old_network():
     config = config_lib.default("classifier").unlock()
     del config.network.multiscale, config.network.detail, config.classifier.degradation
-    algorithm = run.build_algorithm(*run.from_json(run.to_json(config, {"": images.Spec((8, 8, 1), images.unnamed(3))})))
+    algorithm = run.build_algorithm(*run.from_json(run.to_json(config, images.Spec((8, 8, 1), images.unnamed(3)))))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     layers = {f"{name}_{i}" for name in ("Conv", "GroupNorm") for i in range(6)} | {"Dense_0"}
     assert set(state.params["classifier"]) == layers and not state.extra

@@ -40,7 +40,7 @@ def build(recipe, **changes):
     config.batch_size = N
     config.augment.policy = ()
     config.update_from_flattened_dict(changes)
-    return run.build_algorithm(config, {"": images.Spec(SHAPE, images.unnamed(CLASSES))}, 100)
+    return run.build_algorithm(config, images.Spec(SHAPE, images.unnamed(CLASSES)), 100)
 
 
 def batch(n=N, seed=0):
@@ -108,7 +108,7 @@ def trained_points(algorithm, draw, steps, n, seeds=1):
 def of_points(dimensions, hidden, **changes):
     """The game of configs/gan.py's default, penalty and moving average included, played for points."""
     recipe = importlib.import_module("configs.gan").get_config()
-    algorithm = run.build_algorithm(recipe, {"": images.Spec((28, 28, 1))}, 8000)
+    algorithm = run.build_algorithm(recipe, images.Spec((28, 28, 1)), 8000)
     networks = dict(generator=Points(dimensions, hidden), discriminator=Judge())
     blank = dict(image_shape=(1, 1, dimensions), latent=dimensions, augmentation=gan.Augmentation())
     adam = dict(optimizer=optax.adam(1e-3, 0.5), d_optimizer=optax.adam(1e-3, 0.5))

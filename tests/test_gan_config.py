@@ -17,7 +17,7 @@ def build(recipe, shape=(28, 28, 1), classes=10, **changes):
     config = recipe.get_config("smoke")
     config.update_from_flattened_dict(changes)
     config_lib.check(config)
-    return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
+    return run.build_algorithm(config, images.Spec(shape, images.unnamed(classes)))
 
 
 def refusal(*args, **changes):

@@ -35,7 +35,7 @@ def labels(numbers):
 def built(recipe, variant, shape, classes=10, **changes):
     config = recipe.get_config(variant)
     config.update_from_flattened_dict(changes)
-    return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
+    return run.build_algorithm(config, images.Spec(shape, images.unnamed(classes)))
 
 
 def shapes(network, *inputs, **options):

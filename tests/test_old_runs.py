@@ -93,14 +93,14 @@ def assert_same_way(family, begin, found, expected):
 
 def test_images_and_losses_stay_as_they_were(workdir):
     trained = run.load(workdir)
-    config, algorithm, state, specs = trained.config, trained.algorithm, trained.state, trained.specs
+    config, algorithm, state, specs = trained.config, trained.algorithm, trained.state, trained.spec
     assert trained.step == 2
     with np.load(workdir / "expected.npz") as file:
         expected = dict(file)
     key = jax.random.key(0)
     test_set = domains.open_domains(config.data, "test", specs)
     # The first four by number, whatever images an evaluation takes.
-    batch = domains.joined({name: domain.reader([0, 1, 2, 3]) for name, domain in test_set.items()})
+    batch = domains.each(lambda name, domain: domain.reader([0, 1, 2, 3]), test_set)
 
     made = {"loss": jax.jit(algorithm.eval_step)(state, batch, key)["loss"]}
     if "drawn" in expected:

@@ -136,7 +136,7 @@ def test_schedules_are_in_steps_also_for_a_network_with_two_updates_a_step():
     config.optimizer.update(name="lion", lr=1.0, schedule="linear", warmup="0")
     config.gan.d_steps = 2
     config.discriminator.lr_ratio = 1.0
-    gan = run.build_algorithm(config, {"": images.Spec((8, 8, 1), images.unnamed(3))}, 100, ((0, 2), (2, 4)))
+    gan = run.build_algorithm(config, images.Spec((8, 8, 1), images.unnamed(3)), 100, ((0, 2), (2, 4)))
     for optimizer, expected in ((gan.optimizer, [1, 0.5] * 2), (gan.d_optimizer, [1, 0.75, 0.5, 0.25] * 2)):
         state, rates = optimizer.init(jnp.ones(())), []
         for _ in expected:

@@ -53,8 +53,8 @@ def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
         config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
         config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
-    names = algorithms.find(config.algorithm).domains or ("",)
-    return run.build_algorithm(config, {name: images.Spec(shape, images.unnamed(CLASSES)) for name in names})
+    spec = images.Spec(shape, images.unnamed(CLASSES))
+    return run.build_algorithm(config, dict.fromkeys(algorithms.find(config.algorithm).domains, spec) or spec)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,9 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None):
         }
 
     domain = domains.Domain(None, None, images.Spec(shape))
-    names = algorithm.domains or ("",)
-    parts = [{name: rows() for name in names} for _ in range(STEPS)]
-    batches = [sharding.put_batch(mesh, domains.joined(part)) for part in parts]
-    mirrored = domains.augmentation(dict.fromkeys(names, domain), flip=True)
+    shown = dict.fromkeys(algorithm.domains, domain) or domain
+    batches = [sharding.put_batch(mesh, domains.each(lambda *_: rows(), shown)) for _ in range(STEPS)]
+    mirrored = domains.augmentation(shown, flip=True)
     step = loop.compile_step(algorithm, mirrored, mesh, state_shape, batches[0], rngs)
     shardings = jax.tree.map(lambda x: x.sharding, state_shape)
     state = loop.initialise(algorithm, sharding.key(mesh, 7, "init"), shardings)

@@ -42,14 +42,14 @@ def batch_of(names, n, seed):
             "index": np.arange(n, dtype=np.int32),
         }
 
-    return rows() if names == ("",) else {name: rows() for name in names}
+    return {name: rows() for name in names} or rows()
 
 
 def programs(recipe):
     """{name: (function, arguments)} on shapes as large as in a run, of a state in which all parameters have moved."""
     config = config_of(recipe)
-    names = algorithms.find(config.algorithm).domains or ("",)
-    algorithm = run.build_algorithm(config, {name: images.Spec(SHAPE, NAMES) for name in names}, 8000)
+    names, spec = algorithms.find(config.algorithm).domains, images.Spec(SHAPE, NAMES)
+    algorithm = run.build_algorithm(config, dict.fromkeys(names, spec) or spec, 8000)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     drawn = np.random.default_rng(1)
     params = jax.tree.map(lambda x: np.float32(x + 0.02 * drawn.standard_normal(x.shape)), state.params)

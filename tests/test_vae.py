@@ -41,7 +41,7 @@ def build(family="vae", shape=SHAPE, classes=0, **changes):
         config.network.latent = 3
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     config_lib.check(config)
-    return run.build_algorithm(config, {"": images.Spec(shape, images.unnamed(classes))})
+    return run.build_algorithm(config, images.Spec(shape, images.unnamed(classes)))
 
 
 def retrained(algorithm, **changes):

@@ -48,7 +48,7 @@ def vqvae_config(**keys):
 
 @pytest.fixture(scope="module")
 def coder():
-    return run.build_algorithm(vqvae_config(), {"": images.Spec(SHAPE)})
+    return run.build_algorithm(vqvae_config(), images.Spec(SHAPE))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def conditional_prior():
     config = recipe("vqvae_prior", **{"network.width": 8, "prior.conditional": True})
     with config.unlocked():
         config.first_stage.run = vqvae_config()
-    return run.build_algorithm(config, {"": images.Spec(SHAPE, images.unnamed(3))})
+    return run.build_algorithm(config, images.Spec(SHAPE, images.unnamed(3)))
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_codebook_is_the_same_on_one_device_and_on_eight_in_pieces():
     """With every vector that an even share of use does not keep restarted, in each step."""
     keys = {"vqvae.restart": 0.9, "vqvae.decay": 0.5, "optimizer.eps": 1e-2}
     whole, pieces = (
-        run.build_algorithm(vqvae_config(**keys, **{"optimizer.accumulate": n}), {"": images.Spec(SHAPE)}) for n in (1, 2)
+        run.build_algorithm(vqvae_config(**keys, **{"optimizer.accumulate": n}), images.Spec(SHAPE)) for n in (1, 2)
     )
     one, eight = train(whole, 1), train(pieces, 8)
     chex.assert_trees_all_close((eight.params, eight.extra), (one.params, one.extra), atol=1e-5, rtol=1e-4)
@@ -300,7 +300,7 @@ def test_probabilities_of_all_sequences_add_up_to_one():
     config = recipe("vqvae_prior", **{"network.width": 8})
     with config.unlocked():
         config.first_stage.run = recipe("vqvae", **tiny)
-    prior = run.build_algorithm(config, {"": images.Spec((2, 4, 1))})
+    prior = run.build_algorithm(config, images.Spec((2, 4, 1)))
     params = randomised(jax.jit(prior.init)(jax.random.key(0)).params["transformer"])
     sequences = np.array(list(itertools.product(range(3), repeat=2)), np.int32)
     log_prob = jax.jit(prior._log_prob)(params, sequences, None)
@@ -375,7 +375,7 @@ def test_bfloat16():
     config = recipe("vqvae_prior", **{"network.dtype": "bfloat16"})
     with config.unlocked():
         config.first_stage.run = vqvae_config(**{"network.dtype": "bfloat16"})
-    prior = run.build_algorithm(config, {"": images.Spec(SHAPE)})
+    prior = run.build_algorithm(config, images.Spec(SHAPE))
     state = jax.eval_shape(prior.init, jax.random.key(0))
     drawn = jax.eval_shape(
         lambda state, keys: prior.sample(state, keys, {}, prior.Request()), state, jax.random.split(jax.random.key(0))
@@ -409,17 +409,17 @@ def test_priors_that_cannot_be(keys, words):
     with config.unlocked():
         config.first_stage.run = vqvae_config() if keys else config_dict.ConfigDict()
     with pytest.raises(errors.UserError, match=words):
-        run.build_algorithm(config_lib.check(config), {"": images.Spec(SHAPE)})
+        run.build_algorithm(config_lib.check(config), images.Spec(SHAPE))
 
 
 # The run of one, standing on the run of the other.
 
 
 def test_first_stages_that_cannot_be(tmp_path):
-    specs = {"": images.Spec(SHAPE)}
+    specs = images.Spec(SHAPE)
     run.save_config(tmp_path / "ddpm", recipe("ddpm"), specs)
-    run.save_config(tmp_path / "other", vqvae_config(), {"": images.Spec((32, 32, 3))})
-    run.save_config(tmp_path / "good", vqvae_config(), {"": images.Spec(SHAPE, images.unnamed(4))})
+    run.save_config(tmp_path / "other", vqvae_config(), images.Spec((32, 32, 3)))
+    run.save_config(tmp_path / "good", vqvae_config(), images.Spec(SHAPE, images.unnamed(4)))
 
     def fill(workdir):
         config = config_lib.typed(recipe("vqvae_prior", **{"first_stage.workdir": workdir}))

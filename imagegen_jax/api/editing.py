@@ -153,7 +153,7 @@ def traverse(trained, image, dimensions=None, num=9, range=2.5, label=None):
     for dimension in dimensions or ():
         if not 0 <= dimension < len(latents):
             raise errors.UserError(f"--dimensions: there is no {dimension}, they go from 0 to {len(latents) - 1}")
-    _, surveyed = inputs.test_or_train(trained.config.data, trained.specs)
+    _, surveyed = inputs.test_or_train(trained.config.data, trained.spec)
     deviations = latent_space.of_domain(trained.codec, surveyed, _SURVEYED)[0].std(0)
     dimensions = list(dimensions or map(int, np.argsort(-deviations, kind="stable")[:_TRAVERSED]))
     moved = latent_space.traversals(latents, deviations, dimensions, np.linspace(-range, range, num))
@@ -181,7 +181,7 @@ def attribute(trained, images, source, target, strengths=(0.5, 1, 1.5), labels=N
         )
     source, target = (spec.label_of(word, flag) for word, flag in ((source, "from"), (target, "to")))
     latents, labels = _encoded(trained, images, labels)
-    labelled = domains.open_domains(trained.config.data, "train", trained.specs)[""]
+    labelled = domains.open_domains(trained.config.data, "train", trained.spec)
     towards = latent_space.direction(*latent_space.of_domain(trained.codec, labelled, _AVERAGED), source, target)
     told = np.stack([labels, *[np.full_like(labels, target)] * len(strengths)], 1)
     moved = trained.codec.decode(latent_space.shifts(latents, towards, [0, *strengths]), told)

@@ -29,7 +29,7 @@ class Context:
       config: of the run.
       algorithm: of the run.
       mesh: the devices.
-      test_set: {domain: domains.Domain}; None where there are no test images.
+      test_set: the domains.Domain of the test images, {name: Domain} of two; None where there are none.
       workdir: the run's folder.
       records: images in an epoch.
       stop: ends what they do when it is requested.
@@ -38,7 +38,7 @@ class Context:
     config: Experiment
     algorithm: base.Algorithm
     mesh: jax.sharding.Mesh
-    test_set: dict[str, domains.Domain] | None
+    test_set: domains.Domain | dict[str, domains.Domain] | None
     workdir: str
     records: int
     stop: interruption.Interruption
@@ -129,13 +129,12 @@ def _distances(context):
     sections = domains.sections(config.data)
     every = context.steps(config.eval.every)
 
-    def tests(name, half=None):
-        spec = context.test_set[name].spec
-        return image_sets.of_data(sections[name], "test", spec.shape, spec.known_names, half)
+    def tests(section, domain, half=None):
+        return image_sets.of_data(section, "test", domain.spec.shape, domain.spec.known_names, half)
 
     if draws:
         drawer = sampling.Drawer(algorithm, context.mesh, config.sample.batch_size)
-        compared = tests("")
+        compared = tests(sections, context.test_set)
         measure = tracking.Distances(extractor, compared)
         monitor = tracking.CollapseMonitor(context.steps(config.duration) // 10, algorithm.hint)
         shares = compared.class_shares() if algorithm.classes else None
@@ -153,7 +152,8 @@ def _distances(context):
         # Else translations would be compared with the very images whose pictures of the other kind were translated.
         same = image_sets.same_content(sections[source], sections[target], paired=algorithm.paired_test)
         translations = sampling.Translations(algorithm, context.mesh, direction, config.sample.batch_size)
-        originals, compared = tests(source, 0 if same else None), tests(target, 1 if same else None)
+        originals = tests(sections[source], context.test_set[source], 0 if same else None)
+        compared = tests(sections[target], context.test_set[target], 1 if same else None)
         measure, suffix = tracking.Distances(extractor, compared), f"_{direction}"
 
         def run(step, state, _):

@@ -51,7 +51,7 @@ class Run(run.Run):
         out = files.to_path(path)
         if out.suffix != ".safetensors":
             raise errors.UserError(f"--out={out}: give a path ending in .safetensors")
-        metadata = {"run": run.to_json(self.config, self.specs), "step": str(self.step)}
+        metadata = {"run": run.to_json(self.config, self.spec), "step": str(self.step)}
         with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
             safetensors.save_file(run.named_arrays(self.state), temporary, metadata)
 

@@ -63,9 +63,9 @@ def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=No
     rng.check_seed(seed, "--seed")
     algorithm = trained.algorithm
     asked = [{name: value for name, value in request.items() if value is not None} for request in requests]
-    typed = [requests_lib.typed(request, algorithm, trained.specs) for request in asked]
+    typed = [requests_lib.typed(request, algorithm, trained.spec) for request in asked]
     for request in typed:
-        chosen = latents_lib.resolve(latents, algorithm, trained.specs, **request)
+        chosen = latents_lib.resolve(latents, algorithm, trained.spec, **request)
 
     @functools.cache
     def fitted():

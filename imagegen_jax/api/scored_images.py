@@ -82,7 +82,7 @@ def _heldout(trained, mesh, metrics, samples):
     tighter = samples is not None and bounds.importance_weighted(algorithm, samples)
     if metrics is not None and scorer.HELDOUT not in metrics:
         return None
-    test_set = domains.open_domains(config.data, "test", trained.specs)
+    test_set = domains.open_domains(config.data, "test", trained.spec)
     if test_set is None:
         return None
 
@@ -124,7 +124,7 @@ def _translated(trained, mesh, reference, direction, batch_size, about):
     Where those are the very images of which the others are drawings, or the true translations, the images of even number are
     translated and compared with those of odd number.
     """
-    config, algorithm, specs = trained.config, trained.algorithm, trained.specs
+    config, algorithm, spec = trained.config, trained.algorithm, trained.spec
     if direction not in algorithm.directions:
         raise errors.UserError(f"--direction={direction}: choose one of {', '.join(algorithm.directions)}")
     source, target = algorithm.directions[direction]
@@ -132,7 +132,7 @@ def _translated(trained, mesh, reference, direction, batch_size, about):
     own = reference.name is None
     section = sections[target] if own else image_sets.section(reference.name)
     same = section and image_sets.same_content(sections[source], section, reference.split, own and algorithm.paired_test)
-    names, half = specs[source].known_names, 0 if same else None
+    names, half = spec[source].known_names, 0 if same else None
     real = image_sets.of_data(sections[source], "test", algorithm.shapes[source], names, half)
     translations = sampling_lib.Translations(algorithm, mesh, direction, batch_size or config.sample.batch_size)
 
@@ -141,7 +141,7 @@ def _translated(trained, mesh, reference, direction, batch_size, about):
 
     def compared(split):
         half = 1 if same and split == reference.split else None
-        return reference.images(algorithm.shapes[target], sections[target], specs[target].known_names, split, half)
+        return reference.images(algorithm.shapes[target], sections[target], spec[target].known_names, split, half)
 
     protocol = about | {"direction": direction, "of": real.protocol}
     return image_sets.ImageSet.made(protocol, real.num, algorithm.shapes[target], batches), compared

@@ -1,12 +1,13 @@
 """The image sets of a run: one, or the two that a method translates between.
 
-A run of one set has the domain '' and batches {'image': ..., 'condition': {...}, 'index': ...}. A run of two has 'a' and 'b',
-each drawn in an order of its own, and batches {'a': {'image': ..., ...}, 'b': {...}}. Whatever is known of each domain is a
-dict by its name; `joined` gives it the form of a batch.
+A run of one set has batches {'image': ..., 'condition': {...}, 'index': ...}. A run of two has the domains 'a' and 'b', each
+drawn in an order of its own, and batches {'a': {'image': ..., ...}, 'b': {...}}. Whatever is known of the images is structured
+like a batch: one thing, or a dict of two (`each`).
 """
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import zlib
 
 import jax
@@ -47,38 +48,53 @@ class Domain:
     spec: images.Spec
 
 
+def each(fn, domains, *others):
+    """fn(name, domain, ...) of a single domain, whose name is '', or of each of two, by name; `others` are structured alike."""
+    if not isinstance(domains, dict):
+        return fn("", domains, *others)
+    return {name: fn(name, domain, *(other[name] for other in others)) for name, domain in domains.items()}
+
+
+def parts(domains):
+    """[domain], or [the one, the other]."""
+    return list(domains.values()) if isinstance(domains, dict) else [domains]
+
+
 def open_domains(data, split, specs=None):
     """The domains of a config's `data` section.
 
     Args:
-      data: the section.
+      data: a sources.Config or a PairConfig.
       split: 'train' or 'test'.
-      specs: what the model sees of each domain; by default what the section makes of the images. With it there is no room
-        for a random crop: the images are resized at once. Its class names number the labels.
+      specs: the images.Spec of what the model sees, {domain: Spec} of two; by default what the section makes of the images.
+        With it there is no room for a random crop: the images are resized at once. Its class names number the labels.
 
     Returns:
-      {name: Domain}, or None where a domain has no test split.
+      A Domain, or {name: Domain} of two; None where one has no test split.
 
     Raises:
       errors.UserError: what was asked for is missing, cannot be read, or has no one shape.
     """
-    opened = {}
-    for name, section in sections(data).items():
-        source = sources.open_source(section, split, specs and specs[name].known_names)
+
+    def opened(name, section, spec):
+        source = sources.open_source(section, split, spec and spec.known_names)
         if source is None:
             return None
         if data.balance and not source.class_names:
             raise errors.UserError(f"config.data.balance is True, and the images of {section.source} have no classes")
-        spec = specs[name] if specs else images.Spec(pipeline.model_shape(source, section), tuple(source.class_names))
-        shape = spec.shape if specs else pipeline.host_shape(source, section)
-        opened[name] = Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
-    return opened
+        shape = spec.shape if spec else pipeline.host_shape(source, section)
+        spec = spec or images.Spec(pipeline.model_shape(source, section), tuple(source.class_names))
+        return Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
+
+    sections_of = sections(data)
+    found = each(opened, sections_of, specs or each(lambda *_: None, sections_of))
+    return None if None in parts(found) else found
 
 
 def sections(data):
-    """{domain: the sources.Config that it is read by}."""
+    """The sources.Config that a domain is read by, {domain: Config} of two."""
     if isinstance(data, sources.Config):
-        return {"": data}
+        return data
     shared = {field.name: getattr(data, field.name) for field in dataclasses.fields(sources.Reading)}
 
     def of(name):
@@ -88,73 +104,64 @@ def sections(data):
     return {name: of(name) for name in ("a", "b")}
 
 
-def joined(parts):
-    """{'': x} -> x; {'a': x, 'b': y} as it is."""
-    return parts.get("", parts)
-
-
 def specs(domains):
-    """The images.Spec of each domain, by name."""
-    return {name: domain.spec for name, domain in domains.items()}
+    """The images.Spec of a domain, {domain: Spec} of two."""
+    return each(lambda name, domain: domain.spec, domains)
 
 
 def records(domains):
     """Images in an epoch: in the larger domain, if there are two."""
-    return max(len(domain.source) for domain in domains.values())
+    return max(len(domain.source) for domain in parts(domains))
 
 
 def smallest(domains):
     """Images in the smaller domain, if there are two: so many come together in `eval_batches`."""
-    return min(len(domain.source) for domain in domains.values())
+    return min(len(domain.source) for domain in parts(domains))
 
 
 def fingerprint(domains):
     """Short text that changes with the images."""
-    return " ".join(domain.source.fingerprint for domain in domains.values())
+    return " ".join(domain.source.fingerprint for domain in parts(domains))
 
 
 def skipped(domains):
     """How many unreadable images were met so far."""
-    return sum(domain.source.skipped + len(domain.reader.skipped) for domain in domains.values())
+    return sum(domain.source.skipped + len(domain.reader.skipped) for domain in parts(domains))
 
 
 def abstract_batch(domains, batch_size, sharding):
     """The jax.ShapeDtypeStructs of a batch as the host delivers it."""
 
-    def one(domain):
-        def row(shape, dtype):
-            return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+    def row(shape, dtype):
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
 
+    def one(name, domain):
         condition = {"label": row((), jnp.int32)} if domain.spec.classes else {}
         return {"image": row(domain.reader.shape, jnp.uint8), "condition": condition, "index": row((), jnp.int32)}
 
-    return joined({name: one(domain) for name, domain in domains.items()})
+    return each(one, domains)
 
 
 def augmentation(domains, flip, rotate=0.0):
     """(rng, batch) -> batch: the crops, mirrorings and rotations of the training, on the device; see augment.augment."""
 
-    def one(name, rng, batch):
+    def one(name, domain, batch, rng):
         rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name else rng
-        return dict(batch, image=augment.augment(rng, batch["image"], domains[name].spec.shape[:2], flip, rotate))
+        return dict(batch, image=augment.augment(rng, batch["image"], domain.spec.shape[:2], flip, rotate))
 
-    def batch_of_two(rng, batch):
-        return {name: one(name, rng, batch[name]) for name in domains}
-
-    return (lambda rng, batch: one("", rng, batch)) if "" in domains else batch_of_two
+    return lambda rng, batch: each(functools.partial(one, rng=rng), domains, batch)
 
 
 def train_batches(domains, config, first_step, process_index=0, process_count=1) -> Iterator:
     """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads."""
 
-    def order(name, source):
+    def stream(name, domain):
         seed = zlib.crc32(f"{config.seed} {name}".encode()) if name else config.seed
-        return pipeline.balanced(source.labels, seed) if config.data.balance else pipeline.shuffled(len(source), seed)
-
-    streams = {
-        name: pipeline.train_batches(
+        source = domain.source
+        order = pipeline.balanced(source.labels, seed) if config.data.balance else pipeline.shuffled(len(source), seed)
+        return pipeline.train_batches(
             domain.reader,
-            order(name, domain.source),
+            order,
             batch_size=config.batch_size,
             first_step=first_step,
             workers=config.data.workers,
@@ -162,14 +169,20 @@ def train_batches(domains, config, first_step, process_index=0, process_count=1)
             process_index=process_index,
             process_count=process_count,
         )
-        for name, domain in domains.items()
-    }
-    return (joined(dict(zip(streams, parts))) for parts in zip(*streams.values()))
+
+    return _together(each(stream, domains))
+
+
+def _together(streams):
+    """A stream, or one of dicts of what two yield at a time."""
+    if not isinstance(streams, dict):
+        return streams
+    return (dict(zip(streams, batches)) for batches in zip(*streams.values()))
 
 
 def check_pairs(algorithm, test_set):
     """Raises errors.UserError where test images are said to come in true pairs and one domain has more of them."""
-    sizes = {len(domain.source) for domain in (test_set or {}).values()}
+    sizes = {len(domain.source) for domain in parts(test_set or {})}
     if len(sizes) > 1 and getattr(algorithm, "paired_test", False):
         raise errors.UserError(
             f"config.cyclegan.paired_test says that test images come in pairs, and there are {min(sizes)} and {max(sizes)}: "
@@ -181,18 +194,20 @@ def eval_batches(domains, num, batch_size, process_index=0, process_count=1) -> 
     """(batch, mask) of a fair draw of each domain's images, in order, this process's share; see pipeline.eval_batches.
 
     Args:
-      domains: {name: Domain}.
+      domains: a Domain, or {name: Domain} of two.
       num: how many of each domain, at most `smallest`. Domains of one size have the same numbers drawn, so that image i of
         one comes with image i of the other.
       batch_size: images of each domain at once, over all processes.
       process_index: which share is this process's.
       process_count: number of shares; it must divide batch_size.
     """
-    streams = {
-        name: pipeline.eval_batches(
-            domain.reader, pipeline.fair_draw(len(domain.source), num), batch_size, process_index, process_count
-        )
-        for name, domain in domains.items()
-    }
-    for parts in zip(*streams.values()):
-        yield joined({name: batch for name, (batch, _) in zip(streams, parts)}), parts[0][1]
+
+    def stream(name, domain):
+        numbers = pipeline.fair_draw(len(domain.source), num)
+        return pipeline.eval_batches(domain.reader, numbers, batch_size, process_index, process_count)
+
+    for found in _together(each(stream, domains)):
+        if isinstance(found, dict):
+            yield {name: batch for name, (batch, _) in found.items()}, parts(found)[0][1]
+        else:
+            yield found

@@ -17,7 +17,7 @@ class Evaluator:
         Args:
           measure: (state, batch, rng) -> metrics (n,) of each image, such as an algorithm's eval_step.
           mesh: the devices.
-          test_set: {name: domains.Domain}.
+          test_set: a domains.Domain, or {name: Domain} of two.
           num: how many images of each domain, a fair draw of at most domains.smallest; 0 for so many.
           batch_size: images measured at once, rounded up to a multiple of the number of devices.
           seed: of the stream 'eval'.

@@ -161,25 +161,25 @@ def _of_run(workdir):
     params = jax.device_get(trained.state.params)
     leaves = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
     protocol = {"features": f"run:{workdir}", "step": trained.step, "sha256": tensors.sha256_of(leaves)}
-    return _classifier(trained.algorithm, trained.specs, params, protocol)
+    return _classifier(trained.algorithm, trained.spec, params, protocol)
 
 
 @functools.cache
 def _fashion():
     """The exported run of configs/classifier.py (experiments/export.py)."""
     with importlib.resources.as_file(importlib.resources.files("imagegen_jax.evaluation") / _FASHION) as path:
-        config, specs = run.from_json(tensors.metadata(path)["run"])
+        config, spec = run.from_json(tensors.metadata(path)["run"])
         params = traverse_util.unflatten_dict(tensors.load(path), sep="/")
         params.pop("extra", None)
         protocol = {"features": "fashion", "sha256": tensors.sha256(path)}
-    return _classifier(run.build_algorithm(config, specs), specs, params, protocol)
+    return _classifier(run.build_algorithm(config, spec), spec, params, protocol)
 
 
-def _classifier(algorithm, specs, params, protocol):
+def _classifier(algorithm, spec, params, protocol):
     def apply(params, batch):
         return algorithm.classify(base.TrainState(0, params, {}, {}), batch)
 
-    return Features(protocol, algorithm.image_shape, specs[""].class_names, _as_it_is, apply, params)
+    return Features(protocol, algorithm.image_shape, spec.class_names, _as_it_is, apply, params)
 
 
 # -------------------------------------------------------------------------------------------------------- published networks

@@ -102,16 +102,16 @@ def default(trained, num):
 
 def some(data, spec, num):
     """'test:12,3,…', a fair draw of at most so many test images, always the same; of training images where those are all."""
-    split, domain = test_or_train(data, {"": spec})
+    split, domain = test_or_train(data, spec)
     order = np.random.default_rng(0).permutation(len(domain.source))
     return f"{split}:{','.join(map(str, order[:num]))}"
 
 
-def test_or_train(data, specs):
+def test_or_train(data, spec):
     """('test', domains.Domain of the test images), or ('train', that of the training images) where there are no others."""
     for split in ("test", "train"):
-        if opened := domains.open_domains(data, split, specs):
-            return split, opened[""]
+        if opened := domains.open_domains(data, split, spec):
+            return split, opened
 
 
 def seeds(given):
@@ -160,10 +160,10 @@ def labels(known, label, classes):
 
 
 def _from_data(given, split, wanted, data, spec):
-    opened = domains.open_domains(data, split, {"": spec})
+    opened = domains.open_domains(data, split, spec)
     if opened is None:
         raise errors.UserError(f"--input={given}: {data.source} has no test images; write train:… or name files")
-    domain = opened[""]
+    domain = opened
     for number in wanted:
         if number >= len(domain.source):
             raise errors.UserError(f"--input={given}: there is no image {number}, they go from 0 to {len(domain.source) - 1}")

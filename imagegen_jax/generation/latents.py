@@ -67,13 +67,13 @@ class Options:
                 raise errors.UserError(f"--{name} is {value}: it must be at least {least}")
 
 
-def resolve(options, algorithm, specs, label=None, **request):
+def resolve(options, algorithm, spec, label=None, **request):
     """Checks all that can be checked before anything is read, encoded or drawn.
 
     Args:
       options: Options, as they were asked for.
       algorithm: the run's Algorithm.
-      specs: the run's {domain: images.Spec}, whose labels those strategies draw by that are fitted to the data.
+      spec: the run's images.Spec, whose labels those strategies draw by that are fitted to the data.
       label: the class that is wanted; None for all.
       **request: the options of drawing that were asked for, fields of algorithm.Request.
 
@@ -92,12 +92,12 @@ def resolve(options, algorithm, specs, label=None, **request):
             raise errors.UserError(f"--{name} belongs to --latents={belongs}, and this is --latents={kind}: leave it out")
     if kind == "prior":
         check_draws(algorithm)
-        algorithm.check_request(algorithm.Request(**requests.typed(request, algorithm, specs)))
+        algorithm.check_request(algorithm.Request(**requests.typed(request, algorithm, spec)))
         classes = algorithm.classes
     else:
         for name in request:
             raise errors.UserError(f"--{name} means nothing with --latents={kind}: leave it out")
-        classes = specs[""].classes
+        classes = spec.classes
     if label is not None:
         _check_label(label, kind, algorithm, classes)
     components = (options.components or _COMPONENTS) if kind == "gmm" else None
@@ -184,9 +184,9 @@ def _stored_or_fitted(options, trained, mesh):
     if any(about.get(name) != value for name, value in key.items()) or not _of_these_images(about["data"], trained):
         if jax.process_count() > 1:
             raise errors.UserError(f"--latents={options.kind} is fitted in one process: do so once, without --distributed")
-        train_set = domains.open_domains(config.data, "train", trained.specs)
+        train_set = domains.open_domains(config.data, "train", trained.spec)
         _check_fit(options, dimensions, min(domains.records(train_set), _MOST_IMAGES))
-        latents, labels = encode(algorithm, state, train_set[""], mesh, config.eval.batch_size, config.seed)
+        latents, labels = encode(algorithm, state, train_set, mesh, config.eval.batch_size, config.seed)
         if not np.isfinite(latents).all():
             raise errors.UserError(f"the codes of training images at step {step} are not finite: choose another --checkpoint")
         progress.tell(f"fitting --latents={options.kind} to {len(latents)} codes; it is kept in {path}")
@@ -203,7 +203,7 @@ def _stored_or_fitted(options, trained, mesh):
 def _of_these_images(fingerprint, trained):
     """Whether the training images are those of a fingerprint; also where they cannot be looked at, as on another machine."""
     try:
-        train_set = domains.open_domains(trained.config.data, "train", trained.specs)
+        train_set = domains.open_domains(trained.config.data, "train", trained.spec)
         return fingerprints.same(fingerprint, domains.fingerprint(train_set))
     except errors.UserError:
         return True

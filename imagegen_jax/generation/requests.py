@@ -6,13 +6,13 @@ from imagegen_jax import keys
 LABEL = "label"
 
 
-def typed(written, algorithm, specs):
+def typed(written, algorithm, spec):
     """A request with values in place of what is written.
 
     Args:
       written: {name: text or value} of options of drawing, and of 'label', the name or number of a class.
       algorithm: of the run.
-      specs: the run's {domain: images.Spec}.
+      spec: the run's images.Spec.
 
     Returns:
       {name: value}
@@ -24,7 +24,7 @@ def typed(written, algorithm, specs):
     values = {}
     for name, value in written.items():
         if name == LABEL:
-            values[name] = specs[""].label_of(value) if isinstance(value, str) else value
+            values[name] = spec.label_of(value) if isinstance(value, str) else value
             continue
         if name not in declared:
             raise errors.UserError(f"--{name}={value}: this family of generators has no such option; leave it out")

@@ -49,7 +49,7 @@ class Run:
       folder: as the person named it.
       config: {'optimizer.lr': 2e-4, ...}.
       defaults: the same, of the defaults of its family; empty where this version has no such family.
-      specs: {domain: images.Spec}.
+      spec: its images.Spec, {domain: Spec} of two domains.
       parameters: how many, over all networks; None where this version cannot build the algorithm any more.
       rows: the classes that the rows of the grids are of, from the top; empty where they are of none.
       columns: what the panels show of a test image, from left to right; empty where there are no panels.
@@ -63,7 +63,7 @@ class Run:
     folder: pathlib.Path
     config: dict[str, Any]
     defaults: dict[str, Any]
-    specs: dict[str, Any]
+    spec: Any
     parameters: int | None
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -94,24 +94,24 @@ class Run:
 def read(folder):
     """The Run of a folder. Raises errors.UserError: it is not a run's, or its config or one of its scores is damaged."""
     folder = files.to_path(folder)
-    flat, specs = run.saved(folder)
+    flat, spec = run.saved(folder)
     defaults, parameters, rows, columns = {}, None, (), ()
     try:
-        config, specs = run.load_config(folder)
+        config, spec = run.load_config(folder)
         flat, defaults = config_lib.flatten(config), config_lib.flatten(config_lib.defaults_like(config))
-        algorithm = run.build_algorithm(config, specs)
+        algorithm = run.build_algorithm(config, spec)
         shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
         parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         columns = algorithm.columns if isinstance(algorithm, capabilities.ShowsPanels) else ()
         if isinstance(algorithm, capabilities.Draws):
-            rows = tuple(specs[""].name_of(label) for label in range(min(algorithm.classes, config.sample.num)))
+            rows = tuple(spec.name_of(label) for label in range(min(algorithm.classes, config.sample.num)))
     except errors.UserError:  # a run of another version
         pass
     metrics, skipped = _metrics(folder / "metrics.jsonl")
     scores = [score for path in sorted(folder.glob("eval/*.json")) for score in _scores(path)]
     scores.sort(key=lambda score: (score.step, str(score.content.get("date"))), reverse=True)
     grids, panels = (_pictures(folder / name) for name in ("samples", "panels"))
-    return Run(folder, flat, defaults, specs, parameters, rows, columns, metrics, skipped, grids, panels, scores)
+    return Run(folder, flat, defaults, spec, parameters, rows, columns, metrics, skipped, grids, panels, scores)
 
 
 def _pictures(folder):

@@ -6,6 +6,7 @@ generated image and then its nearest training images, by pixels and by features,
 
 import numpy as np
 
+from imagegen_jax.data import domains
 from imagegen_jax.evaluation import measures
 from imagegen_jax.reports import boards
 from imagegen_jax.reports import history
@@ -36,7 +37,7 @@ def of_run(folder):
 
 
 def _facts(one):
-    named = [" ".join(filter(None, [name, "x".join(map(str, spec.shape))])) for name, spec in one.specs.items()]
+    named = domains.parts(domains.each(lambda name, spec: f"{name} {'x'.join(map(str, spec.shape))}".strip(), one.spec))
     sources = dict.fromkeys(value for key, value in one.config.items() if key.startswith("data.source") and value)
     seen, seconds, compiling = (one.last(key) for key in ("images_seen", "seconds", "compile_seconds"))
     return {

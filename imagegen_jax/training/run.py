@@ -38,7 +38,7 @@ class Run:
     Attributes:
       workdir: its folder, as a person wrote it.
       config: its config.Experiment.
-      specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
+      spec: the images.Spec of what the model sees, {domain: Spec} of two domains.
       algorithm: of that config.
       state: of a checkpoint, with what `load` was asked to read.
       step: of that checkpoint.
@@ -47,24 +47,19 @@ class Run:
 
     workdir: str
     config: config_lib.Experiment
-    specs: dict[str, images.Spec]
+    spec: images.Spec | dict[str, images.Spec]
     algorithm: base.Algorithm
     state: base.TrainState
     step: int
     ema: bool = True
 
-    @property
-    def spec(self):
-        """The images.Spec of a run of one domain."""
-        return self.specs[""]
 
-
-def build_algorithm(config, specs, records=1, schedules=None):
+def build_algorithm(config, spec, records=1, schedules=None):
     """The algorithm of a config.
 
     Args:
       config: a config.Experiment, or the ConfigDict of one.
-      specs: {domain: images.Spec}, of the one domain '' or of 'a' and 'b'.
+      spec: the images.Spec, {domain: Spec} of two domains.
       records: images in an epoch; they matter to training alone, where the learning rate depends on the step.
       schedules: of the learning rate, as a checkpoint.Position has them; None for a single one, to config.duration.
 
@@ -93,16 +88,16 @@ def build_algorithm(config, specs, records=1, schedules=None):
             accumulate=config.optimizer.accumulate,
         )
     if config.first_stage:
-        training = dataclasses.replace(training, first_stage=_first_stage(config, specs))
-    return algorithms.find(config.algorithm).from_config(config.method, specs.get("", specs), training)
+        training = dataclasses.replace(training, first_stage=_first_stage(config, spec))
+    return algorithms.find(config.algorithm).from_config(config.method, spec, training)
 
 
-def _first_stage(config, specs):
+def _first_stage(config, spec):
     """The algorithm that a method stands on, of which nothing is trained."""
     if not config.first_stage.run:
         raise errors.UserError(_NO_FIRST_STAGE)
     found = config_lib.typed(config_dict.ConfigDict(config.first_stage.run))
-    return algorithms.find(found.algorithm).from_config(found.method, specs.get("", specs), base.Training())
+    return algorithms.find(found.algorithm).from_config(found.method, spec, base.Training())
 
 
 def abstract_state(algorithm, mesh, rules, min_size):
@@ -114,20 +109,25 @@ def abstract_state(algorithm, mesh, rules, min_size):
 
 def to_json(config, specs, schedules=()):
     """The text of config.json: all that it takes to build the algorithm again, and the first of the `schedules`, if known."""
-    images_of = {name: dataclasses.asdict(spec) for name, spec in specs.items()}
+    images_of = {name: dataclasses.asdict(spec) for name, spec in (specs if isinstance(specs, dict) else {"": specs}).items()}
     begun = {"first_schedule": schedules[0]} if schedules else {}
     return json.dumps({"config": config_lib.to_dict(config), "images": images_of} | begun, indent=1)
 
 
 def from_json(text):
-    """(config.Experiment, {domain: images.Spec}); the inverse of `to_json`. Keys that are newer have their defaults."""
+    """(config.Experiment, images.Spec, or {domain: Spec} of two); the inverse of `to_json`. Newer keys have their defaults."""
     saved = json.loads(text)
-    return config_lib.completed(saved["config"]), {name: _spec(**spec) for name, spec in saved["images"].items()}
+    return config_lib.completed(saved["config"]), _specs(saved["images"])
 
 
-def _spec(shape, class_names=None, classes=0):
-    """The images.Spec of what config.json says of it; before names were kept, that was the number of classes."""
-    return images.Spec(tuple(shape), images.unnamed(classes) if class_names is None else tuple(class_names))
+def _specs(saved):
+    """The images.Spec, or {domain: Spec} of two domains, of what config.json says under 'images'."""
+
+    def one(shape, class_names=None, classes=0):  # before names were kept, there was the number of classes
+        return images.Spec(tuple(shape), images.unnamed(classes) if class_names is None else tuple(class_names))
+
+    found = {name: one(**spec) for name, spec in saved.items()}
+    return found.get("", found)
 
 
 def save_config(workdir, config, specs, schedules=()):
@@ -137,18 +137,17 @@ def save_config(workdir, config, specs, schedules=()):
 
 
 def saved(workdir):
-    """What config.json says, whatever version it is of: (flat config, {domain: images.Spec}). Raises errors.UserError."""
+    """(flat config, images.Spec or {domain: Spec}) of config.json, whatever version it is of. Raises errors.UserError."""
 
     def flat(text):
         found = json.loads(text)
-        specs = {name: _spec(**spec) for name, spec in found["images"].items()}
-        return config_lib.flatten(config_dict.ConfigDict(found["config"])), specs
+        return config_lib.flatten(config_dict.ConfigDict(found["config"])), _specs(found["images"])
 
     return _there(workdir, load_config(workdir, flat))
 
 
 def load_config(workdir, read=from_json):
-    """(config.Experiment, {domain: images.Spec}) of a run, or what `read` makes of config.json; None where there is none.
+    """(config.Experiment, images.Spec or {domain: Spec}), or what `read` makes of config.json; None where there is none.
 
     Raises:
       errors.UserError: config.json is damaged, or of another version.
@@ -182,7 +181,9 @@ def check_resumable(workdir, config, specs):
             raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
         return False
     differing = config_lib.contradictions(saved[0], config)
-    if saved[1].keys() != specs.keys() or not all(saved[1][name].agrees(spec) for name, spec in specs.items()):
+    if isinstance(saved[1], dict) != isinstance(specs, dict) or not all(
+        old.agrees(new) for old, new in zip(domains.parts(saved[1]), domains.parts(specs))
+    ):
         differing.append(f"images: {saved[1]} in the run, {specs} now")
     differing += _renumbered(saved[1], config, specs)
     if differing and begun:
@@ -224,12 +225,10 @@ def _first_schedule(workdir, records):
 
 def _renumbered(saved, config, specs):
     """What is to be said of folders of classes that a run from before names were kept numbered in the order of text."""
-    sections = domains.sections(config.data)
     return [
         f"labels: in the run '10' comes before '2', now it is {', '.join(spec.class_names[:11])}"
-        for name, spec in specs.items()
-        if name in saved and saved[name].known_names is None and "folder:" in sections[name].source
-        if sorted(spec.class_names) != list(spec.class_names)
+        for old, spec, section in zip(*map(domains.parts, (saved, specs, domains.sections(config.data))))
+        if old.known_names is None and "folder:" in section.source and sorted(spec.class_names) != list(spec.class_names)
     ]
 
 
@@ -280,7 +279,7 @@ def _config_of_first_stage(config, specs):
         raise errors.UserError(
             f"{folder} is a run of {found[0].algorithm}, and {config.algorithm} stands on one that {needed.__name__.lower()}"
         )
-    theirs, ours = ("x".join(map(str, images_of[""].shape)) for images_of in (found[1], specs))
+    theirs, ours = ("x".join(map(str, spec.shape)) for spec in (found[1], specs))
     if theirs != ours:
         raise errors.UserError(f"{folder} is a run of {theirs} images, and those of config.data are {ours}")
     return config_lib.to_dict(found[0])

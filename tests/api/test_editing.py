@@ -115,7 +115,7 @@ def test_files_are_converted_as_for_training(tmp_path, folder, capsys):
     data = dataclasses.replace(data_of(tmp_path), image_size=6, channels=3)
     spec = images.Spec((6, 6, 3))
     given = inputs.read(str(tmp_path / "train"), "x.png", data, spec)
-    trained = domains.open_domains(data, "train")[""].reader([0, 1, 2])
+    trained = domains.open_domains(data, "train").reader([0, 1, 2])
     np.testing.assert_array_equal(given.image, trained["image"])
     said = capsys.readouterr().err
     assert "2 of 3 images, such as" in said and "alpha.png, were converted to RGB" in said
@@ -154,7 +154,7 @@ def test_other_labels_are_refused(known, label, classes, words):
 
 def save_run(workdir, config):
     """A run that was never trained."""
-    specs = {"": images.Spec(SHAPE, ("a", "b", "c"))}
+    specs = images.Spec(SHAPE, ("a", "b", "c"))
     algorithm = run.build_algorithm(config, specs)
     # Averages unlike the parameters, so that it shows which are used.
     state = jax.jit(algorithm.init)(jax.random.key(0))
@@ -167,7 +167,7 @@ def save_run(workdir, config):
 
 def test_the_verbs_write_what_they_say(tmp_path, folder, tiny_config, command, capsys):
     algorithm, state = save_run(tmp_path / "run", make_config(folder))
-    run.save_config(tmp_path / "diffusion", tiny_config, {"": images.Spec((28, 28, 1))})
+    run.save_config(tmp_path / "diffusion", tiny_config, images.Spec((28, 28, 1)))
     out = {
         name: f"{tmp_path}/{name}" for name in ("pairs.png", "all/", "path.gif", "random.npz", "walk.png", "to.npz", "no.png")
     }

@@ -152,7 +152,7 @@ def conditional(tmp_path_factory):
     config = vae.get_config("smoke")
     config.vae.conditional = True
     config.network.update(widths=(8,), latent=4)
-    specs = {"": images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)}
+    specs = images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
     run.save_config(folder, config, specs)
     algorithm = run.build_algorithm(config, specs)
     with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:

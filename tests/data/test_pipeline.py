@@ -20,7 +20,7 @@ RECORDS = 23
 @pytest.fixture(scope="module")
 def reader():
     images = np.arange(RECORDS, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-    return pipeline.Reader(sources.ArraySource(images, np.arange(RECORDS) % 10, []), (2, 2, 1), "error")
+    return pipeline.Reader(sources.ArraySource(images, np.arange(RECORDS) % 10, [*"0123456789"]), (2, 2, 1), "error")
 
 
 def order(reader, steps, first_step=0, order=None, batch_size=8, **options):

@@ -18,7 +18,7 @@ def build(recipe):
     config = recipe.get_config("smoke")
     config.network.name = "dense"
     config.network.latent = 2
-    return run.build_algorithm(config, {"": images.Spec(SHAPE)})
+    return run.build_algorithm(config, images.Spec(SHAPE))
 
 
 def test_it_is_the_log_of_the_mean_weight():

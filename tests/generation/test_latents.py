@@ -251,7 +251,7 @@ def made(config, source, classes=2):
     config.network.widths = (16,)
     config.network.latent = 3
     config.eval.batch_size = 24
-    specs = {"": images.Spec((8, 8, 1), images.unnamed(classes))}
+    specs = images.Spec((8, 8, 1), images.unnamed(classes))
     algorithm = run.build_algorithm(config, specs)
     mesh = sharding.make_mesh(8)
     state = jax.jit(algorithm.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
@@ -273,7 +273,7 @@ def conditional(folder):
 def test_every_image_is_encoded_once_whatever_the_batch_size(folder, autoencoder, monkeypatch):
     trained, mesh = autoencoder
     algorithm, state = trained.algorithm, trained.state
-    domain = domains.open_domains(trained.config.data, "train", trained.specs)[""]
+    domain = domains.open_domains(trained.config.data, "train", trained.spec)
     codes, labels = latents.encode(algorithm, state, domain, mesh, 24, seed=0)
     batch = domain.reader(list(range(NUM)))
     np.testing.assert_allclose(codes, jax.jit(algorithm.encode)(state, batch), atol=1e-5)
@@ -289,7 +289,7 @@ def test_every_image_is_encoded_once_whatever_the_batch_size(folder, autoencoder
 def test_codes_are_random_ones_of_the_posterior(conditional):
     trained, mesh = conditional
     algorithm, state = trained.algorithm, trained.state
-    domain = domains.open_domains(trained.config.data, "train", trained.specs)[""]
+    domain = domains.open_domains(trained.config.data, "train", trained.spec)
     codes, _ = latents.encode(algorithm, state, domain, mesh, 24, seed=0)
     likely = jax.jit(algorithm.encode)(state, domain.reader(list(range(NUM))))
     assert np.abs(codes - likely).max() > 0.1
@@ -307,7 +307,7 @@ def test_a_run_that_cannot_be_written_is_drawn_from(tmp_path, autoencoder, capsy
 def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, capsys):
     trained, mesh = autoencoder
     trained = dataclasses.replace(trained, workdir=tmp_path)
-    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
+    algorithm, state, specs = trained.algorithm, trained.state, trained.spec
     options = latents.resolve(latents.Options("tree", leaves=2), algorithm, specs, label=1)
     draw, about = latents.drawing(options, trained, mesh, labels=(1,))
     path = tmp_path / "latents" / "7-tree-2.npz"
@@ -349,8 +349,8 @@ def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, cap
 
 def test_labels_without_images_and_codes_without_numbers_are_refused(tmp_path, folder, autoencoder):
     trained, mesh = autoencoder
-    trained = dataclasses.replace(trained, workdir=tmp_path, specs={"": images.Spec((8, 8, 1), images.unnamed(3))})
-    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
+    trained = dataclasses.replace(trained, workdir=tmp_path, spec=images.Spec((8, 8, 1), images.unnamed(3)))
+    algorithm, state, specs = trained.algorithm, trained.state, trained.spec
     options = latents.resolve(latents.Options("aggregate"), algorithm, specs, label=2)
     with pytest.raises(errors.UserError, match="--latents=aggregate: none of the training images .* has label 2"):
         latents.drawing(options, trained, mesh, labels=(2,))
@@ -362,7 +362,7 @@ def test_labels_without_images_and_codes_without_numbers_are_refused(tmp_path, f
 def test_a_conditional_family_is_told_the_label_that_its_code_was_drawn_for(tmp_path, conditional):
     trained, mesh = conditional
     trained = dataclasses.replace(trained, workdir=tmp_path)
-    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
+    algorithm, state, specs = trained.algorithm, trained.state, trained.spec
     options = latents.resolve(latents.Options("aggregate"), algorithm, specs)
     draw, _ = latents.drawing(options, trained, mesh)
     index, label = jnp.arange(8), jnp.arange(8) % 2
@@ -388,11 +388,11 @@ def test_numbers_that_are_too_small_are_refused(components, leaves, words):
 
 def test_what_is_left_open_depends_on_the_family(autoencoder, conditional, folder):
     trained, mesh = autoencoder
-    plain, specs = trained.algorithm, trained.specs
+    plain, specs = trained.algorithm, trained.spec
     assert latents.resolve(latents.Options(), plain, specs) == latents.Options("gmm", components=10)
     assert latents.resolve(latents.Options("tree"), plain, specs, label=1) == latents.Options("tree", leaves=64)
     trained, _ = conditional
-    vae, specs = trained.algorithm, trained.specs
+    vae, specs = trained.algorithm, trained.spec
     options = latents.resolve(latents.Options(), vae, specs, label=1, temperature=(0.5,))
     assert options == latents.Options("prior")
     assert latents.drawing(options, trained, mesh) == (None, {})
@@ -420,7 +420,7 @@ def test_impossible_requests_are_refused(family, options, request_, words, folde
     config = config_lib.default(named)
     if family == "conditional":
         config.vae.conditional = True
-    specs = {"": images.Spec((8, 8, 1), images.unnamed(0 if family == "unlabelled" else 2))}
+    specs = images.Spec((8, 8, 1), images.unnamed(0 if family == "unlabelled" else 2))
     with pytest.raises(errors.UserError, match=words):
         latents.resolve(options, run.build_algorithm(config, specs), specs, **request_)
 
@@ -428,7 +428,7 @@ def test_impossible_requests_are_refused(family, options, request_, words, folde
 def test_the_command(tmp_path, conditional, command):
     """A run in a folder, asked for images of each label by a tree over the codes of its data."""
     trained, mesh = conditional
-    algorithm, state, specs = trained.algorithm, trained.state, trained.specs
+    algorithm, state, specs = trained.algorithm, trained.state, trained.spec
     run.save_config(tmp_path, trained.config, specs)
     with checkpoint.Checkpointer(tmp_path / run.CHECKPOINTS) as checkpointer:
         checkpointer.save(state, checkpoint.Position(7, 0.0, NUM, ""))

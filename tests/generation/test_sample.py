@@ -36,7 +36,7 @@ def diffusion(tmp_path_factory):
     config.network.channels = 8
     config.sample.batch_size = 8
     config.sampler.update(name="ddim", steps=3, eta=1.0)
-    specs = {"": images.Spec((28, 28, 1))}
+    specs = images.Spec((28, 28, 1))
     run.save_config(folder, config, specs)
     state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
     with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
@@ -100,7 +100,7 @@ def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
 )
 def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
     tiny_config.sampler.update(name="ddim", steps=3, eta=1.0, variance="fixed_large")
-    algorithm = run.build_algorithm(tiny_config, {"": images.Spec((28, 28, 1))})
+    algorithm = run.build_algorithm(tiny_config, images.Spec((28, 28, 1)))
     (written,) = drawing_flags.sweep([word for word in words.split(",") if word])
     request = algorithm.Request(**requests.typed(written, algorithm, {}))
     algorithm.check_request(request)
@@ -160,7 +160,7 @@ def test_a_class_has_a_name_and_a_number():
     spec = images.Spec((8, 8, 1), ("cat", "dog", "1"))
     assert [spec.label_of(word) for word in ("cat", "dog", "0", "2")] == [0, 1, 0, 2]
     assert spec.label_of("1") == 2  # the class that is called so
-    assert requests.typed({"label": "dog", "steps": "5"}, diffusion_lib.Diffusion, {"": spec}) == {"label": 1, "steps": 5}
+    assert requests.typed({"label": "dog", "steps": "5"}, diffusion_lib.Diffusion, spec) == {"label": 1, "steps": 5}
     assert images.Spec((8, 8, 1), images.unnamed(3)).label_of("2") == 2
     for word in ("cow", "3", "-1", "", "²"):
         with pytest.raises(

@@ -279,7 +279,7 @@ def test_two_sets_of_results_never_mix(tmp_path, trained, edit):
 )
 def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, trained, tiny_config, edit, flags, error):
     picture(np.random.default_rng(0), 20, 20, 3).save(tmp_path / "x.png")
-    run.save_config(tmp_path / "diffusion", tiny_config, {"": images.Spec((28, 28, 1))})
+    run.save_config(tmp_path / "diffusion", tiny_config, images.Spec((28, 28, 1)))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     given = {"workdir": trained, "direction": "ab", "input": "{0}/x.png", "out": "{0}/out/"} | flags
     with pytest.raises(errors.UserError, match=error) as caught:

@@ -70,7 +70,7 @@ def small_diffusion():
 
 def make_run(folder, scores=None, bare=False, config=None):
     """A run's folder: with its config alone, or with `scores` as {name: report} and everything else; a baseline by default."""
-    run.save_config(folder, config or baseline.get_config("smoke"), {"": images.Spec((28, 28, 1), images.unnamed(10))})
+    run.save_config(folder, config or baseline.get_config("smoke"), images.Spec((28, 28, 1), images.unnamed(10)))
     if bare:
         return folder
     lines = [{"step": 0, "compile_seconds": 2.5, "step_flops": 1e6}]

@@ -5,6 +5,7 @@ import pytest
 from configs import cyclegan
 from configs import gan
 from configs import vae
+from imagegen_jax import algorithms
 from imagegen_jax import images
 from imagegen_jax.training import run
 
@@ -44,6 +45,6 @@ def build():
 
     def built(config, *sides):
         spec = images.Spec((*(sides or (config.data.image_size or 28,) * 2), 1), images.unnamed(10))
-        return run.build_algorithm(config, dict.fromkeys(("a", "b") if config.algorithm == "cyclegan" else ("",), spec))
+        return run.build_algorithm(config, dict.fromkeys(algorithms.find(config.algorithm).domains, spec) or spec)
 
     return built

@@ -24,7 +24,7 @@ from imagegen_jax.training import sharding
 from imagegen_jax.training import start
 from imagegen_jax.training import superseded
 
-SPECS = {"": images.Spec((8, 8, 1))}
+SPECS = images.Spec((8, 8, 1))
 SHAPE = (28, 28, 1)
 
 
@@ -153,7 +153,7 @@ def test_before_the_first_checkpoint_any_key_may_change_and_what_was_drawn_gives
     run.save_config(tmp_path, config, SPECS)
     assert run.check_resumable(tmp_path, config, SPECS) is False
     other = recipe(seed=5, **{"network.latent": 4})
-    assert run.check_resumable(tmp_path, other, {"": images.Spec((8, 8, 1), ("a", "b", "c"))}) is True
+    assert run.check_resumable(tmp_path, other, images.Spec((8, 8, 1), ("a", "b", "c"))) is True
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "10.png").write_text("of the first")
     superseded.set_aside(tmp_path, 0)  # of the same experiment: it will come again
@@ -174,31 +174,31 @@ def old(text, classes):
 
 def test_names_of_classes_are_kept_and_decide(tmp_path):
     config, spec = config_lib.typed(classifier.get_config("smoke")), images.Spec(SHAPE, ("cat", "dog"))
-    text = run.to_json(config, {"": spec})
-    assert run.from_json(text)[1] == {"": spec}
-    before = run.from_json(old(text, 2))[1][""]
+    text = run.to_json(config, spec)
+    assert run.from_json(text)[1] == spec
+    before = run.from_json(old(text, 2))[1]
     assert before.classes == 2 and before.known_names is None and before.name_of(1) == "1" and spec.name_of(1) == "dog"
 
-    run.save_config(tmp_path, config, {"": spec})
+    run.save_config(tmp_path, config, spec)
     (tmp_path / run.CHECKPOINTS / "1").mkdir(parents=True)
     for other in (("cat", "wolf"), ("dog", "cat"), ("cat",), ()):
         with pytest.raises(errors.UserError, match="another experiment"):
-            run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, other)})
+            run.check_resumable(tmp_path, config, images.Spec(SHAPE, other))
     (tmp_path / "config.json").write_text(old(text, 2))
-    run.check_resumable(tmp_path, config, {"": spec})
+    run.check_resumable(tmp_path, config, spec)
     with pytest.raises(errors.UserError, match="another experiment"):
-        run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, ("cat", "dog", "wolf"))})
+        run.check_resumable(tmp_path, config, images.Spec(SHAPE, ("cat", "dog", "wolf")))
 
 
 def test_an_old_run_whose_folders_were_numbered_as_text_is_not_continued_with_other_labels(tmp_path):
     config, names = config_lib.typed(classifier.get_config("smoke")), tuple(map(str, range(12)))
     (tmp_path / run.CHECKPOINTS / "1").mkdir(parents=True)
     (tmp_path / "config.json").write_text(old(run.to_json(config, {}), 12))
-    run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})
+    run.check_resumable(tmp_path, config, images.Spec(SHAPE, names))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="edges:folder:x"))
     (tmp_path / "config.json").write_text(old(run.to_json(config, {}), 12))
     with pytest.raises(errors.UserError, match="in the run '10' comes before '2'"):
-        run.check_resumable(tmp_path, config, {"": images.Spec(SHAPE, names)})
+        run.check_resumable(tmp_path, config, images.Spec(SHAPE, names))
 
 
 def test_the_images_of_a_run_decide_whether_it_goes_on(capsys):
