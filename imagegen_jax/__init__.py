@@ -10,10 +10,13 @@ scores = run.evaluate(num=2000)["scores"]
 import importlib
 
 _FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs", "evaluate": "scoring"}
+_PACKAGES = ("api", "benchmark", "reports")
 
 
 def __getattr__(name):
-    """Of imagegen_jax.api, which is imported when something of it is asked for: JAX and the families take their time."""
+    """What is asked for, which is imported only then: JAX and the families take their time."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _FUNCTIONS:
         raise AttributeError(f"module 'imagegen_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"imagegen_jax.api.{_FUNCTIONS[name]}"), name)

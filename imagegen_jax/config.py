@@ -226,6 +226,8 @@ def completed(saved):
     Raises:
       errors.UserError: it has a key that this version does not know.
     """
+    if "algorithm" not in saved:
+        raise errors.UserError("it names no algorithm")
     saved = _renamed(saved)
     method = algorithms.find(saved["algorithm"])
     network = keys.fields(method.Config).get("network")
@@ -249,10 +251,12 @@ def _renamed(values, path=""):
     }
 
 
-def _lay_over(config, values):
+def _lay_over(config, values, path="config"):
     for name, value in values.items():
+        if name not in config:
+            raise errors.UserError(f"this version of imagegen_jax has no {path}.{name}: use the version that wrote it")
         if isinstance(value, Mapping) and name != "run":
-            _lay_over(config[name], value)
+            _lay_over(config[name], value, f"{path}.{name}")
         else:
             with config.ignore_type():
                 config[name] = value

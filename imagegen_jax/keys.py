@@ -86,7 +86,7 @@ class Each:
 
     def objection(self, value):
         found = (self.bound.objection(one) for one in value)
-        return next((f"of each, {text}" for text in found if text), None)
+        return next((text.replace("it ", "each ", 1) for text in found if text), None)
 
 
 class _Duration:
@@ -167,10 +167,13 @@ class Field:
         if value is None and self.optional:
             return None
         for one in value if self.several else (value,):
+            if self.kinds[0] in _KINDS and not _KINDS[self.kinds[0]][0](one):
+                wanted = _KINDS[self.kinds[0]][1]
+                if self.several:
+                    wanted = "give whole numbers, such as (1, 2)" if self.kinds == (int,) else f"{wanted} for each"
+                return wanted
             if isinstance(one, float) and not math.isfinite(one):
                 return "it must be a finite number"
-            if self.several and self.kinds == (int,) and type(one) is not int:
-                return "give whole numbers, such as (1, 2)"
         return next((text for bound in self.bounds if (text := bound.objection(value))), None)
 
     def parse(self, text):
@@ -180,17 +183,22 @@ class Field:
         return _parse(self.kinds[0], text)
 
 
+# type: (whether a value is of it, what to write otherwise)
+_KINDS = {
+    bool: (lambda value: isinstance(value, bool), "write true or false"),
+    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), "write a whole number"),
+    float: (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "write a number"),
+    str: (lambda value: isinstance(value, str), "write text"),
+}
+
+
 def _parse(kind, text):
-    if kind is bool:
-        if str(text).lower() not in ("true", "false"):
-            raise ValueError("write true or false")
-        return str(text).lower() == "true"
     try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if kind is not str and not math.isfinite(value):
-        raise ValueError(f"write a {'whole ' if kind is int else ''}number")
+        value = {"true": True, "false": False}[str(text).lower()] if kind is bool else kind(text)
+        if kind is not str and not math.isfinite(value):
+            raise ValueError
+    except (ValueError, KeyError, OverflowError):
+        raise ValueError(_KINDS[kind][1]) from None
     return value
 
 
@@ -254,11 +262,10 @@ def build(cls, values: Mapping[str, Any], path=""):
     missing = [name for name, field in declared.items() if name not in values and not (field.is_section and field.optional)]
     unknown = [name for name in values if name not in declared]
     if missing or unknown:
-        named = f"name={values['name']}" if "name" in values else "this section"
-        raise errors.UserError(
-            f"config.{path}{named} has other keys than these ({', '.join(map(str, missing + unknown))}): "
-            "start from a recipe that has it"
-        )
+        named = f"{path}name={values['name']}" if "name" in values else path.rstrip(".")
+        wrong = {"lacks": missing, "has no": unknown}
+        listed = ", and ".join(f"{how} {', '.join(map(str, names))}" for how, names in wrong.items() if names)
+        raise errors.UserError(f"config.{named} has other keys: this config {listed}; start from a recipe that has it")
     built = {}
     for name, field in declared.items():
         value = values.get(name)
@@ -274,11 +281,14 @@ def build(cls, values: Mapping[str, Any], path=""):
 
 def variant(field, values):
     """Of the classes that a section may have, that whose `name` may be the one given; the first where that decides nothing."""
-    if len(field.kinds) > 1:
-        for kind in field.kinds:
-            named = fields(kind).get("name")
-            if named and not named.objection(values.get("name")):
+    known = []
+    for kind in field.kinds:
+        if named := fields(kind).get("name"):
+            if not named.objection(values.get("name")):
                 return kind
+            known += [choice for bound in named.bounds if isinstance(bound, OneOf) for choice in bound.choices]
+    if len(field.kinds) > 1:
+        raise errors.UserError(f"config.{field.name}.name is {values.get('name')!r}: choose one of {', '.join(known)}")
     return field.kinds[0]
 
 

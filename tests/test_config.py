@@ -195,3 +195,29 @@ def test_several_numbers_are_whole_ones(recipe, key, value):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(errors.UserError, match=f"config.{key} is .*: give whole numbers"):
         config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer": {"momentum": 0.9}}, r"this version of imagegen_jax has no config.optimizer.momentum"),
+        ({"alchemy": {}}, "has no config.alchemy"),
+        ({"network": {"name": "vit"}}, "config.network.name is 'vit': choose one of linear, dense, conv, pythae, ladder"),
+        ({"algorithm": "alchemy"}, "config.algorithm is 'alchemy'"),
+    ],
+)
+def test_a_saved_config_of_another_version_is_one_line(change, words):
+    saved = config_lib.to_dict(config_lib.default("vae")) | change
+    with pytest.raises(errors.UserError, match=words):
+        config_lib.completed(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer.lr", None), ("batch_size", None), ("data.flip", None), ("batch_size", True)]
+)
+def test_values_of_another_type_are_named(key, value):
+    config = config_lib.default("diffusion")
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.UserError, match=f"config.{key} is {value}: write "):
+        config_lib.check(config)

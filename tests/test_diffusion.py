@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from configs import ddpm_conditional
 from imagegen_jax import conditions
+from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
@@ -272,3 +274,18 @@ def test_a_share_of_the_conditions_is_left_out_in_training_and_none_in_evaluatio
 def test_guidance_without_labels_is_refused():
     with pytest.raises(errors.UserError, match=r"--guidance_scale=2.0: this run is told no labels; .*conditional=True"):
         constant(schedules.Schedule.named("cosine", 20)).check_request(diffusion.Request(guidance_scale=2.0))
+
+
+def test_guidance_needs_images_without_a_label_in_training():
+    config = ddpm_conditional.get_config("smoke")
+    config.guidance.scale = 2.0
+    config_lib.check(config)
+    for key, value in (("condition_dropout", 0.0), ("conditional", False)):
+        wrong = config.copy_and_resolve_references()
+        wrong.diffusion[key] = value
+        with pytest.raises(errors.UserError, match=f"config.guidance.scale is 2.0: it needs .*config.diffusion.{key}"):
+            config_lib.check(wrong)
+    never = of_label(condition_dropout=0.0)
+    never.check_request(never.Request(guidance_scale=1.0))
+    with pytest.raises(errors.UserError, match="--guidance_scale=2.0: this run has seen no images without a label"):
+        never.check_request(never.Request(guidance_scale=2.0))

@@ -1,12 +1,14 @@
 """A method of one's own, in a file outside of the package, goes through all ordinary commands."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Annotated
 from typing import ClassVar
+from unittest import mock
 
 import jax
 from jax import numpy as jnp
@@ -19,6 +21,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax.algorithms import base
+from imagegen_jax.generation import drawing_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -153,3 +156,16 @@ def test_its_options_are_flags_and_its_keys_are_checked(recipe, tmp_path, comman
 def test_a_name_that_means_no_method_is_said(name, words):
     with pytest.raises(errors.UserError, match=f"config.algorithm is '{name}': .*{words}"):
         config_lib.default(name)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{"config": {"algorithm": "nowhere:Method"}, "images": {}}, {"config": None, "images": {}}, {"config": {}, "images": []}],
+)
+def test_a_run_whose_method_is_not_there_is_one_line_not_a_traceback(tmp_path, saved):
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    for flag in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
+        with mock.patch.object(sys, "argv", ["sample", *flag]):
+            assert "steps" in drawing_flags.declared()
+    with pytest.raises(errors.UserError, match="cannot read .*config.json: "):
+        imagegen_jax.load(tmp_path)

@@ -501,5 +501,5 @@ def test_wrong_temperatures_are_an_error(family):
     for temperature in ((1.0, 1.0), (1.0,) * 4):
         with pytest.raises(errors.UserError, match=f"--temperature=.*one number for all levels, or {levels}"):
             build(family).check_request(build(family).Request(temperature))
-    with pytest.raises(errors.UserError, match="--temperature=-0.1: of each, it must be at least 0"):
+    with pytest.raises(errors.UserError, match="--temperature=-0.1: each must be at least 0"):
         requests.typed({"temperature": "-0.1"}, build(family), {})

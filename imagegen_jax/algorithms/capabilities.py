@@ -20,7 +20,7 @@ class Draws(Protocol):
     """Images from nothing.
 
     Attributes:
-      Request: the options of drawing, a frozen dataclass (see imagegen_jax/options.py).
+      Request: the options of drawing, a frozen dataclass (see imagegen_jax/keys.py).
       classes: number of labels, of which `condition` must have one for each image; 0 where the method takes none.
     """
 

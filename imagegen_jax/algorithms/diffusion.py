@@ -64,6 +64,10 @@ class Config:
         """See keys.objections."""
         if self.sampler.steps > self.diffusion.length:
             yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
+        if self.guidance.scale != 1 and not self.diffusion.conditional:
+            yield "guidance.scale", "it needs config.diffusion.conditional=True"
+        if self.guidance.scale != 1 and not self.diffusion.condition_dropout:
+            yield "guidance.scale", "it needs images without conditions in training: config.diffusion.condition_dropout above 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Diffusion(base.Algorithm):
     """A diffusion of images of one shape.
 
     Attributes:
-      network: (x_t, t, train) -> prediction of x_t's shape.
+      network: (x_t, t, condition, train) -> prediction of x_t's shape.
       image_shape: (height, width, channels).
       schedule: noise levels.
       objective: what the network predicts, and the weight of its error.
@@ -188,6 +192,11 @@ class Diffusion(base.Algorithm):
             raise errors.UserError(
                 f"--guidance_scale={request.guidance_scale}: this run is told no labels; leave it out, or train one with "
                 "--config.diffusion.conditional=True"
+            )
+        if request.guidance_scale not in (None, 1) and not self.objective.condition_dropout:
+            raise errors.UserError(
+                f"--guidance_scale={request.guidance_scale}: this run has seen no images without a label "
+                "(config.diffusion.condition_dropout is 0); leave it out"
             )
         name = request.sampler or self.sampler.name
         for owner, constants in samplers.CONSTANTS.items():

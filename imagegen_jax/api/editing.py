@@ -15,6 +15,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import progress
+from imagegen_jax import rng
 from imagegen_jax import similarity
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.data import domains
@@ -101,6 +102,8 @@ def interpolate(trained, images_or_seeds, num=9, labels=None):
     Returns:
       (n - 1, num, h, w, c) uint8. On the way the label is that of the nearer end.
     """
+    if len(images_or_seeds) < 2:
+        raise errors.UserError("give at least two, to go from one to the other")
     if np.ndim(images_or_seeds[0]):
         ends, labels = _encoded(trained, images_or_seeds, labels)
     elif not _decodes_noise(trained.algorithm):
@@ -109,6 +112,8 @@ def interpolate(trained, images_or_seeds, num=9, labels=None):
             "give images instead, such as experiments.sample draws with --out=folder/"
         )
     else:
+        for seed in images_or_seeds:
+            rng.check_seed(seed, "--input=seed:…")
         labels = _labels(trained, labels, images_or_seeds)
         ends = latent_space.of_prior(images_or_seeds, trained.codec.dimensions)
     return trained.codec.decode(latent_space.paths(ends, num), latent_space.labels_of_paths(labels, num))

@@ -45,14 +45,14 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **r
       num: how many images.
       seed: image i depends on the seed, on i and on what is asked for alone, whatever the batch size.
       batch_size: images drawn at once; by default the run's sample.batch_size.
-      latents: latents.Options, what latents are drawn from; None leaves the choice to the run's family.
+      latents: latents.Options or the name of a kind, what latents are drawn from; None leaves the choice to the run's family.
       **request: `label`, number or name of the class that is drawn, by default all in turn; and fields of
         trained.algorithm.Request, as values or as a person writes them: steps=50, temperature='0.7'. None is not asked for.
 
     Raises:
       errors.UserError: the run cannot draw what is asked for.
     """
-    return prepare_each(trained, num, seed, [request], batch_size=batch_size, latents=latents or latents_lib.Options())[0]
+    return prepare_each(trained, num, seed, [request], batch_size=batch_size, latents=latents)[0]
 
 
 def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=None):
@@ -62,6 +62,7 @@ def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=No
             raise errors.UserError(f"--{name} is {value}: it must be at least 1")
     rng.check_seed(seed, "--seed")
     algorithm = trained.algorithm
+    latents = latents if isinstance(latents, latents_lib.Options) else latents_lib.Options(latents)
     asked = [{name: value for name, value in request.items() if value is not None} for request in requests]
     typed = [requests_lib.typed(request, algorithm, trained.spec) for request in asked]
     for request in typed:

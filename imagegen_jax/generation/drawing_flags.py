@@ -27,7 +27,7 @@ def define():
     flags.DEFINE_string(
         requests.LABEL, None, "The class that is drawn, by name or number; by default all in turn, a row of a grid each."
     )
-    for name, (kind, meaning) in _declared(sys.argv).items():
+    for name, (kind, meaning) in declared().items():
         (flags.DEFINE_bool if kind is bool else flags.DEFINE_string)(name, None, meaning)
     flags.DEFINE_enum(
         "latents",
@@ -39,10 +39,10 @@ def define():
     flags.DEFINE_integer("leaves", None, "Leaves of --latents=tree, at most; by default 64.")
 
 
-def _declared(argv):
+def declared():
     """{name: (type, what --help says)} of the options of all families."""
     found = {}
-    for family in (*algorithms.names(), *_outside(argv)):
+    for family in (*algorithms.names(), *_outside(sys.argv)):
         for name, field in keys.fields(algorithms.find(family).Request).items():
             meanings = [meaning for _, meaning in [found[name]] if meaning != field.meaning] if name in found else []
             found[name] = (field.kinds[0], " ".join([*meanings, field.meaning]))
@@ -53,16 +53,17 @@ def _outside(argv):
     """The algorithm of the run that a command line names, if that is a class outside of the package."""
     for word, after in zip(argv, [*argv[1:], ""]):
         name, equals, value = word.partition("=")
-        if name == "--workdir":
+        if name in ("--workdir", "-workdir"):
             with contextlib.suppress(errors.UserError):  # the command says what is wrong with it
                 saved, _ = run.saved(os.path.expanduser(value if equals else after))
-                if ":" in str(saved["algorithm"]):
-                    yield saved["algorithm"]
+                if ":" in (family := str(saved.get("algorithm"))):
+                    algorithms.find(family)
+                    yield family
 
 
 def given():
     """{name: value} of the flags of drawing, as they are written, that are given; among them 'label'."""
-    values = {name: flags.FLAGS[name].value for name in (requests.LABEL, *_declared(sys.argv)) if name in flags.FLAGS}
+    values = {name: flags.FLAGS[name].value for name in (requests.LABEL, *declared()) if name in flags.FLAGS}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -83,7 +84,7 @@ def sweep(words):
     Raises:
       errors.UserError: no family has such an option.
     """
-    names = (*_declared(sys.argv), requests.LABEL)
+    names = (*declared(), requests.LABEL)
     choices = {}
     name = None
     for word in words:

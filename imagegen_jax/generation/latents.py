@@ -61,6 +61,8 @@ class Options:
     leaves: int | None = None
 
     def __post_init__(self):
+        if self.kind not in (None, *KINDS):
+            raise errors.UserError(f"--latents={self.kind}: choose one of {', '.join(KINDS)}")
         for name, least in (("components", 1), ("leaves", 2)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -23,14 +23,17 @@ def typed(written, algorithm, spec):
     declared = keys.fields(algorithm.Request)
     values = {}
     for name, value in written.items():
+        value = value.tolist() if hasattr(value, "tolist") else value  # a number or an array of NumPy or JAX
         if name == LABEL:
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise errors.UserError(f"--label={value}: give the name or the number of a class")
             values[name] = spec.label_of(value) if isinstance(value, str) else value
             continue
         if name not in declared:
             raise errors.UserError(f"--{name}={value}: this family of generators has no such option; leave it out")
         try:
-            alone = declared[name].several and isinstance(value, int | float)  # where several may stand
             value = tuple(value) if isinstance(value, list) else value
+            alone = declared[name].several and not isinstance(value, tuple)  # where several may stand
             values[name] = declared[name].parse(value) if alone or isinstance(value, str) else value
         except ValueError as error:
             raise errors.UserError(f"--{name}={value}: {error}") from error

@@ -157,7 +157,7 @@ def load_config(workdir, read=from_json):
         return None
     try:
         return read(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError, errors.UserError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.UserError) as error:
         raise errors.UserError(f"cannot read {path}: {error}") from error
 
 

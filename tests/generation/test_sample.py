@@ -3,6 +3,7 @@
 import shlex
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -202,3 +203,31 @@ def test_labels_are_drawn_in_shares():
     np.testing.assert_array_equal(sampling.labels(np.arange(9), 4, label=1, shares=shares), 1)
     np.testing.assert_array_equal(sampling.labels(np.arange(9), 4), np.arange(9) % 4)
     assert sampling.labels(np.arange(9), 0, shares=None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.5, (0.5,)), (1, (1.0,)), ([0.5, 1.0], (0.5, 1.0)), (np.float32(0.5), (0.5,)), (jnp.array([0.5, 1.0]), (0.5, 1.0))],
+)
+def test_values_from_python_are_as_good_as_text(value, expected):
+    assert requests.typed({"temperature": value}, vae.Vae, None) == {"temperature": expected}
+    assert requests.typed({"steps": np.int64(5), "clip": True}, diffusion_lib.Diffusion, None) == {"steps": 5, "clip": True}
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"steps": 2.5}, "--steps=2.5: write a whole number"),
+        ({"steps": True}, "--steps=True: write a whole number"),
+        ({"steps": [2]}, "write a whole number"),
+        ({"steps": "9" * 400}, "write a whole number"),
+        ({"clip": 1}, "--clip=1: write true or false"),
+        ({"eta": "half"}, "--eta=half: write a number"),
+        ({"sampler": 3}, "--sampler=3: write text"),
+        ({"label": 2.5}, "--label=2.5: give the name or the number of a class"),
+        ({"label": True}, "--label=True: give the name or the number of a class"),
+    ],
+)
+def test_values_of_another_type_are_refused(written, words):
+    with pytest.raises(errors.UserError, match=words):
+        requests.typed(written, diffusion_lib.Diffusion, images.Spec((28, 28, 1), ("a", "b", "c")))
