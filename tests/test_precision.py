@@ -18,7 +18,7 @@ HALF = jnp.bfloat16
 
 _drawn = np.random.default_rng(0)
 IMAGE, SQUARE, CODE = (_drawn.normal(size=shape).astype(np.float32) for shape in ((2, 8, 8, 1), (2, 16, 16, 1), (2, 3)))
-LABEL = np.zeros(2, np.int32)
+TOLD = {"label": np.zeros(2, np.int32)}
 CODER = dict(widths=(4,), blocks=1, groups=2, dimensions=3, image_shape=(8, 8, 1))
 LADDER = dict(widths=(4, 4), latents=(1, 1, 2), blocks=1, groups=2, image_shape=(8, 8, 1), outputs=1)
 NOISE = [np.ones((2, *shape), np.float32) for shape in ladder.Ladder(**LADDER).latent_shapes]
@@ -27,16 +27,16 @@ NETWORKS = {  # (module, arguments): its output in float32 is not rounded to HAL
     "dense decoder": (vae_nets.DenseDecoder((4,), (8, 8, 1), HALF), (CODE, False)),
     "conv decoder": (vae_nets.ConvDecoder((4,), 1, 2, (8, 8, 1), HALF), (CODE, False)),
     "pythae decoder": (vae_nets.PythaeDecoder(1, HALF), (CODE, False)),
-    "ladder": (ladder.Ladder(**LADDER, dtype=HALF), (IMAGE, LABEL, 2, lambda level, _, posterior: posterior.at(NOISE[level]))),
+    "ladder": (ladder.Ladder(**LADDER, dtype=HALF), (IMAGE, TOLD, 2, lambda level, _, posterior: posterior.at(NOISE[level]))),
     "vqvae": (vqvae_nets.Coder(**CODER, dtype=HALF), (IMAGE,)),
     "vqvae encoder": (vqvae_nets.Encoder((4,), 1, 2, 3, HALF), (IMAGE,)),
     "patches": (cyclegan_nets.PatchDiscriminator(4, 1, HALF), (SQUARE,)),
     "pixels": (cyclegan_nets.PixelDiscriminator(4, HALF), (SQUARE,)),
 }
 BOUNDED = {  # the same behind a tanh
-    "dcgan": (dcgan.Generator((8, 8, 1), (4, 4), dtype=HALF), (CODE, LABEL)),
-    "dcgan, resized": (dcgan.Generator((8, 8, 1), (4, 4), "resize", dtype=HALF), (CODE, LABEL)),
-    "resnet gan": (resnet_gan.Generator((8, 8, 1), (4,), dtype=HALF), (CODE, LABEL)),
+    "dcgan": (dcgan.Generator((8, 8, 1), (4, 4), dtype=HALF), (CODE, TOLD)),
+    "dcgan, resized": (dcgan.Generator((8, 8, 1), (4, 4), "resize", dtype=HALF), (CODE, TOLD)),
+    "resnet gan": (resnet_gan.Generator((8, 8, 1), (4,), dtype=HALF), (CODE, TOLD)),
     "cyclegan resnet": (cyclegan_nets.ResNetGenerator(1, 4, 1, dtype=HALF), (SQUARE,)),
     "cyclegan unet": (cyclegan_nets.UNetGenerator(1, 4, 2, dtype=HALF), (SQUARE,)),
 }
