@@ -38,7 +38,7 @@ def compare(training, repeats):
     def infer(state, image):
         variables = {"params": state.params["vae"]["network"], **state.extra}
         noise = [jnp.zeros((len(image), *shape)) for shape in algorithm.network.latent_shapes]
-        return algorithm.network.apply(variables, images.to_float(image), None, noise, method="infer")[1]
+        return algorithm.network.apply(variables, images.to_float(image), {}, noise, method="infer")[1]
 
     def forward(n):
         image = np.random.default_rng(config.seed).integers(0, 256, (n, *algorithm.image_shape), np.uint8)

@@ -506,9 +506,9 @@ def test_inception_score_of_torch_fidelity(fidelity):
 @pytest.mark.parity
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_prdc_of_its_authors(k):
-    import prdc
+    import prdc as authors
 
     real, fake = (draw(seed, n, 8, shift).astype(np.float64) for seed, n, shift in ((0, 300, 0.0), (1, 200, 0.3)))
-    expected = prdc.compute_prdc(real, fake, nearest_k=k)
+    expected = authors.compute_prdc(real, fake, nearest_k=k)
     assert 0 < expected["precision"] < 1
     assert prdc.prdc(real, fake, k, k) == pytest.approx({name: float(value) for name, value in expected.items()})

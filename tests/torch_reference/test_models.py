@@ -208,7 +208,7 @@ def test_gan_trains_the_same(gan_config, build, monkeypatch, ratio):
         assert abs(seen[1] / seen[0] - 1) > 0.02  # what an update left out would be
         return
     old, ours = (
-        algorithm.discriminator.apply({"params": s.params["discriminator"]}, images.to_float(image), None).logits
+        algorithm.discriminator.apply({"params": s.params["discriminator"]}, images.to_float(image), {}).logits
         for s in (before, state)
     )
     with torch.no_grad():
