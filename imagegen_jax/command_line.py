@@ -82,10 +82,7 @@ def _at_home(word):
 
 def check_at_least(**least):
     """Raises errors.UserError for the first of these flags, such as num=1, that is given and less."""
-    for name, bound in least.items():
-        value = flags.FLAGS[name].value
-        if value is not None and value < bound:
-            raise errors.UserError(f"--{name} is {value}: it must be at least {bound}")
+    errors.check_at_least({name: flags.FLAGS[name].value for name in least}, **least)
 
 
 def numbers(name, kind=float):

@@ -21,3 +21,10 @@ class UserError(Exception):
         """
         super().__init__(f"{message}; set --config.{setting}" if setting else message)
         self.without_config = f"{message}; {otherwise}" if otherwise else str(self)
+
+
+def check_at_least(given, **least):
+    """Raises UserError for the first of {name of a flag: value} that is given (not None) and less than its bound in `least`."""
+    for name, bound in least.items():
+        if given[name] is not None and given[name] < bound:
+            raise UserError(f"--{name} is {given[name]}: it must be at least {bound}")

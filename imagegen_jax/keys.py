@@ -145,7 +145,6 @@ class Field:
       bounds: what must hold of its values.
       meaning: what --help says of it; '' where nothing is said.
       resumable: see the function `resumable`.
-      default: its default.
     """
 
     name: str
@@ -155,7 +154,6 @@ class Field:
     bounds: tuple[Any, ...]
     meaning: str
     resumable: bool
-    default: Any
 
     @property
     def is_section(self):
@@ -232,7 +230,7 @@ def _field(field, hint):
         kinds = (type(choices[0]),)
     bounds = tuple(note for note in notes if hasattr(note, "objection"))
     meaning = next((note for note in notes if isinstance(note, str)), "")
-    return Field(field.name, kinds, several, optional, bounds, meaning, bool(field.metadata.get("resumable")), field.default)
+    return Field(field.name, kinds, several, optional, bounds, meaning, bool(field.metadata.get("resumable")))
 
 
 def to_dict(section) -> dict[str, Any]:

@@ -157,8 +157,3 @@ class HasFirstStage(Protocol):
 
     def with_first_stage(self, state: base.TrainState, trained: base.TrainState) -> base.TrainState:
         """The first state, with what it takes from the trained state of the first stage."""
-
-
-def of_first_stage(algorithm_class):
-    """The capability that a class of algorithms needs of the run that it stands on; None where it stands on none."""
-    return getattr(algorithm_class, "first_stage_capability", None)

@@ -167,7 +167,7 @@ class Diffusion(base.Algorithm):
         return {"loss": self._error(state.params["unet"], x0, eps, t, self._told(batch))}
 
     def sample(self, state, keys, condition, request):
-        scale = self.guidance.scale if request.guidance_scale is None else request.guidance_scale
+        scale = self._guidance_scale(request)
 
         def predict(x, t, condition):
             return self.network.apply({"params": state.params["unet"]}, x, t, condition)
@@ -214,8 +214,8 @@ class Diffusion(base.Algorithm):
             raise errors.UserError(f"eta is {sampler.eta}: choose --eta from 0 to 1")
 
     def about_request(self, request):
-        scale = self.guidance.scale if request.guidance_scale is None else request.guidance_scale
-        return self._sampler(request).about() | ({"guidance_scale": scale} if self.conditions else {})
+        guidance = {"guidance_scale": self._guidance_scale(request)} if self.conditions else {}
+        return self._sampler(request).about() | guidance
 
     def _told(self, batch):
         """What the network is told of a batch."""
@@ -224,6 +224,9 @@ class Diffusion(base.Algorithm):
     def _null(self, n):
         """The null condition of n images."""
         return {name: kind.null(n) for name, kind in self.conditions.items()}
+
+    def _guidance_scale(self, request):
+        return self.guidance.scale if request.guidance_scale is None else request.guidance_scale
 
     def _sampler(self, request):
         asked = {name: getattr(request, name) for name in ("steps", "eta", "variance", "clip")}

@@ -4,6 +4,7 @@ Each of `_KINDS` builds the hooks of a config that its algorithm has the capabil
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -47,6 +48,11 @@ class Context:
         """A keys.Duration in steps."""
         return self.config.steps(duration, self.records)
 
+    @functools.cached_property
+    def drawer(self):
+        """What draws with the batch size of the grids; compiled once for all that is drawn."""
+        return sampling.Drawer(self.algorithm, self.mesh, self.config.sample.batch_size)
+
     def save(self, writer, step, folder, sheet, columns=None):
         """Writes a grid to <folder>/<step>.png and to the writer."""
         if jax.process_index() == 0:
@@ -65,10 +71,9 @@ def _grids(context):
     config, algorithm, stop = context.config, context.algorithm, context.stop
     if not isinstance(algorithm, capabilities.Draws):
         return
-    drawer = sampling.Drawer(algorithm, context.mesh, config.sample.batch_size)
 
     def draw(step, state, writer):
-        drawn = np.concatenate(list(stop.each(drawer.batches(state.with_ema(), config.seed, config.sample.num))))
+        drawn = np.concatenate(list(stop.each(context.drawer.batches(state.with_ema(), config.seed, config.sample.num))))
         labels = sampling.labels(np.arange(config.sample.num), algorithm.classes)
         sheet = [drawn] if labels is None else images.rows_by_label(drawn, labels)
         return context.save(writer, step, "samples", *sheet)
@@ -133,14 +138,14 @@ def _distances(context):
         return image_sets.of_data(section, "test", domain.spec.shape, domain.spec.known_names, half)
 
     if draws:
-        drawer = sampling.Drawer(algorithm, context.mesh, config.sample.batch_size)
         compared = tests(sections, context.test_set)
         measure = tracking.Distances(extractor, compared)
         monitor = tracking.CollapseMonitor(context.steps(config.duration) // 10, algorithm.hint)
         shares = compared.class_shares() if algorithm.classes else None
 
         def drawn(step, state, _):
-            measured = measure(context.stop.each(drawer.batches(state.with_ema(), config.seed, num, shares=shares)))
+            batches = context.drawer.batches(state.with_ema(), config.seed, num, shares=shares)
+            measured = measure(context.stop.each(batches))
             monitor(step, measured)
             return measured
 

@@ -57,9 +57,7 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **r
 
 def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=None):
     """The Drawing of each of several requests, of the same labels compiled once; `shares` are those of sampling.labels."""
-    for name, value in (("num", num), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise errors.UserError(f"--{name} is {value}: it must be at least 1")
+    errors.check_at_least({"num": num, "batch_size": batch_size}, num=1, batch_size=1)
     rng.check_seed(seed, "--seed")
     algorithm = trained.algorithm
     latents = latents if isinstance(latents, latents_lib.Options) else latents_lib.Options(latents)

@@ -136,9 +136,8 @@ def text(report):
 
 def _check(num, batch_size, importance_samples, reference_split, class_shares, seed):
     """What needs no file. Raises errors.UserError."""
-    for name, value, least in (("num", num, 2), ("batch_size", batch_size, 1), ("importance_samples", importance_samples, 1)):
-        if value is not None and value < least:
-            raise errors.UserError(f"--{name} is {value}: it must be at least {least}")
+    numbers = {"num": num, "batch_size": batch_size, "importance_samples": importance_samples}
+    errors.check_at_least(numbers, num=2, batch_size=1, importance_samples=1)
     for name, value, choices in (("reference_split", reference_split, SPLITS), ("class_shares", class_shares, SHARES)):
         if value not in choices:
             raise errors.UserError(f"--{name}={value}: choose one of {', '.join(choices)}")

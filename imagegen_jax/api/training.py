@@ -98,6 +98,11 @@ def _train(config, workdir, stop, wanted):
             progress=bar,
             stop=stop,
         )
+    _tell_end(workdir, algorithm, train_set, position, total_steps)
+
+
+def _tell_end(workdir, algorithm, train_set, position, total_steps):
+    """Says how a training ended, and what there is to see of it."""
     if skipped := domains.skipped(train_set):
         print(f"{skipped} unreadable images were skipped", file=sys.stderr)
     if position.step < total_steps or position.due:

@@ -136,7 +136,8 @@ def abstract_batch(domains, batch_size, sharding):
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
 
     def one(name, domain):
-        condition = {"label": row((), jnp.int32)} if domain.spec.classes else {}
+        nulls = jax.eval_shape(lambda: {name: kind.null(1) for name, kind in domain.spec.conditions.items()})
+        condition = {name: row(null.shape[1:], null.dtype) for name, null in nulls.items()}
         return {"image": row(domain.reader.shape, jnp.uint8), "condition": condition, "index": row((), jnp.int32)}
 
     return each(one, domains)

@@ -63,10 +63,7 @@ class Options:
     def __post_init__(self):
         if self.kind not in (None, *KINDS):
             raise errors.UserError(f"--latents={self.kind}: choose one of {', '.join(KINDS)}")
-        for name, least in (("components", 1), ("leaves", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise errors.UserError(f"--{name} is {value}: it must be at least {least}")
+        errors.check_at_least(vars(self), components=1, leaves=2)
 
 
 def resolve(options, algorithm, spec, label=None, **request):
