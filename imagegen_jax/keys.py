@@ -328,3 +328,23 @@ def section(module, *, without=()):
         ],
         frozen=True,
     )
+
+
+def options(*parts):
+    """A dataclass of options of drawing: each takes the place of a key, and is None where it is not asked for.
+
+    Args:
+      *parts: (dataclass, what makes the name of an option of that of a field), of which the types, bounds and meanings are.
+    """
+    declared = []
+    for cls, named in parts:
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            kind, *notes = typing.get_args(hint)  # each has a meaning, so that each is Annotated
+            declared.append((named(name), Annotated[kind | None, *notes], dataclasses.field(default=None)))
+    return dataclasses.make_dataclass("Request", declared, frozen=True)
+
+
+def asked(request, cls, named):
+    """{field of cls: value} of what a request of `options` asks for."""
+    found = {name: getattr(request, named(name)) for name in fields(cls)}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,6 +1,7 @@
-"""Schedules, prediction types and weightings against their formulas, and the loss against its definition."""
+"""Diffusions: the loss and a step against their definitions, conditions, guidance, and what is refused."""
 
 from collections.abc import Callable
+import itertools
 
 from flax import linen as nn
 import jax
@@ -16,91 +17,9 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
-from imagegen_jax.diffusion import prediction_types
+from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
-from imagegen_jax.diffusion import weightings
-
-
-@pytest.mark.parametrize("name", schedules.CURVES)
-@pytest.mark.parametrize("length", [10, 1000])
-def test_schedules_fall_from_almost_one_to_almost_zero(name, length):
-    abar = schedules.Schedule.named(name, length).alphas_cumprod
-    assert abar.shape == (length,) and abar.dtype == np.float64
-    assert np.all(np.diff(abar) < 0) and 0 < abar[-1] < abar[0] < 1
-    assert abar[-1] < 1e-3
-
-
-def test_cosine_schedule_is_equation_17():
-    length, s = 1000, 0.008
-    abar = schedules.Schedule.named("cosine", length).alphas_cumprod
-    t = np.arange(length + 1)
-    f = np.cos((t / length + s) / (1 + s) * np.pi / 2) ** 2
-    unclipped = (1 - f[1:] / f[:-1]) < 0.999
-    np.testing.assert_allclose(abar[unclipped], (f[1:] / f[0])[unclipped], rtol=1e-9)
-
-
-def test_sigmoid_schedule_is_chens_algorithm_1():
-    """alpha(t) of Chen 2023 with start -3, end 3, tau 1, by jax.nn's sigmoid."""
-    length = 1000
-    abar = schedules.Schedule.named("sigmoid", length).alphas_cumprod
-    t = np.arange(1, length) / length
-    top, bottom = jax.nn.sigmoid(3.0), jax.nn.sigmoid(-3.0)
-    expected = (top - jax.nn.sigmoid(jnp.asarray(t * 6 - 3))) / (top - bottom)
-    np.testing.assert_allclose(abar[: length - 1], expected, rtol=1e-3, atol=1e-6)
-
-
-def test_signal_noise_and_snr_agree():
-    schedule = schedules.Schedule.named("cosine", 1000)
-    t = jnp.arange(1000)
-    signal, noise = schedule.signal_and_noise(t)
-    np.testing.assert_allclose(signal**2 + noise**2, 1.0, rtol=1e-6)
-    np.testing.assert_allclose(schedule.log_snr(t), 2 * (np.log(signal) - np.log(noise)), rtol=1e-4, atol=1e-4)
-    assert schedule.signal_and_noise(t[:5], ndim=4)[0].shape == (5, 1, 1, 1)
-
-
-@pytest.mark.parametrize("name", prediction_types.NAMES)
-def test_prediction_types_round_trip(name):
-    x0, eps = jax.random.normal(jax.random.key(0), (2, 64, 4))
-    angle = jnp.linspace(0.05, 1.5, 64)[:, None]
-    signal, noise = jnp.cos(angle), jnp.sin(angle)
-    x_t = signal * x0 + noise * eps
-    prediction = prediction_types.target(name, x0, eps, signal, noise)
-    back = prediction_types.to_x0(name, prediction, x_t, signal, noise)
-    np.testing.assert_allclose(back, x0, atol=1e-4)
-    np.testing.assert_allclose(prediction_types.implied_eps(back, x_t, signal, noise), eps, atol=1e-3)
-    # The table's last column: an error d of the target is an error sqrt(ratio) d of x0.
-    moved = prediction_types.to_x0(name, prediction + 0.1, x_t, signal, noise)
-    ratio = prediction_types.x0_error_ratio(name, 2 * jnp.log(signal / noise))
-    np.testing.assert_allclose(jnp.abs(moved - back), jnp.broadcast_to(0.1 * jnp.sqrt(ratio), back.shape), rtol=2e-2)
-
-
-def test_weights_mean_the_same_for_every_prediction_type():
-    log_snr = jnp.linspace(-8, 8, 17)
-    snr = np.exp(log_snr)
-    for name in prediction_types.NAMES:
-        ratio = prediction_types.x0_error_ratio(name, log_snr)
-        np.testing.assert_allclose(weightings.weight("snr", name, log_snr) / ratio, snr, rtol=1e-5)
-        np.testing.assert_allclose(weightings.weight("min_snr", name, log_snr) / ratio, np.minimum(snr, 5), rtol=1e-5)
-        np.testing.assert_array_equal(weightings.weight("simple", name, log_snr), 1)
-    # Hang et al. 2023, section 3.4: min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v.
-    np.testing.assert_allclose(weightings.weight("min_snr", "eps", log_snr), np.minimum(snr, 5) / snr, rtol=1e-5)
-    np.testing.assert_allclose(weightings.weight("min_snr", "v", log_snr), np.minimum(snr, 5) / (snr + 1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("stratified", [False, True])
-def test_timesteps_are_uniform(stratified):
-    draws = jax.vmap(lambda key: schedules.sample_timesteps(key, 16, 10, stratified))(jax.random.split(jax.random.key(0), 2000))
-    assert draws.min() == 0 and draws.max() == 9
-    for row in (draws, draws[:, :1]):  # over the batch, and in its first place alone
-        frequency = np.bincount(np.ravel(row), minlength=10) / row.size
-        assert np.abs(frequency - 0.1).max() < 5 * np.sqrt(0.09 / row.size)
-
-
-def test_stratified_timesteps_fill_every_stratum_once():
-    t = schedules.sample_timesteps(jax.random.key(0), 10, 1000, stratified=True)
-    gaps = np.diff(np.sort(np.asarray(t)))
-    assert np.all(np.abs(gaps - 100) <= 1)
 
 
 class Constant(nn.Module):
@@ -111,26 +30,29 @@ class Constant(nn.Module):
         return jnp.broadcast_to(self.param("value", nn.initializers.ones, ()), x.shape)
 
 
-def constant(schedule, **objective):
+DISCRETE = processes.Discrete(schedules.DISCRETE["cosine"](100))
+
+
+def constant(process, optimizer=None, **objective):
     """A diffusion with that network."""
+    training = base.Training(optimizer=optimizer, ema_decay=lambda step: 0.5)
     return diffusion.Diffusion(
-        Constant(), (2, 2, 1), schedule, diffusion.Objective(**objective), samplers.Sampler("ddim", 10), base.Training()
+        Constant(), (2, 2, 1), process, diffusion.Objective(**objective), samplers.Sampler("ddim", 10), training
     )
 
 
 def test_loss_is_the_weighted_error_of_the_target():
     """For a network that predicts the constant c, E|c - eps|^2 = c^2 + 1 by hand; v and x0 of a black image likewise."""
-    schedule = schedules.Schedule.named("cosine", 100)
     n = 4000
     batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "index": np.arange(n, dtype=np.int32)}  # x0 = -1
     for name, expected in (("eps", 2.0), ("x0", 4.0), ("v", None)):
-        algorithm = constant(schedule, prediction_type=name)
+        algorithm = constant(DISCRETE, prediction_type=name)
         state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
         loss = algorithm.eval_step(state, batch, jax.random.key(0))["loss"]
         assert loss.shape == (n,)
         if name == "v":  # v = a eps + s, so E|1 - v|^2 = (1 - s)^2 + a^2, averaged over t
-            s = np.sqrt(1 - schedule.alphas_cumprod)
-            expected = np.mean((1 - s) ** 2 + schedule.alphas_cumprod)
+            s = np.sqrt(1 - DISCRETE.alphas_cumprod)
+            expected = np.mean((1 - s) ** 2 + DISCRETE.alphas_cumprod)
         np.testing.assert_allclose(np.mean(loss), expected, rtol=0.05)
 
 
@@ -148,58 +70,139 @@ class Affine(nn.Module):
         return w * x + v * t[:, None, None, None]
 
 
-WEIGHTS = {  # of the error of each target: none, the signal-to-noise ratio for the error of x0, or that up to a bound
-    "simple": dict(eps=np.ones_like, x0=np.ones_like, v=np.ones_like),
-    "snr": dict(eps=np.ones_like, x0=lambda snr: snr, v=lambda snr: snr / (snr + 1)),
-    "min_snr": dict(
-        eps=lambda snr: np.minimum(snr, 0.7) / snr,
-        x0=lambda snr: np.minimum(snr, 0.7),
-        v=lambda snr: np.minimum(snr, 0.7) / (snr + 1),
+ABAR = np.linspace(0.9, 0.1, 8)
+SD = 0.5
+# {process: (time of what the network is told, its alpha, sigma, and minus its d log SNR / dt times the range of times)}
+BY_HAND = {
+    "ddpm": (
+        lambda told: told,
+        lambda t: np.sqrt(ABAR[t.astype(int)]),
+        lambda t: np.sqrt(1 - ABAR[t.astype(int)]),
+        lambda t: -np.gradient(np.log(ABAR / (1 - ABAR)))[t.astype(int)] * 7,
     ),
+    "vp": (
+        lambda told: told / 1000,
+        lambda t: np.cos(np.pi / 2 * t),
+        lambda t: np.sin(np.pi / 2 * t),
+        lambda t: 2 * np.pi / np.sin(np.pi * t) * 2 / np.pi * (np.arctan(1000) - np.arctan(0.002)),
+    ),
+    "ve": (lambda told: np.exp(4 * told), np.ones_like, lambda t: t, lambda t: 2 / t * 79.998),
+    "flow": (
+        lambda told: told / 1000,
+        lambda t: 1 - t,
+        lambda t: t,
+        lambda t: 2 / (t * (1 - t)) * (1000 / 1001 - 0.002 / 1.002),
+    ),
+}
+PREDICTIONS = {  # {prediction type: it, of x0, eps, alpha and sigma}
+    "eps": lambda x0, eps, a, s: eps,
+    "x0": lambda x0, eps, a, s: x0,
+    "v": lambda x0, eps, a, s: (a * eps - s * x0) / np.sqrt(a**2 + s**2),
+    "velocity": lambda x0, eps, a, s: eps - x0,
+    # (D - c_skip x) / c_out of Karras et al. 2022 for x = x0 + (s / a) eps
+    "edm": lambda x0, eps, a, s: (
+        (x0 - SD**2 / ((s / a) ** 2 + SD**2) * (x0 + s / a * eps)) / (s / a * SD / np.sqrt((s / a) ** 2 + SD**2))
+    ),
+}
+ON_X0 = {  # {weighting: it, of the SNR and minus d log SNR / dt times the range, for the error of x0}
+    "snr": lambda snr, rate: snr,
+    "min_snr": lambda snr, rate: np.minimum(snr, 0.7),
+    "edm": lambda snr, rate: snr + 1 / SD**2,
+    "sigmoid": lambda snr, rate: snr / (1 + snr * np.exp(-2)) * rate,
+}
+OF_X0 = {  # {prediction type: |x0 error|^2 / |its error|^2}
+    "eps": lambda snr: 1 / snr,
+    "x0": np.ones_like,
+    "v": lambda snr: 1 / (1 + snr),
+    "velocity": lambda snr: 1 / (1 + np.sqrt(snr)) ** 2,
+    "edm": lambda snr: 1 / (snr + 1 / SD**2),
 }
 
 
-@pytest.mark.parametrize("weighting", weightings.NAMES)
-@pytest.mark.parametrize("prediction_type", prediction_types.NAMES)
-def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, weighting):
+STEPS = {
+    *itertools.product(PREDICTIONS, BY_HAND, ("simple",)),
+    *itertools.product(PREDICTIONS, ("ddpm",), ON_X0),
+    *(("v", process, "sigmoid") for process in BY_HAND),
+}
+
+
+@pytest.mark.parametrize(("prediction_type", "process", "weighting"), sorted(STEPS))
+def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, process, weighting):
     """By hand for w x_t + v t, with the x_t and t that the network was given, by the negative gradient as the update."""
-    abar, n, shown = np.linspace(0.9, 0.1, 8), 64, []
+    n, shown = 64, []
     network = Affine(lambda *given: shown.append(map(np.asarray, given)))
     sampler, sgd = samplers.Sampler("ddim", 4), optax.sgd(1.0)
-    objective = diffusion.Objective(prediction_type=prediction_type, weighting=weighting, gamma=0.7)
+    objective = diffusion.Objective(process, "cosine", prediction_type=prediction_type, weighting=weighting, gamma=0.7)
+    of_config = processes.Discrete(ABAR) if process == "ddpm" else processes.PROCESSES[process](objective)
     training = base.Training(optimizer=sgd, ema_decay=lambda step: 0.5 + 0.1 * step)
-    algorithm = diffusion.Diffusion(network, (2, 2, 1), schedules.Schedule(abar), objective, sampler, training)
+    algorithm = diffusion.Diffusion(network, (2, 2, 1), of_config, objective, sampler, training)
     image = np.random.default_rng(0).integers(0, 256, (n, 2, 2, 1), np.uint8)
     w, v, average = 0.3, -0.2, {"w": 1.0, "v": 2.0}
     params = {"w": jnp.float32(w), "v": jnp.float32(v)}
     before = base.TrainState(jnp.int32(3), {"unet": params}, {"unet": sgd.init(params)}, {"unet": average})
     after, metrics = algorithm.train_step(before, {"image": image}, jax.random.key(0))
     jax.effects_barrier()
-    ((x_t, t),) = shown
+    ((seen, told),) = shown
 
-    a, s = np.sqrt(abar[t])[:, None, None, None], np.sqrt(1 - abar[t])[:, None, None, None]
+    told = told.astype(np.float64)[:, None, None, None]
+    time, alpha, sigma, rate = BY_HAND[process]
+    t = time(told)
+    a, s = alpha(t), sigma(t)
+    x_t = seen * np.sqrt(s**2 + SD**2) if process == "ve" else seen
     x0 = image / 127.5 - 1
     eps = (x_t - a * x0) / s
-    assert set(np.unique(t)) == set(range(8)) and len(np.unique(eps)) == eps.size
+    assert len(np.unique(t)) == (8 if process == "ddpm" else n) and len(np.unique(eps)) == eps.size
     assert abs(eps.mean()) < 4 / np.sqrt(eps.size) and abs(eps.std() - 1) < 4 / np.sqrt(2 * eps.size)
 
-    target = {"eps": eps, "x0": x0, "v": a * eps - s * x0}[prediction_type]
-    error = w * x_t + v * t[:, None, None, None] - target
-    weight = WEIGHTS[weighting][prediction_type](a**2 / s**2)
-    gradient = {"w": (2 * weight * error * x_t).mean(), "v": (2 * weight * error * t[:, None, None, None]).mean()}
-    assert float(metrics["loss"]) == pytest.approx((weight * error**2).mean(), rel=1e-5)
-    assert float(metrics["grad_norm"]) == pytest.approx(np.hypot(gradient["w"], gradient["v"]), rel=1e-5)
+    error = w * seen + v * told - PREDICTIONS[prediction_type](x0, eps, a, s)
+    snr = a**2 / s**2
+    weight = ON_X0[weighting](snr, rate(t)) * OF_X0[prediction_type](snr) if weighting != "simple" else 1.0
+    gradient = {"w": (2 * weight * error * seen).mean(), "v": (2 * weight * error * told).mean()}
+    assert float(metrics["loss"]) == pytest.approx((weight * error**2).mean(), rel=2e-3)
+    assert float(metrics["grad_norm"]) == pytest.approx(np.hypot(gradient["w"], gradient["v"]), rel=2e-3)
     assert float(metrics["param_norm"]) == pytest.approx(np.hypot(w, v), rel=1e-5)
     assert after.step == 4
     for name, value in (("w", w), ("v", v)):
         moved = value - gradient[name]
-        assert float(after.params["unet"][name]) == pytest.approx(moved, rel=1e-4)
-        assert float(after.ema_params["unet"][name]) == pytest.approx(0.8 * average[name] + 0.2 * moved, rel=1e-4)
+        assert float(after.params["unet"][name]) == pytest.approx(moved, rel=2e-3, abs=1e-4)
+        assert float(after.ema_params["unet"][name]) == pytest.approx(0.8 * average[name] + 0.2 * moved, rel=2e-3)
+
+
+def test_learned_uncertainty_is_the_likelihood_of_a_gaussian_of_the_error():
+    """Karras et al. 2024, equation 14: error / exp(u) + u, the least for u = log E error, with errors of 4 here."""
+    algorithm = constant(DISCRETE, prediction_type="x0", uncertainty=True, optimizer=optax.sgd(0.05))
+    batch = {"image": np.zeros((64, 2, 2, 1), np.uint8)}  # x0 = -1, and 1 is predicted
+    state, step = algorithm.init(jax.random.key(0)), jax.jit(algorithm.train_step)
+    _, metrics = step(state, batch, jax.random.key(0))
+    assert float(metrics["loss"]) == pytest.approx(4.0, rel=1e-5)  # u is 0 at first
+    held = state.params["unet"]["value"]
+    for i in range(200):
+        state, metrics = step(state, batch, jax.random.key(i))
+        state = state.replace(params={"unet": state.params["unet"] | {"value": held}})
+    assert float(metrics["loss"]) == pytest.approx(1 + np.log(4), abs=0.02)
+
+
+def test_optimal_coupling_shortens_the_ways_from_images_to_noise():
+    shown = {"independent": [], "optimal": []}
+    image = np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)
+    for coupling, seen in shown.items():
+        objective = diffusion.Objective("flow", prediction_type="velocity", coupling=coupling)
+        network = Affine(lambda *given, seen=seen: seen.append(map(np.asarray, given)))
+        training = base.Training(optimizer=optax.sgd(0.0), ema_decay=lambda step: 0.0)
+        algorithm = diffusion.Diffusion(network, (2, 2, 1), processes.RectifiedFlow(), objective, samplers.Sampler(), training)
+        algorithm.train_step(algorithm.init(jax.random.key(0)), {"image": image}, jax.random.key(0))
+    jax.effects_barrier()
+    noises = {}
+    for coupling, ((x_t, told),) in shown.items():
+        t = told[:, None, None, None] / 1000
+        noises[coupling] = (x_t - (1 - t) * (image / 127.5 - 1)) / t
+    lengths = {coupling: np.square(eps - (image / 127.5 - 1)).sum() for coupling, eps in noises.items()}
+    assert lengths["optimal"] < 0.7 * lengths["independent"]
+    np.testing.assert_allclose(*(np.sort(eps.sum((1, 2, 3))) for eps in noises.values()), atol=1e-2)  # the same noises
 
 
 def test_eval_depends_on_the_image_and_its_index_alone():
-    schedule = schedules.Schedule.named("cosine", 100)
-    algorithm = constant(schedule, prediction_type="v", weighting="min_snr")
+    algorithm = constant(DISCRETE, prediction_type="v", weighting="min_snr")
     state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
     image = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
     index = np.arange(8, dtype=np.int32)
@@ -226,11 +229,10 @@ class OfLabel(nn.Module):
 
 def of_label(**objective):
     """A conditional diffusion with that network, on two classes; each step of its gradient has the rate 1."""
-    schedule = schedules.Schedule.named("cosine", 20)
     game = diffusion.Objective(conditional=True, prediction_type="x0", **objective), samplers.Sampler("ddim", 5)
     training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
     told = {"label": conditions.Label(2)}
-    return diffusion.Diffusion(OfLabel(), (2, 2, 1), schedule, *game, training, conditions=told)
+    return diffusion.Diffusion(OfLabel(), (2, 2, 1), DISCRETE, *game, training, conditions=told)
 
 
 def drawn(algorithm, label, **options):
@@ -273,7 +275,7 @@ def test_a_share_of_the_conditions_is_left_out_in_training_and_none_in_evaluatio
 
 def test_guidance_without_labels_is_refused():
     with pytest.raises(errors.UserError, match=r"--guidance_scale=2.0: this run is told no labels; .*conditional=True"):
-        constant(schedules.Schedule.named("cosine", 20)).check_request(diffusion.Request(guidance_scale=2.0))
+        constant(DISCRETE).check_request(diffusion.Request(guidance_scale=2.0))
 
 
 def test_guidance_needs_images_without_a_label_in_training():

@@ -7,6 +7,8 @@ from experiments.torch_reference import pytorch
 from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import weightings
 
+_LEVELS = 1000  # of noise, that training draws from
+
 
 def check(config, algorithm, mesh):
     """Raises errors.UserError where the recipe has no U-Net of diffusers that would do the same work."""
@@ -14,7 +16,11 @@ def check(config, algorithm, mesh):
     widths = [network.channels * multiplier for multiplier in network.multipliers]
     sides = algorithm.image_shape[:2]
     multiple = network.patch_size * 2 ** (len(widths) - 1)
+    objective = algorithm.objective
     reasons = {
+        "config.diffusion.weighting must not be sigmoid": objective.weighting == "sigmoid",
+        "config.diffusion.uncertainty must be False": objective.uncertainty,
+        "config.diffusion.coupling must be independent": objective.coupling != "independent",
         "config.optimizer.accumulate must be 1": config.optimizer.accumulate != 1,
         f"config.network.groups is {network.groups}: it must divide {widths}": any(w % network.groups for w in widths),
         f"image sides {sides} must be multiples of {multiple}": any(side % multiple for side in sides),
@@ -82,6 +88,24 @@ def build(network, image_shape):
     return model
 
 
+def _table(algorithm):
+    """What training needs of _LEVELS noise levels, evenly spaced in time: (_LEVELS, 1, 1, 1) arrays, but 'time' (_LEVELS,)."""
+    aim, process = algorithm.objective, algorithm.process
+    t = process.at_fraction((jnp.arange(_LEVELS) + 0.5) / _LEVELS)
+    level = process.level(t).for_images(4)
+    shown = process.network_input(jnp.ones_like(level.alpha), level)
+    weight = weightings.weight(aim.weighting, aim.prediction_type, process.log_snr(t), gamma=aim.gamma, data_std=aim.data_std)
+    ones, zeros = jnp.ones_like(level.alpha), jnp.zeros_like(level.alpha)
+    return {
+        "alpha": shown * level.alpha,
+        "sigma": shown * level.sigma,
+        "time": process.network_time(t),
+        "target_of_x0": prediction_types.target(aim.prediction_type, ones, zeros, level, aim.data_std),
+        "target_of_eps": prediction_types.target(aim.prediction_type, zeros, ones, level, aim.data_std),
+        "weight": weight.reshape(-1, 1, 1, 1),
+    }
+
+
 def train_step(config, algorithm, model, image):
     """() -> None: the algorithm's train step on `model`, the UNet2DModel of `build`, in eager PyTorch as its users write it.
 
@@ -93,23 +117,18 @@ def train_step(config, algorithm, model, image):
     device = next(model.parameters()).device
     optimizer = pytorch.optimizer(config.optimizer, model.parameters())
     average = pytorch.moving_average(model, config.ema.decay)
-    t = jnp.arange(algorithm.schedule.length)
-    aim = algorithm.objective
-    weights = weightings.weight(aim.weighting, aim.prediction_type, algorithm.schedule.log_snr(t, 4), aim.gamma)
-    signals, noises, weights = (
-        torch.tensor(np.asarray(x), device=device) for x in (*algorithm.schedule.signal_and_noise(t, 4), weights)
-    )
+    table = {name: torch.tensor(np.asarray(values), device=device) for name, values in _table(algorithm).items()}
     model.train()
 
     def step():
         x0 = torch.nn.functional.pixel_unshuffle(image.float() / 127.5 - 1, algorithm.network.patch_size)
-        t = torch.randint(len(signals), (len(x0),), device=device)
+        t = torch.randint(_LEVELS, (len(x0),), device=device)
         eps = torch.randn_like(x0)
-        signal, noise = signals[t], noises[t]
-        target = prediction_types.target(aim.prediction_type, x0, eps, signal, noise)
+        level = {name: values[t] for name, values in table.items()}
+        target = level["target_of_x0"] * x0 + level["target_of_eps"] * eps
         with pytorch.autocast(algorithm.network, device):
-            prediction = model(signal * x0 + noise * eps, t, return_dict=False)[0]
-        loss = (weights[t] * (prediction.float() - target).square()).mean()
+            prediction = model(level["alpha"] * x0 + level["sigma"] * eps, level["time"], return_dict=False)[0]
+        loss = (level["weight"] * (prediction.float() - target).square()).mean()
         optimizer.zero_grad()
         loss.backward()
         if config.optimizer.clip_norm:

@@ -1,8 +1,8 @@
-"""Denoising diffusion probabilistic models (Ho et al. 2020), discrete in time.
+"""Denoising diffusion and flow matching (Ho et al. 2020, Karras et al. 2022, Lipman et al. 2023).
 
-A batch is trained by algorithm 1: t uniform, eps standard normal, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, and the
-squared error of the network's target (diffusion/prediction_types.py) with a weight (diffusion/weightings.py). Images are
-drawn by any sampler of diffusion/samplers.py, whatever the network predicts.
+A batch is trained by algorithm 1 of Ho et al.: times t (diffusion/times.py), eps standard normal, x_t = alpha x0 + sigma eps
+(diffusion/processes.py), and the squared error of what the network predicts (diffusion/prediction_types.py) with a weight
+(diffusion/weightings.py). Images are drawn by any sampler of diffusion/samplers.py, whatever the process and the prediction.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,17 @@ from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
+from imagegen_jax.diffusion import coupling
+from imagegen_jax.diffusion import guidance as guidance_lib
 from imagegen_jax.diffusion import prediction_types
+from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
+from imagegen_jax.diffusion import solvers
+from imagegen_jax.diffusion import times as times_lib
 from imagegen_jax.diffusion import weightings
 from imagegen_jax.networks import blocks
+from imagegen_jax.networks import uncertainty
 from imagegen_jax.networks import unet
 
 
@@ -32,23 +38,25 @@ from imagegen_jax.networks import unet
 class Objective:
     """The section `diffusion`."""
 
-    schedule: Annotated[str, keys.OneOf(schedules.CURVES)] = "linear"
-    length: Annotated[int, keys.AtLeast(1)] = 1000  # steps
+    process: Annotated[str, keys.OneOf(processes.PROCESSES)] = "ddpm"
+    schedule: Annotated[str, keys.OneOf(schedules.CURVES)] = "linear"  # of ddpm and vp
+    length: Annotated[int, keys.AtLeast(2)] = 1000  # steps, of ddpm
     prediction_type: Annotated[str, keys.OneOf(prediction_types.NAMES)] = "eps"  # what the network predicts
+    # Standard deviation of the pixels: of the prediction and weighting edm, and of what a network sees of ve.
+    data_std: Annotated[float, keys.Above(0)] = 0.5
     weighting: Annotated[str, keys.OneOf(weightings.NAMES)] = "simple"
     gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
-    stratified: bool = False  # spread the timesteps of a batch evenly
+    bias: float = 2.0  # of sigmoid
+    uncertainty: bool = False  # weight each noise level by a learned variance of its error, too
+    times: Annotated[str, keys.OneOf(times_lib.NAMES)] = "uniform"  # of training
+    time_mean: float = -1.2  # of log(sigma / alpha), of log_normal
+    time_std: Annotated[float, keys.Above(0)] = 1.2  # likewise
+    time_shift: Annotated[float, keys.Above(0)] = 1.0  # factor of sigma / alpha
+    stratified: bool = False  # spread the times of a batch evenly
+    coupling: Annotated[str, keys.OneOf(("independent", "optimal"))] = "independent"  # which noise an image is trained with
     conditional: bool = False  # on labels, which the network is told
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Guidance:
-    """The section `guidance`, of conditional diffusions."""
-
-    # 0 draws without the condition, 1 with it, more further away from without (Ho & Salimans 2022, equation 6, 1 + w).
-    scale: Annotated[float, keys.AtLeast(0)] = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +66,11 @@ class Config:
     network: unet.Config = unet.Config()
     diffusion: Objective = Objective()
     sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
-    guidance: Guidance = keys.resumable(Guidance())
+    guidance: guidance_lib.Guidance = keys.resumable(guidance_lib.Guidance())
 
     def objections(self):
         """See keys.objections."""
-        if self.sampler.steps > self.diffusion.length:
+        if self.diffusion.process == "ddpm" and self.sampler.steps > self.diffusion.length:
             yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
         if self.guidance.scale != 1 and not self.diffusion.conditional:
             yield "guidance.scale", "it needs config.diffusion.conditional=True"
@@ -70,24 +78,15 @@ class Config:
             yield "guidance.scale", "it needs images without conditions in training: config.diffusion.condition_dropout above 0"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The options of drawing."""
+def _of_sampler(key):
+    return "sampler" if key == "name" else key
 
-    sampler: Annotated[samplers.Name | None, "Diffusion: ddpm or ddim, with its own constants in place of the recipe's."] = None
-    steps: Annotated[samplers.Steps | None, "Diffusion: network evaluations an image, instead of what the recipe says."] = None
-    eta: Annotated[
-        samplers.Eta | None, "Diffusion by ddim: noise of a step, 0 (none, the default of --sampler=ddim) to 1 (as ddpm)."
-    ] = None
-    variance: Annotated[
-        samplers.Variance | None, "Diffusion by ddpm: fixed_small (the default of --sampler=ddpm) or fixed_large."
-    ] = None
-    clip: Annotated[bool | None, "Diffusion: hold the image that each step predicts within the range of pixels."] = None
-    guidance_scale: Annotated[
-        float | None,
-        "Conditional diffusion: 0 draws without labels, 1 with them, more further away from without.",
-        keys.AtLeast(0),
-    ] = None
+
+def _of_guidance(key):
+    return f"guidance_{key}"
+
+
+Request = keys.options((samplers.Sampler, _of_sampler), (guidance_lib.Guidance, _of_guidance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Diffusion(base.Algorithm):
     Attributes:
       network: (x_t, t, condition, train) -> prediction of x_t's shape.
       image_shape: (height, width, channels).
-      schedule: noise levels.
+      process: from images to noise.
       objective: what the network predicts, and the weight of its error.
       sampler: of sample, unless the request says otherwise.
       guidance: likewise.
@@ -110,21 +109,22 @@ class Diffusion(base.Algorithm):
 
     network: nn.Module
     image_shape: tuple[int, int, int]
-    schedule: schedules.Schedule
+    process: processes.Process
     objective: Objective
     sampler: samplers.Sampler
     training: base.Training
-    guidance: Guidance = Guidance()
+    guidance: guidance_lib.Guidance = guidance_lib.Guidance()
     conditions: Mapping[str, conditions_lib.Condition] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config, spec, training):
-        classes = base.told_classes(config.diffusion.conditional, spec, "diffusion.conditional")
+        objective = config.diffusion
+        classes = base.told_classes(objective.conditional, spec, "diffusion.conditional")
         return cls(
             network=blocks.from_config(unet.UNet, config.network, out_channels=spec.shape[-1], classes=classes),
             image_shape=spec.shape,
-            schedule=schedules.Schedule.named(config.diffusion.schedule, config.diffusion.length),
-            objective=config.diffusion,
+            process=processes.PROCESSES[objective.process](objective),
+            objective=objective,
             sampler=config.sampler,
             training=training,
             guidance=config.guidance,
@@ -137,22 +137,31 @@ class Diffusion(base.Algorithm):
         return self.conditions["label"].classes if self.conditions else 0
 
     def init(self, rng):
-        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32), self._null(1)
+        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), self._null(1)
         params = self.network.init(rng, *blank)["params"]
+        if self.objective.uncertainty:
+            params |= {"uncertainty": self._uncertainty.init(jax.random.fold_in(rng, 1), jnp.zeros(1))["params"]}
         return base.first_state("unet", params, self.training)
 
     def train_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
         t_rng, eps_rng, dropout_rng = jax.random.split(rng, 3)
-        t = schedules.sample_timesteps(t_rng, len(x0), self.schedule.length, self.objective.stratified)
+        t = self._times.spread(t_rng, len(x0)) if self.objective.stratified else self._times.draw(t_rng, (len(x0),))
         eps = jax.random.normal(eps_rng, x0.shape)
+        if self.objective.coupling == "optimal":
+            eps = coupling.optimal(x0, eps)
         condition = self._told(batch)
         if condition:
             left_out = jax.random.bernoulli(jax.random.fold_in(rng, 3), self.objective.condition_dropout, (len(x0),))
             condition = conditions_lib.dropped(condition, self.conditions, left_out)
 
         def loss(params, examples, rng):
-            return self._error(params, *examples, rngs={"dropout": rng}).mean(), ({}, {})
+            x0, eps, t, condition = examples
+            error = self._error(params, x0, eps, t, condition, rngs={"dropout": rng})
+            if self.objective.uncertainty:
+                log_variance = self._uncertainty.apply({"params": params["uncertainty"]}, self.process.log_snr(t))
+                error = error * jnp.exp(-log_variance) + log_variance
+            return error.mean(), ({}, {})
 
         return base.train_step(self.training, state, "unet", loss, (x0, eps, t, condition), dropout_rng)
 
@@ -161,61 +170,67 @@ class Diffusion(base.Algorithm):
 
         def noise(key):
             t_key, eps_key = jax.random.split(key)
-            return jax.random.randint(t_key, (), 0, self.schedule.length), jax.random.normal(eps_key, self.image_shape)
+            return self._times.draw(t_key), jax.random.normal(eps_key, self.image_shape)
 
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
         return {"loss": self._error(state.params["unet"], x0, eps, t, self._told(batch))}
 
     def sample(self, state, keys, condition, request):
-        scale = self._guidance_scale(request)
-
-        def predict(x, t, condition):
-            return self.network.apply({"params": state.params["unet"]}, x, t, condition)
-
-        def denoise(x, t):
-            signal, noise = self.schedule.signal_and_noise(t, x.ndim)
-            if not self.conditions or scale == 1:
-                prediction = predict(x, t, condition)
-            elif scale == 0:
-                prediction = predict(x, t, self._null(len(x)))
-            else:  # what any target says of x0 and eps is linear in it, so that each is guided as they are
-                both = jax.tree.map(lambda *two: jnp.concatenate(two), self._null(len(x)), dict(condition))
-                without, told = jnp.split(predict(jnp.tile(x, (2, 1, 1, 1)), jnp.tile(t, 2), both), 2)
-                prediction = without + scale * (told - without)
-            return prediction_types.to_x0(self.objective.prediction_type, prediction, x, signal, noise)
-
-        x = samplers.sample(denoise, keys, self.image_shape, self.schedule, self._sampler(request))
+        denoise = guidance_lib.classifier_free(self.denoiser(state), self._null, self._guidance(request))
+        told = {name: condition[name] for name in self.conditions}
+        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), told)
         return jnp.clip(x, -1.0, 1.0)
 
+    def denoiser(self, state) -> solvers.Denoiser:
+        """What the network with state.params makes of noisy images."""
+
+        def denoise(x, level, condition):
+            t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
+            shown = self.process.network_input(x, level)
+            prediction = self.network.apply({"params": state.params["unet"]}, shown, t, condition)
+            aim = self.objective
+            return solvers.Estimate(prediction_types.to_x0(aim.prediction_type, prediction, x, level, aim.data_std))
+
+        return denoise
+
     def check_request(self, request):
-        if request.guidance_scale is not None and not self.conditions:
+        guided = {name: value for name, value in vars(request).items() if name.startswith("guidance_") and value is not None}
+        for name, value in guided.items():
+            if not self.conditions:
+                raise errors.UserError(
+                    f"--{name}={value}: this run is told no labels; leave it out, or train one with "
+                    "--config.diffusion.conditional=True"
+                )
+        strength = self._guidance(request)
+        if guided and strength.scale != 1 and not self.objective.condition_dropout:
             raise errors.UserError(
-                f"--guidance_scale={request.guidance_scale}: this run is told no labels; leave it out, or train one with "
-                "--config.diffusion.conditional=True"
-            )
-        if request.guidance_scale not in (None, 1) and not self.objective.condition_dropout:
-            raise errors.UserError(
-                f"--guidance_scale={request.guidance_scale}: this run has seen no images without a label "
+                f"--guidance_scale={strength.scale}: this run has seen no images without a label "
                 "(config.diffusion.condition_dropout is 0); leave it out"
             )
-        name = request.sampler or self.sampler.name
-        for owner, constants in samplers.CONSTANTS.items():
-            for constant in constants:
-                if owner != name and getattr(request, constant) is not None:
-                    raise errors.UserError(
-                        f"--{constant} is of --sampler={owner}, and the sampler is {name}: choose that one, or leave it out"
-                    )
-        if request.steps is not None and request.steps > self.schedule.length:
+        if strength.low >= strength.high:
+            raise errors.UserError(f"--guidance_low={strength.low}: it must be less than --guidance_high={strength.high}")
+        sampler, asked = self._sampler(request), keys.asked(request, samplers.Sampler, _of_sampler)
+        for option, owner, present in sampler.foreign(asked):
+            raise errors.UserError(f"--{option} is of {owner}, and {present}: choose that one, or leave it out")
+        if request.steps is not None and request.steps > self.process.longest:
             raise errors.UserError(
-                f"--steps={request.steps}: the diffusion has {self.schedule.length} steps, choose 1 to {self.schedule.length}"
+                f"--steps={request.steps}: the diffusion has {self.process.longest} steps, choose 1 to {self.process.longest}"
             )
-        sampler = self._sampler(request)
         if sampler.name == "ddim" and not 0 <= sampler.eta <= 1:  # an old run's config may hold one above 1
             raise errors.UserError(f"eta is {sampler.eta}: choose --eta from 0 to 1")
 
     def about_request(self, request):
-        guidance = {"guidance_scale": self._guidance_scale(request)} if self.conditions else {}
-        return self._sampler(request).about() | guidance
+        guidance = {_of_guidance(name): value for name, value in vars(self._guidance(request)).items()}
+        return self._sampler(request).about() | (guidance if self.conditions else {})
+
+    @property
+    def _times(self):
+        aim = self.objective
+        return times_lib.Times(self.process, aim.times, aim.time_mean, aim.time_std, aim.time_shift)
+
+    @property
+    def _uncertainty(self):
+        return uncertainty.LogVariance()
 
     def _told(self, batch):
         """What the network is told of a batch."""
@@ -225,19 +240,30 @@ class Diffusion(base.Algorithm):
         """The null condition of n images."""
         return {name: kind.null(n) for name, kind in self.conditions.items()}
 
-    def _guidance_scale(self, request):
-        return self.guidance.scale if request.guidance_scale is None else request.guidance_scale
+    def _guidance(self, request):
+        return dataclasses.replace(self.guidance, **keys.asked(request, guidance_lib.Guidance, _of_guidance))
 
     def _sampler(self, request):
-        asked = {name: getattr(request, name) for name in ("steps", "eta", "variance", "clip")}
-        return self.sampler.changed(request.sampler, **asked)
+        asked = keys.asked(request, samplers.Sampler, _of_sampler)
+        return self.sampler.changed(**asked)
 
     def _error(self, params, x0, eps, t, condition, rngs=None):
-        """(n,) weighted squared error of the target, averaged over pixels. Trains (with dropout) where rngs are given."""
+        """(n,) weighted squared error of the prediction, averaged over pixels. Trains (with dropout) where rngs are given."""
         aim = self.objective
-        x_t = self.schedule.add_noise(x0, eps, t)
-        prediction = self.network.apply({"params": params}, x_t, t, condition, train=rngs is not None, rngs=rngs)
-        signal, noise = self.schedule.signal_and_noise(t, x0.ndim)
-        target = prediction_types.target(aim.prediction_type, x0, eps, signal, noise)
-        weight = weightings.weight(aim.weighting, aim.prediction_type, self.schedule.log_snr(t), aim.gamma)
+        level = self.process.level(t).for_images(x0.ndim)
+        x_t = level.alpha * x0 + level.sigma * eps
+        shown = self.process.network_input(x_t, level)
+        told = self.process.network_time(t)
+        prediction = self.network.apply({"params": params}, shown, told, condition, train=rngs is not None, rngs=rngs)
+        target = prediction_types.target(aim.prediction_type, x0, eps, level, aim.data_std)
+        log_snr = self.process.log_snr(t)
+        weight = weightings.weight(
+            aim.weighting,
+            aim.prediction_type,
+            log_snr,
+            gamma=aim.gamma,
+            data_std=aim.data_std,
+            bias=aim.bias,
+            density=lambda: self._times.log_snr_density(log_snr),
+        )
         return weight * jnp.square(prediction - target).mean((1, 2, 3))

@@ -1,16 +1,4 @@
-"""Samplers: from noise to an image along a decreasing sequence of steps, each one `lax.scan` over them.
-
-A step goes from x_t to x_s, s < t, given the network's view of the clean image x0 and of the noise eps at t. With abar the
-cumulative signal levels and b = 1 - abar_t / abar_s:
-
-    DDPM  x_s = sqrt(abar_s) b / (1 - abar_t) x0 + sqrt(abar_t / abar_s) (1 - abar_s) / (1 - abar_t) x_t + sigma z
-          sigma^2 = b (1 - abar_s) / (1 - abar_t)  fixed-small, or  b  fixed-large
-          (Ho et al. 2020, equations 6 and 7 and section 3.2; between non-adjacent steps Nichol & Dhariwal 2021, equation 19)
-    DDIM  x_s = sqrt(abar_s) x0 + sqrt(1 - abar_s - sigma^2) eps + sigma z
-          sigma^2 = eta^2 b (1 - abar_s) / (1 - abar_t)   (Song et al. 2021, equations 12 and 16)
-
-The last step ends at the clean image, abar_s = 1, and adds no noise.
-"""
+"""Samplers: a solver, its time grid and its constants, and drawing with them."""
 
 from collections.abc import Callable
 import dataclasses
@@ -18,105 +6,132 @@ from typing import Annotated
 
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from imagegen_jax import keys
-from imagegen_jax.diffusion import prediction_types
+from imagegen_jax.diffusion import processes
+from imagegen_jax.diffusion import solvers
+from imagegen_jax.diffusion import time_grids
 
-CONSTANTS = {"ddpm": {"variance": "fixed_small"}, "ddim": {"eta": 0.0}}  # of each sampler alone, with their defaults
-Name = Annotated[str, keys.OneOf(CONSTANTS)]
-Steps = Annotated[int, keys.AtLeast(1)]
-Variance = Annotated[str, keys.OneOf(("fixed_small", "fixed_large"))]
-Eta = Annotated[float, keys.AtLeast(0), keys.AtMost(1)]
+# {sampler: which fields of Sampler it heeds beside `name` and `clip`}
+_GRID = ("steps", "grid", "rho")
+CONSTANTS = {
+    "ddpm": (*_GRID, "variance"),
+    "ddim": (*_GRID, "eta"),
+    "euler": _GRID,
+    "heun": (*_GRID, "churn", "churn_min", "churn_max", "churn_noise"),
+    "dpmpp_2m": _GRID,
+    "dpmpp_2m_sde": _GRID,
+    "ode": ("rtol", "atol"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A way of drawing images; the section `sampler`.
+    """A way of drawing images; the section `sampler`, and options of drawing."""
 
-    Attributes:
-      name: 'ddpm' or 'ddim'.
-      steps: network evaluations, 1 to the schedule's length; below it the steps are spaced evenly.
-      variance: of ddpm, 'fixed_small' or 'fixed_large'.
-      eta: of ddim, 0 (deterministic) to 1 (as noisy as ddpm with fixed_small).
-      clip: hold each step's x0 within [-1, 1], with eps recomputed to match.
-    """
-
-    name: Name = "ddpm"
-    steps: Steps = 1000
-    variance: Variance = CONSTANTS["ddpm"]["variance"]
-    eta: Eta = CONSTANTS["ddim"]["eta"]
-    clip: bool = True
+    name: Annotated[
+        str,
+        keys.OneOf(CONSTANTS),
+        f"Diffusion: {', '.join(CONSTANTS)}, with its own constants in place of the recipe's.",
+    ] = "ddpm"
+    steps: Annotated[
+        int,
+        keys.AtLeast(1),
+        "Diffusion: steps of the solver, instead of what the recipe says: network evaluations, of heun two each but the last.",
+    ] = 1000
+    grid: Annotated[
+        str, keys.OneOf(time_grids.NAMES), f"Diffusion: how the steps are spaced, {', '.join(time_grids.NAMES)}."
+    ] = "trailing"
+    rho: Annotated[float, keys.Above(0), "Diffusion by --grid=karras: the more, the shorter are steps of little noise."] = 7.0
+    variance: Annotated[
+        str, keys.OneOf(("fixed_small", "fixed_large", "learned")), "Diffusion by ddpm: fixed_small, fixed_large or learned."
+    ] = "fixed_small"
+    eta: Annotated[
+        float, keys.AtLeast(0), keys.AtMost(1), "Diffusion by ddim: noise of a step, 0 (none, the default) to 1 (as ddpm)."
+    ] = 0.0
+    churn: Annotated[
+        float, keys.AtLeast(0), "Diffusion by heun: noise that is added on the way, 0 (none, the default) to steps."
+    ] = 0.0
+    churn_min: Annotated[float, keys.AtLeast(0), "Diffusion by heun: sigma / alpha from which on it is added."] = 0.0
+    churn_max: Annotated[float, keys.AtLeast(0), "Diffusion by heun: sigma / alpha up to which it is added."] = 1e6
+    churn_noise: Annotated[float, keys.AtLeast(0), "Diffusion by heun: deviation of the noise that is added."] = 1.0
+    rtol: Annotated[float, keys.Above(0), "Diffusion by ode: relative error of a step."] = 1e-3
+    atol: Annotated[float, keys.Above(0), "Diffusion by ode: absolute error of a step."] = 1e-3
+    clip: Annotated[bool, "Diffusion: hold the image that each step predicts within the range of pixels."] = True
+    threshold: Annotated[
+        float,
+        keys.AtLeast(0),
+        keys.AtMost(1),
+        "Diffusion: scale that image down until this share of its pixels is within the range (0: none).",
+    ] = 0.0
 
     def changed(self, name=None, **constants):
         """This sampler with what is given in place of its own; None is not given.
 
-        One that is named, even this one, has the defaults of CONSTANTS: its constants here were chosen for something else.
+        One that is named, even this one, has its defaults: its constants here were chosen for something else. The length and
+        the limits of pixels stay as they are.
         """
         given = {key: value for key, value in constants.items() if value is not None}
-        return dataclasses.replace(self, **(CONSTANTS[name] | {"name": name} if name else {}) | given)
+        if name:
+            own = {key: getattr(Sampler(), key) for key in CONSTANTS[name] if key not in _GRID}
+            given = own | {"name": name} | given
+        return dataclasses.replace(self, **given)
 
     def about(self):
         """All that it draws with, as JSON: its own constants, and not those of others."""
-        return {key: getattr(self, key) for key in ("name", "steps", *CONSTANTS[self.name], "clip")}
+        own = [*CONSTANTS[self.name], "threshold" if self.threshold else "clip"]
+        if self.grid != "karras":
+            own = [key for key in own if key != "rho"]
+        if not self.churn:
+            own = [key for key in own if not key.startswith("churn_")]
+        return {key: getattr(self, key) for key in ("name", *own)}
+
+    def foreign(self, asked):
+        """Yields (a key of `asked` that it does not heed, what would, what there is instead), as a person says it."""
+        for key in asked:
+            owners = [name for name, own in CONSTANTS.items() if key in own]
+            if owners and self.name not in owners:
+                yield key, f"--sampler={' or '.join(owners)}", f"the sampler is {self.name}"
+            elif key == "rho" and self.grid != "karras":
+                yield key, "--grid=karras", f"the grid is {self.grid}"
+            elif key.startswith("churn_") and not self.churn:
+                yield key, "--churn above 0", "churn is 0"
 
 
-def spaced_timesteps(length, steps):
-    """(steps,) int32, evenly spaced and decreasing from length - 1, so that sampling starts where the noise is pure.
+def limited(sampler, x0):
+    """x0 within [-1, 1] as the sampler has it.
 
-    The 'trailing' rule of Lin et al. 2024, table 2.
+    With a threshold each image is divided by that quantile of its absolute values, where it is above 1 (Saharia et al. 2022,
+    section 2.3).
     """
-    return np.round(np.arange(steps, 0, -1) * (length / steps)).astype(np.int32) - 1
-
-
-def step_coefficients(sampler, schedule):
-    """The linear map of each step, x_s = on_x0 x0 + on_eps eps + on_x x_t + on_noise z.
-
-    Returns:
-      A dict of (steps,) arrays: 't' int32, 'signal' and 'noise' (of x_t) and the four coefficients, float32 after float64.
-    """
-    t = spaced_timesteps(schedule.length, sampler.steps)
-    abar_t = schedule.alphas_cumprod[t]
-    abar_s = np.append(schedule.alphas_cumprod[t[1:]], 1.0)
-    b = 1 - abar_t / abar_s
-    small = b * (1 - abar_s) / (1 - abar_t)
-    if sampler.name == "ddpm":
-        variance = small if sampler.variance == "fixed_small" else b
-        on_x0 = np.sqrt(abar_s) * b / (1 - abar_t)
-        on_x = np.sqrt(abar_t / abar_s) * (1 - abar_s) / (1 - abar_t)
-        on_eps = np.zeros_like(b)
-    else:
-        variance = sampler.eta**2 * small
-        on_x0 = np.sqrt(abar_s)
-        on_x = np.zeros_like(b)
-        on_eps = np.sqrt(np.maximum(1 - abar_s - variance, 0))
-    variance[-1] = 0.0
-    coefficients = dict(
-        signal=np.sqrt(abar_t),
-        noise=np.sqrt(1 - abar_t),
-        on_x0=on_x0,
-        on_eps=on_eps,
-        on_x=on_x,
-        on_noise=np.sqrt(variance),
-    )
-    return dict(t=t, **{name: values.astype(np.float32) for name, values in coefficients.items()})
+    if sampler.threshold:
+        most = jnp.quantile(jnp.abs(x0.reshape(len(x0), -1)), sampler.threshold, axis=1)
+        most = jnp.maximum(most, 1.0).reshape(-1, *[1] * (x0.ndim - 1))
+        return jnp.clip(x0, -most, most) / most
+    return jnp.clip(x0, -1.0, 1.0) if sampler.clip else x0
 
 
 def sample(
-    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    denoise: solvers.Denoiser,
     keys: jax.Array,
     shape: tuple[int, ...],
-    schedule,
+    process: processes.Process,
     sampler: Sampler,
+    condition=(),
+    on_x0: Callable | None = None,
+    on_x: Callable | None = None,
 ):
     """Draws one image per key.
 
     Args:
-      denoise: (x_t, t) -> x0, with x_t and x0 (n, *shape) float32 and t (n,) int32.
+      denoise: the network's estimate.
       keys: (n,) random keys; image i depends on keys[i] alone, and starts from the same noise for any sampler and steps.
       shape: of one image.
-      schedule: the `schedules.Schedule` that the network was trained with.
+      process: that the network was trained with.
       sampler: which sampler, and its constants.
+      condition: of the images, a pytree of arrays with n rows.
+      on_x0: None, or (x0, x_t, processes.Level) -> x0, of each estimate after it is limited.
+      on_x: None, or (x_s, processes.Level, i) -> x_s at the end of each step but those of ode.
 
     Returns:
       (n, *shape) float32.
@@ -125,16 +140,18 @@ def sample(
     def normal(i):
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
 
-    def step(x, at):
-        i, c = at
-        x0 = denoise(x, jnp.full(len(keys), c["t"]))
-        if sampler.clip:
-            x0 = jnp.clip(x0, -1.0, 1.0)
-        eps = prediction_types.implied_eps(x0, x, c["signal"], c["noise"])
-        x = c["on_x0"] * x0 + c["on_eps"] * eps + c["on_x"] * x
-        return (x + c["on_noise"] * normal(i + 1) if noisy else x), None
+    def estimate(x, level, condition):
+        x0, variance = denoise(x, level, condition)
+        x0 = limited(sampler, x0)
+        return solvers.Estimate(x0 if on_x0 is None else on_x0(x0, x, level), variance)
 
-    coefficients = step_coefficients(sampler, schedule)
-    noisy = bool(np.any(coefficients["on_noise"]))
-    x, _ = jax.lax.scan(step, normal(0), (jnp.arange(sampler.steps), coefficients))
-    return x
+    if sampler.name == "ode":
+        start = process.level(jnp.float32(process.most)).norm
+        return solvers.ode(estimate, start * normal(0), condition, process, rtol=sampler.rtol, atol=sampler.atol)
+    levels = solvers.levels(process, time_grids.times(sampler.grid, process, sampler.steps, sampler.rho))
+    start = jnp.float32(levels.norm[0]) * normal(0)
+    own = {name: getattr(sampler, name) for name in CONSTANTS[sampler.name] if name not in _GRID}
+    if sampler.name == "heun":
+        return solvers.heun(estimate, start, condition, levels, normal, on_x, process=process, **own)
+    factors = solvers.LINEAR[sampler.name](levels, process, **own)
+    return solvers.multistep(estimate, start, condition, levels, factors, normal, on_x)

@@ -91,12 +91,20 @@ def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("", {"name": "ddim", "steps": 3, "eta": 1.0, "clip": True}),
-        ("steps:2", {"name": "ddim", "steps": 2, "eta": 1.0, "clip": True}),
-        ("sampler:ddim", {"name": "ddim", "steps": 3, "eta": 0.0, "clip": True}),
-        ("sampler:ddim,eta:0.5", {"name": "ddim", "steps": 3, "eta": 0.5, "clip": True}),
-        ("sampler:ddpm,clip:false", {"name": "ddpm", "steps": 3, "variance": "fixed_small", "clip": False}),
-        ("sampler:ddpm,variance:fixed_large", {"name": "ddpm", "steps": 3, "variance": "fixed_large", "clip": True}),
+        ("", {"name": "ddim", "steps": 3, "grid": "trailing", "eta": 1.0, "clip": True}),
+        ("steps:2", {"name": "ddim", "steps": 2, "grid": "trailing", "eta": 1.0, "clip": True}),
+        ("sampler:ddim", {"name": "ddim", "steps": 3, "grid": "trailing", "eta": 0.0, "clip": True}),
+        ("sampler:ddim,eta:0.5", {"name": "ddim", "steps": 3, "grid": "trailing", "eta": 0.5, "clip": True}),
+        ("sampler:ddpm,clip:false", {"name": "ddpm", "steps": 3, "grid": "trailing", "variance": "fixed_small", "clip": False}),
+        (
+            "sampler:ddpm,variance:fixed_large",
+            {"name": "ddpm", "steps": 3, "grid": "trailing", "variance": "fixed_large", "clip": True},
+        ),
+        (
+            "sampler:heun,grid:karras,threshold:0.9",
+            {"name": "heun", "steps": 3, "grid": "karras", "rho": 7.0, "churn": 0.0, "threshold": 0.9},
+        ),
+        ("sampler:ode,rtol:0.1", {"name": "ode", "rtol": 0.1, "atol": 1e-3, "clip": True}),
     ],
 )
 def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
@@ -112,7 +120,11 @@ def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expect
     ("words", "error"),
     [
         ("--steps=1001", "--steps=1001: the diffusion has 1000 steps"),
-        ("--sampler=euler", "--sampler=euler: choose one of ddpm, ddim"),
+        ("--sampler=rk4", "--sampler=rk4: choose one of ddpm, ddim"),
+        ("--steps=0", "--steps=0: it must be at least 1"),
+        ("--rho=3", "--rho is of --grid=karras, and the grid is trailing"),
+        ("--sampler=ode --steps=3", "--steps is of --sampler=ddpm or ddim or euler"),
+        ("--sampler=dpmpp_2m --churn=1", "--churn is of --sampler=heun, and the sampler is dpmpp_2m"),
         ("--sampler=ddpm --eta=0.5", "--eta is of --sampler=ddim, and the sampler is ddpm"),
         ("--variance=fixed_large", "--variance is of --sampler=ddpm, and the sampler is ddim"),
         ("--sampler=ddpm --variance=large", "--variance=large: choose one of fixed_small, fixed_large"),
