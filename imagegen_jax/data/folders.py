@@ -1,7 +1,6 @@
 """Folders of image files: flat, or with a sub-folder for each class."""
 
 import collections
-from concurrent import futures
 import functools
 
 from imagegen_jax import errors
@@ -65,7 +64,7 @@ def open_folder(config, root, split, class_names=None):
     files, left_out = walk.walk(folder, without)
     if not files:
         raise errors.UserError(f"no images in {folder}: put {pictures.COMMON_SUFFIXES} files there")
-    headers, skipped = _read_headers(files, config.on_bad_image)
+    headers, skipped = pictures.read_headers(files, config.on_bad_image)
     readable = [(file, header) for file, header in zip(files, headers) if header]
     if not readable:
         raise errors.UserError(f"none of the {skipped} images in {folder} can be read")
@@ -144,28 +143,6 @@ def _check_known(folder, classes, class_names):
         raise errors.UserError(
             f"{folder} has the class {unknown[0]}, which training does not ({listed}): rename or remove that folder"
         )
-
-
-def _read_headers(files, on_bad_image):
-    """((height, width, channels) or None for each file, how many are None)."""
-
-    def read(file):
-        try:
-            with pictures.opened(file) as image:
-                return pictures.header(image)
-        except pictures.BadImageError as error:
-            return error
-
-    with futures.ThreadPoolExecutor() as pool:
-        found = pool.map(read, files)
-        many = len(files) >= fingerprints.MANY_FILES
-        headers = list(progress.each(found, len(files), "image", "looking at images", many))
-    bad = [header for header in headers if isinstance(header, pictures.BadImageError)]
-    if bad and on_bad_image == "error":
-        raise pictures.BadImageError(str(bad[0]), "data.on_bad_image=skip", "remove it")
-    for error in bad[:5]:
-        progress.tell(f"skipped: {error}")
-    return [None if isinstance(header, pictures.BadImageError) else header for header in headers], len(bad)
 
 
 def _check_alike(config, files, headers):

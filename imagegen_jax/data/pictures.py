@@ -1,5 +1,6 @@
 """Image files: which are taken, opened so that none starts another program, and their pixels as arrays."""
 
+from concurrent import futures
 import contextlib
 import struct
 
@@ -8,6 +9,8 @@ from PIL import Image
 from PIL import ImageOps
 
 from imagegen_jax import errors
+from imagegen_jax import progress
+from imagegen_jax.data import fingerprints
 
 _EXTENSIONS = Image.registered_extensions()  # which also makes Image.OPEN complete
 # Pillow's formats that hold a picture and nothing else. Others start programs (EPS), read on from elsewhere (FITS, HDF5), or
@@ -32,18 +35,22 @@ class BadImageError(errors.UserError):
 
 
 @contextlib.contextmanager
-def opened(path):
+def opened(file, name=None):
     """The PIL image in a file, whose pixels are read when they are asked for; of an animated one the first frame.
+
+    Args:
+      file: path, or an open binary file.
+      name: what the error calls it; None for its path.
 
     Raises:
       BadImageError: the file is not an image in one of FORMATS, is damaged, or has more pixels than Pillow's limit
         (Image.MAX_IMAGE_PIXELS), which is there because few bytes can become many. Also for errors in the block.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             yield image
     except _UNREADABLE as error:
-        raise BadImageError(f"cannot read the image {path}: {reason(error)}") from error
+        raise BadImageError(f"cannot read the image {name or file}: {reason(error)}") from error
 
 
 def reason(error):
@@ -59,6 +66,40 @@ def header(image):
     exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
     turned = exif.get(0x0112, 1) >= 5  # the orientation tag: 5 to 8 lie on their side
     return (image.size if turned else image.size[::-1]) + (channels_of(image),)
+
+
+def read_headers(files, on_bad_image, opened=opened):
+    """The headers of images.
+
+    Args:
+      files: what `opened` takes, of each image.
+      on_bad_image: of a config's `data` section.
+      opened: a context manager as `opened` is.
+
+    Returns:
+      ((height, width, channels) or None for each image, how many are None).
+
+    Raises:
+      BadImageError: one cannot be read, and on_bad_image is 'error'.
+    """
+
+    def read(file):
+        try:
+            with opened(file) as image:
+                return header(image)
+        except BadImageError as error:
+            return error
+
+    with futures.ThreadPoolExecutor() as pool:
+        found = pool.map(read, files)
+        many = len(files) >= fingerprints.MANY_FILES
+        headers = list(progress.each(found, len(files), "image", "looking at images", many))
+    bad = [found for found in headers if isinstance(found, BadImageError)]
+    if bad and on_bad_image == "error":
+        raise BadImageError(str(bad[0]), "data.on_bad_image=skip", "remove it")
+    for error in bad[:5]:
+        progress.tell(f"skipped: {error}")
+    return [None if isinstance(found, BadImageError) else found for found in headers], len(bad)
 
 
 def channels_of(image):
