@@ -305,5 +305,5 @@ def _resumable(section, path=""):
 
 
 def _placeless(value):
-    """'folder:/a/b' as 'folder:': images may move, and their fingerprint says whether they are the same."""
-    return re.sub(r"^((?:edges:)*(?:folder|idx):).*", r"\1", value, flags=re.DOTALL) if isinstance(value, str) else value
+    """'folder:/a/b' as 'folder': images may move, and their fingerprint says whether they are the same."""
+    return re.sub(r"^((?:edges:)*(?:folder|idx|emoji)):.*", r"\1", value, flags=re.DOTALL) if isinstance(value, str) else value

@@ -178,6 +178,8 @@ def test_images_may_move_and_bad_ones_may_be_skipped_from_now_on():
     saved.data.update(source="idx:/a", source_a="folder:/a/b", source_b="edges:folder:/a/c")
     now.data.update(source="idx:/x", source_a="folder:~/b", source_b="edges:folder:y", on_bad_image="skip")
     assert contradictions(saved, now) == []
+    saved.data.source, now.data.source = "emoji", "emoji:/a/b.ttf"
+    assert contradictions(saved, now) == []
     now.data.source_a = "edges:folder:/a/b"
     assert len(contradictions(saved, now)) == 1
 

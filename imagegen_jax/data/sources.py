@@ -5,6 +5,7 @@ A record is {'image': (h, w, c) uint8, 'label': int}; the label is -1 where ther
     fashion_mnist_10k   the bundled default
     folder:PATH         image files (pictures.SUFFIXES), flat or in one sub-folder a class
     idx:PATH            a folder of MNIST-format files (train-images-idx3-ubyte.gz, ...)
+    emoji:FONT          the bitmaps of a colour font; without FONT that of Debian's package fonts-noto-color-emoji
     edges:SPEC          drawings of the edges in the images of another source
     anything else       a TFDS data set, read from ArrayRecord without TensorFlow
 """
@@ -22,6 +23,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import keys
+from imagegen_jax.data import emoji
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import folders
 from imagegen_jax.data import idx
@@ -55,7 +57,7 @@ class Source(Protocol):
 class Reading:
     """How images are read, wherever they come from."""
 
-    source: str = "fashion_mnist_10k"  # bundled; or a TFDS name, folder:PATH, idx:PATH
+    source: str = "fashion_mnist_10k"  # bundled; or a TFDS name, folder:PATH, idx:PATH, emoji:FONT
     data_dir: str = keys.resumable("")  # where TFDS keeps prepared data sets; '' for TFDS's own choice
     image_size: Annotated[int, keys.AtLeast(0)] = 0  # side of the square that the model sees; 0 keeps the source's own shape
     load_size: Annotated[int, keys.AtLeast(0)] = 0  # resize to this first and crop image_size at random; 0: no random crop
@@ -98,6 +100,8 @@ def open_source(config, split, class_names=None):
     if colon and kind == "edges":
         source = open_source(dataclasses.replace(config, source=path), split, class_names)
         return source and EdgeSource(source)
+    if kind == "emoji":
+        return emoji.open_emoji(config, pathlib.Path(path or emoji.FONT).expanduser(), split, class_names)
     if not colon or kind not in ("folder", "idx"):
         return tfds_sources.open_tfds(config, split, class_names)
     root = pathlib.Path(path).expanduser()
