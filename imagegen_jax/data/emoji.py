@@ -85,8 +85,8 @@ def open_emoji(config, path, split, class_names=None):
       class_names: of the classes, in the order of their numbers; None for CLASSES.
 
     Returns:
-      An EmojiSource, ordered by code points; a bitmap that comes several times is there once. None where the section calls its
-      test split otherwise than 'train' or 'test'.
+      An EmojiSource, ordered by code points; a bitmap that comes several times is there once. None where no image is for
+      tests, or the section calls the test split otherwise than 'train' or 'test'.
 
     Raises:
       errors.UserError: there is no such font, it has no such bitmaps or they cannot be read; other splits or classes are asked
@@ -107,8 +107,10 @@ def open_emoji(config, path, split, class_names=None):
             f"the Debian package fonts-noto-color-emoji puts one at {FONT}"
         )
     glyphs = read_font(path)
-    headers, _ = pictures.read_headers(glyphs, config.on_bad_image, functools.partial(opened, path))
     here = [i for i, glyph in enumerate(glyphs) if split_of(glyph.sequence) == name]
+    if split == "test" and not here:
+        return None
+    headers, _ = pictures.read_headers(glyphs, config.on_bad_image, functools.partial(opened, path))
     readable = [glyphs[i] for i in here if headers[i]]
     if not readable:
         raise errors.UserError(f"no image of {path} can be read that is for {name}")

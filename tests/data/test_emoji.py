@@ -245,6 +245,7 @@ def test_wrong_fonts_are_one_line(font, tmp_path, monkeypatch):
     refused(tmp_path / "plain.ttf", "has no bitmaps of emoji")
     refused(font, "has no split 'trainA': its splits are train and test", train_split="trainA")
     assert opened(font, "test", test_split="testA") is None
+    assert opened(save_font(tmp_path / "d.ttf", {(FACE,): png("red")}), "test") is None
     with pytest.raises(errors.UserError, match="the classes of emoji:.* are none, light.*, and not cat"):
         sources.open_source(sources.Config(source=f"emoji:{font}"), "train", ["cat"])
     refused(save_font(tmp_path / "c.ttf", {(LIFTER,): png("red")}), "no image of .* can be read that is for train")
