@@ -126,6 +126,11 @@ class Experiment:
         """Whether the objective is a mean over images, so that pieces of a batch (optimizer.accumulate) make the same one."""
         return getattr(self.method, "mean_over_images", True)
 
+    @property
+    def ema_widths(self):
+        """Those of the power-function averages; () for a method that has no section `ema` too."""
+        return self.ema.widths if self.ema else ()
+
     def steps(self, duration, records):
         """A keys.Duration in steps, with this number of images in an epoch."""
         return keys.in_steps(duration, self.batch_size, records)

@@ -93,7 +93,8 @@ class Training:
         """`train_set` is of domains.open_domains."""
         self.config, self.algorithm, self.mesh = config, algorithm, mesh
         self.batch = next(_batches(config, train_set))
-        state_shape = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
+        rules, min_size, ema_widths = config.sharding.rules, config.sharding.min_size, config_lib.typed(config).ema_widths
+        state_shape = run.abstract_state(algorithm, mesh, rules, min_size, ema_widths)
         batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
         rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
         augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)

@@ -10,6 +10,7 @@ import jax
 from imagegen_jax import errors
 from imagegen_jax.training import compiler
 from imagegen_jax.training import interruption
+from imagegen_jax.training import power_ema
 from imagegen_jax.training import sharding
 
 _HOOKS_RAN = "hook_seconds"  # the metric that every step has at which hooks ran to their end
@@ -44,10 +45,11 @@ def compile_step(algorithm, augment, mesh, state, batch, rng):
     Returns:
       A jax.stages.Compiled, (state, batch, rng) -> (state, metrics).
     """
+    train_step = power_ema.following(algorithm.train_step)
 
     def step(state, batch, rng):
         train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
-        return algorithm.train_step(state, augment(augment_rng, batch), train_rng)
+        return train_step(state, augment(augment_rng, batch), train_rng)
 
     shardings = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(
@@ -239,5 +241,12 @@ class _Interval:
 
 
 def initialise(algorithm, rng, shardings):
-    """The first state, each array made where it belongs, so that none is ever whole on one device under FSDP."""
-    return jax.jit(algorithm.init, out_shardings=shardings, compiler_options=compiler.quick_options())(rng)
+    """The first state, each array made where it belongs, so that none is ever whole on one device under FSDP.
+
+    Power-function averages that `shardings` has begin as zeros.
+    """
+
+    def init(rng):
+        return power_ema.begun(algorithm.init(rng), power_ema.widths(shardings))
+
+    return jax.jit(init, out_shardings=shardings, compiler_options=compiler.quick_options())(rng)

@@ -22,6 +22,7 @@ from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import logging
+from imagegen_jax.training import power_ema
 from imagegen_jax.training import preservation
 from imagegen_jax.training import sharding
 
@@ -42,7 +43,7 @@ class Run:
       algorithm: of that config.
       state: of a checkpoint, with what `load` was asked to read.
       step: of that checkpoint.
-      ema: whether state.params are the moving averages.
+      ema: whether state.params are the moving averages; the width of those that are power-function averages.
     """
 
     workdir: str
@@ -51,7 +52,7 @@ class Run:
     algorithm: base.Algorithm
     state: base.TrainState
     step: int
-    ema: bool = True
+    ema: bool | float = True
 
 
 def build_algorithm(config, spec, records=1, schedules=None):
@@ -100,9 +101,9 @@ def _first_stage(config, spec):
     return algorithms.find(found.algorithm).from_config(found.method, spec, base.Training())
 
 
-def abstract_state(algorithm, mesh, rules, min_size):
-    """The shapes and shardings of an algorithm's state."""
-    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
+def abstract_state(algorithm, mesh, rules, min_size, ema_widths=()):
+    """The shapes and shardings of an algorithm's state, with power-function averages of these widths."""
+    shapes = jax.eval_shape(lambda key: power_ema.begun(algorithm.init(key), ema_widths), jax.random.key(0))
     shardings = sharding.state_shardings(mesh, shapes, rules, min_size)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
@@ -373,14 +374,24 @@ def load(workdir, step=None, use_ema=True, remedy="choose with --checkpoint=STEP
 
 
 def restore(workdir, step, unread, remedy="choose with --checkpoint=STEP", check=None):
-    """As `load`, but all of the state is read that `unread` does not name: state of shapes -> {field: those of its arrays}."""
+    """As `load`, but all of the state is read that `unread` does not name: state of shapes -> {field: those of its arrays}.
+
+    Power-function averages are not read; post_hoc.py does.
+    """
+    opened = open_run(workdir, check)
+    shapes = opened.state
+    parts = unread(shapes) | {"extra": {name: part for name, part in shapes.extra.items() if name == power_ema.NAME}}
+    left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in parts.items()}
+    reader = checkpoint.Checkpointer(files.to_path(workdir) / CHECKPOINTS, read_only=True)
+    state, position = reader.restore(find_step(workdir, opened.config, step), shapes.replace(**left_out), remedy)
+    return dataclasses.replace(opened, state=power_ema.without(state), step=position.step)
+
+
+def open_run(workdir, check=None):
+    """The Run of a folder with the shapes and shardings of its state, which is not read; arguments and errors are `load`'s."""
     config, specs = _there(workdir, load_config(workdir))
     opened = Run(str(workdir), config, specs, build_algorithm(config, specs), state=None, step=None, ema=False)
     if check:
         check(opened)
-    mesh = sharding.make_mesh(jax.device_count())
-    shapes = abstract_state(opened.algorithm, mesh, config.sharding.rules, config.sharding.min_size)
-    left_out = {name: getattr(shapes, name) | checkpoint.left_out(part) for name, part in unread(shapes).items()}
-    reader = checkpoint.Checkpointer(files.to_path(workdir) / CHECKPOINTS, read_only=True)
-    state, position = reader.restore(find_step(workdir, config, step), shapes.replace(**left_out), remedy)
-    return dataclasses.replace(opened, state=state, step=position.step)
+    mesh, rules, min_size = sharding.make_mesh(jax.device_count()), config.sharding.rules, config.sharding.min_size
+    return dataclasses.replace(opened, state=abstract_state(opened.algorithm, mesh, rules, min_size, config.ema_widths))

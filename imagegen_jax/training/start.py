@@ -8,6 +8,7 @@ import jax
 from imagegen_jax import errors
 from imagegen_jax.training import compiler
 from imagegen_jax.training import loop
+from imagegen_jax.training import power_ema
 from imagegen_jax.training import run
 
 # What belongs to networks; an image pool, say, belongs to the data of the run that it is of.
@@ -30,8 +31,11 @@ def begin(config, algorithm, rng, shardings):
     state = loop.initialise(algorithm, rng, shardings)
     if config.first_stage:
         trained = run.load(config.first_stage.workdir, remedy=run.BY_MOVING).state
-        options = compiler.quick_options()
-        state = jax.jit(algorithm.with_first_stage, out_shardings=shardings, compiler_options=options)(state, trained)
+
+        def standing(state, trained):
+            return power_ema.begun(algorithm.with_first_stage(state, trained), power_ema.widths(state))
+
+        state = jax.jit(standing, out_shardings=shardings, compiler_options=compiler.quick_options())(state, trained)
     return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
 
 
