@@ -37,7 +37,7 @@ _VGG = flags.DEFINE_string("vgg", None, "FILE of --features=vgg, .pth or .safete
 flags.DEFINE_string("resize", None, "How images are resized for these two; by default as their first users did.")
 flags.DEFINE_integer("seed", 0, "Image i of a run depends on the seed and on i alone.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, best or all; by default the latest.")
-_EMA = flags.DEFINE_bool("ema", True, "Score the moving average of the parameters.")
+_EMA = flags.DEFINE_flag(command_line.EmaFlag("Score"))
 flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 flags.DEFINE_integer(
     "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."

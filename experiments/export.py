@@ -14,7 +14,7 @@ from imagegen_jax.api import runs
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", None, "Where to: a path ending in .safetensors.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
-_EMA = flags.DEFINE_bool("ema", True, "The moving average of the parameters, where there is one.")
+_EMA = flags.DEFINE_flag(command_line.EmaFlag("Write"))
 
 
 def main():

@@ -19,7 +19,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that holds 
 _NUM = flags.DEFINE_integer("num", 64, "How many images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Image i depends on the seed and i alone, whatever the batch size.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
-_EMA = flags.DEFINE_bool("ema", True, "Draw with the moving average of the parameters.")
+_EMA = flags.DEFINE_flag(command_line.EmaFlag("Draw with"))
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the run's sample.batch_size.")
 drawing_flags.define()
 flags.adopt_module_key_flags(drawing_flags)  # for --help

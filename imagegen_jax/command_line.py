@@ -1,5 +1,6 @@
 """What all commands share: parsing of flags, errors of one line, and the JAX settings of a process."""
 
+import contextlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
+from imagegen_jax import averages
 from imagegen_jax import errors
 from imagegen_jax import files
 
@@ -24,6 +26,25 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, with --num_processes and --process_id.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, one a host.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+
+
+class _EmaParser(flags.BooleanParser):
+    def parse(self, argument):
+        with contextlib.suppress(TypeError, ValueError):
+            return super().parse(argument)
+        try:
+            return float(argument)
+        except ValueError:
+            raise ValueError(averages.WRITE) from None
+
+
+class EmaFlag(flags.Flag):
+    """--ema, --noema and --ema=false, as of a boolean flag; and --ema=0.05."""
+
+    def __init__(self, verb):
+        """`verb` says what is done with the average, such as 'Draw with'."""
+        meaning = f"{verb} the moving average of the parameters; a number for the power-function average of that width."
+        super().__init__(_EmaParser(), flags.ArgumentSerializer(), "ema", True, meaning, boolean=True)
 
 
 def run(main, required=()):

@@ -15,6 +15,7 @@ from imagegen_jax.api import training
 from imagegen_jax.generation import latent_space
 from imagegen_jax.training import checkpoint as checkpoint_lib
 from imagegen_jax.training import interruption
+from imagegen_jax.training import post_hoc
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
@@ -68,14 +69,16 @@ def load(workdir, checkpoint=None, ema=True, batch_size=None, check=None) -> Run
     Args:
       workdir: the folder.
       checkpoint: number of a step, 'best' or 'latest'; None for the latest.
-      ema: with the moving averages in place of the parameters.
+      ema: with the moving averages in place of the parameters; a number for their power-function averages of that width
+        (post_hoc.load), of a run with config.ema.widths.
       batch_size: see Run.
       check: see training.run.load.
 
     Raises:
-      errors.UserError: it is not the folder of a run, or the checkpoint cannot be read.
+      errors.UserError: it is not the folder of a run, the checkpoint cannot be read, or it has no such average.
     """
-    return Run(**vars(run.load(workdir, checkpoint, ema, check=check)), batch_size=batch_size)
+    found = run.load if isinstance(ema, bool) else post_hoc.load
+    return Run(**vars(found(workdir, checkpoint, ema, check=check)), batch_size=batch_size)
 
 
 def load_each(workdir, checkpoint=None, ema=True):

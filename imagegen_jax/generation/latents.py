@@ -176,7 +176,8 @@ def _stored_or_fitted(options, trained, mesh):
     asked = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
     # The parameters are looked at because the step alone may have been trained anew, by --checkpoint=STEP.
     key = asked | {"step": step, "ema": trained.ema, "parameters": _digest(state.params, state.extra)}
-    name = "-".join(map(str, [step, *["raw"] * (not trained.ema), *asked.values()]))
+    kind = ([] if trained.ema else ["raw"]) if isinstance(trained.ema, bool) else [f"ema{trained.ema}"]
+    name = "-".join(map(str, [step, *kind, *asked.values()]))
     path = files.to_path(trained.workdir) / "latents" / f"{name}.npz"
     dimensions = math.prod(algorithm.latent_shape)
     mixture, about = load(path, dimensions) if path.exists() else (None, {})
