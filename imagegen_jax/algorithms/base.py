@@ -30,7 +30,8 @@ class TrainState:
       opt_state: optax states by network name.
       ema_params: moving averages of those params that are sampled from, by network name.
       extra: whatever else the method keeps (batch statistics, image pool, codebook averages). What is under 'ema' there
-        belongs to the moving averages, and stands in for what has the same name beside it.
+        belongs to the moving averages, and stands in for what has the same name beside it. 'power_ema' is the trainer's
+        (training/power_ema.py).
     """
 
     step: jax.Array

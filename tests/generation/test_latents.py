@@ -334,9 +334,10 @@ def test_a_mixture_is_fitted_once_for_a_state(tmp_path, folder, autoencoder, cap
     latents.save(path, fitted, known | {"data": "v2:0123456789ab"})
     _, again = latents.drawing(options, trained, mesh)
     assert "encoding" in capsys.readouterr().err and again == about
-    _, raw = latents.drawing(options, dataclasses.replace(trained, ema=False), mesh)
-    assert "encoding" in capsys.readouterr().err and (tmp_path / "latents" / "7-raw-tree-2.npz").exists()
-    assert raw == about
+    for ema, name in ((False, "7-raw-tree-2.npz"), (0.07, "7-ema0.07-tree-2.npz")):
+        _, other_average = latents.drawing(options, dataclasses.replace(trained, ema=ema), mesh)
+        assert "encoding" in capsys.readouterr().err and (tmp_path / "latents" / name).exists()
+        assert other_average == about
     doubled = state.replace(params=jax.tree.map(lambda x: 2 * x, state.params))
     _, changed = latents.drawing(options, dataclasses.replace(trained, state=doubled), mesh)
     assert "encoding" in capsys.readouterr().err and path.read_bytes() != before
