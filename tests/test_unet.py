@@ -24,6 +24,43 @@ def test_cifar10_setting_has_the_published_size():
     assert round(parameters(unet.UNet(), (1, 32, 32, 3)) / 1e6, 1) == 35.7
 
 
+def test_the_ddpm_plus_plus_of_edm_has_its_size():
+    """Karras et al. 2022, table 7: 55.7 million parameters. On the way up it has one attention, ours 5 of 4 C^2 + 6 C each."""
+    network = unet.UNet(multipliers=(2, 2, 2), blocks=4, attention_levels=(1,), resample_filter=(1, 1), skip_scale=0.5**0.5)
+    more = 4 * (4 * 256**2 + 6 * 256)
+    assert round((parameters(network, (1, 32, 32, 3)) - more) / 1e6, 1) == 55.7
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
+def test_resampling_is_convolution_with_the_filter(taps):
+    """Zeros between the pixels and around the image, in NumPy; halving is the transpose of doubling, over 4."""
+    x = np.random.default_rng(0).normal(size=(1, 4, 6, 2)).astype(np.float32)
+    y = np.random.default_rng(1).normal(size=(1, 8, 12, 2)).astype(np.float32)
+    kernel = np.array(taps) * 2 / sum(taps)
+    wide = np.zeros((1, 8, 12, 2))
+    wide[:, ::2, ::2] = x
+    for axis in (1, 2):
+        full = np.apply_along_axis(np.convolve, axis, wide, kernel)
+        wide = np.take(full, range((len(taps) - 1) // 2, (len(taps) - 1) // 2 + wide.shape[axis]), axis)
+    up, down = blocks.upsample(x, taps, 8, 12), blocks.downsample(y, taps)
+    np.testing.assert_allclose(up, wide, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose((up * y).sum(), 4 * (x * down).sum(), rtol=1e-4)
+    assert blocks.downsample(y[:, :7, :11], taps).shape == (1, 4, 6, 2)
+    assert blocks.upsample(x, taps, 7, 11).shape == (1, 7, 11, 2)
+
+
+def test_resampling_blocks_keep_any_size_and_scale_their_sums():
+    network = small(multipliers=(1, 1, 1), resample_filter=(1, 3, 3, 1), skip_scale=0.5)
+    for size in ((7, 13), (8, 8)):
+        x = jnp.zeros((2, *size, 1))
+        assert jax.eval_shape(network.init_with_output, jax.random.key(0), x, jnp.zeros(2))[0].shape == x.shape
+    x, embedding = jax.random.normal(jax.random.key(0), (2, 8, 8, 4)), jnp.ones((2, 3))
+    block = functools.partial(unet.ResidualBlock, 4, 0.0, 4, jnp.float32)
+    params = jax.jit(block().init, static_argnums=3)(jax.random.key(1), x, embedding, False)
+    whole, half = (jax.jit(module.apply, static_argnums=3)(params, x, embedding, False) for module in (block(), block(0.5)))
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-6)
+
+
 def small(**changes):
     return unet.UNet(**dict(dict(channels=8, multipliers=(1, 2), blocks=1, groups=4, dropout=0.0, out_channels=1), **changes))
 

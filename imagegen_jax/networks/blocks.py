@@ -211,6 +211,30 @@ def sinusoidal_embedding(t, features, max_period=1e4):
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def downsample(x, taps):
+    """Halves both sides, rounding up, by a separable filter of an even number of taps, with zeros around the image.
+
+    (n, h, w, c) -> (n, ceil(h / 2), ceil(w / 2), c). Taps (1, 1) average each 2x2 patch.
+    """
+    around = len(taps) // 2 - 1
+    return _filtered(x, taps, 1.0, [(around, around + side % 2) for side in x.shape[1:3]], window_strides=(2, 2))
+
+
+def upsample(x, taps, height, width):
+    """Doubles both sides by the transpose of `downsample`, times 4, and cuts to (height, width). Taps (1, 1) repeat pixels."""
+    if tuple(taps) == (1, 1):
+        return upsample_nearest(x, height, width)
+    around = [(len(taps) // 2, len(taps) // 2)] * 2
+    return _filtered(x, taps, 4.0, around, window_strides=(1, 1), lhs_dilation=(2, 2))[:, :height, :width]
+
+
+def _filtered(x, taps, total, padding, **options):
+    """Each channel convolved with the outer product of taps, whose sum is `total`."""
+    outer = jnp.outer(jnp.array(taps, jnp.float32), jnp.array(taps, jnp.float32))
+    kernel = jnp.tile((total * outer / outer.sum())[:, :, None, None], (1, 1, 1, x.shape[-1])).astype(x.dtype)
+    return _canonical(x, kernel, padding=padding, feature_group_count=x.shape[-1], **options)
+
+
 def upsample_nearest(x, height, width):
     """Doubles both sides by repetition and cuts to (height, width), the size before an odd side was halved.
 

@@ -1,5 +1,9 @@
-"""The U-Net of DDPM (Ho et al. 2020, appendix B; hojonathanho/diffusion, models/unet.py)."""
+"""The U-Net of DDPM (Ho et al. 2020, appendix B; hojonathanho/diffusion, models/unet.py), with details of DDPM++ by option.
 
+DDPM++ is the network of Song et al. 2021, appendix H, as Karras et al. 2022 train it (NVlabs/edm, SongUNet).
+"""
+
+from collections.abc import Callable
 import dataclasses
 from typing import Annotated
 from typing import Any
@@ -13,12 +17,18 @@ from imagegen_jax.networks import blocks
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, swish, conv3, + dense(swish(embedding)), GroupNorm, swish, dropout, conv3, + shortcut."""
+    """GroupNorm, swish, conv3, + dense(swish(embedding)), GroupNorm, swish, dropout, conv3, + shortcut, times skip_scale.
+
+    With `resample`, a function of (n, h, w, c) to another height and width, that comes before the first convolution and before
+    a linear shortcut.
+    """
 
     channels: int
     dropout: float
     groups: int
     dtype: Any
+    skip_scale: float = 1.0
+    resample: Callable | None = None
 
     @nn.compact
     def __call__(self, x, embedding, train):
@@ -28,14 +38,16 @@ class ResidualBlock(nn.Module):
         def norm(name):
             return blocks.GroupNorm(self.groups, name=name)
 
-        h = conv(blocks.fan_avg, "conv1")(nn.swish(norm("norm1")(x)))
+        resample = self.resample or (lambda x: x)
+        h = conv(blocks.fan_avg, "conv1")(resample(nn.swish(norm("norm1")(x))))
         time = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))
         h = nn.swish(norm("norm2")(h + time[:, None, None]))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(blocks.near_zero, "conv2")(h)
-        if x.shape[-1] != self.channels:
+        x = resample(x)
+        if x.shape[-1] != self.channels or self.resample:
             x = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="shortcut")(x)
-        return x + h
+        return (x + h) * self.skip_scale
 
 
 class AttentionBlock(nn.Module):
@@ -44,6 +56,7 @@ class AttentionBlock(nn.Module):
     heads: int
     groups: int
     dtype: Any
+    skip_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x):
@@ -57,7 +70,7 @@ class AttentionBlock(nn.Module):
             dense(blocks.fan_avg, name)(h).reshape(n, height * width, self.heads, channels // self.heads) for name in "qkv"
         )
         h = jax.nn.dot_product_attention(q, k, v).reshape(n, height, width, channels)
-        return x + dense(blocks.near_zero, "out")(h)
+        return (x + dense(blocks.near_zero, "out")(h)) * self.skip_scale
 
 
 class UNet(nn.Module):
@@ -71,6 +84,9 @@ class UNet(nn.Module):
       heads: attention heads.
       dropout: rate inside residual blocks.
       groups: groups of each GroupNorm.
+      resample_filter: taps of the filter, such as (1, 1), by which residual blocks change the resolution; () for convolutions
+        between the levels, as DDPM has them.
+      skip_scale: factor of each sum of a residual block, such as sqrt(1/2).
       patch_size: the network works on patch_size^2-pixel patches as channels (1: on pixels, as DDPM does).
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
@@ -86,6 +102,8 @@ class UNet(nn.Module):
     heads: Annotated[int, keys.AtLeast(1)] = 1
     dropout: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.1
     groups: Annotated[int, keys.AtLeast(1)] = 32
+    resample_filter: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = ()
+    skip_scale: Annotated[float, keys.Above(0), keys.AtMost(1)] = 1.0
     patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
     classes: int = 0
@@ -109,13 +127,27 @@ class UNet(nn.Module):
         residual_block = wrap(ResidualBlock, static_argnums=(3,))
         attention_block = wrap(AttentionBlock)
 
+        def residual(x, i, name, resample=None):
+            width = self.channels * self.multipliers[i]
+            block = residual_block(width, self.dropout, self.groups, self.dtype, self.skip_scale, resample, name=name)
+            return block(x, embedding, train)
+
+        def attention(x, name):
+            return attention_block(self.heads, self.groups, self.dtype, self.skip_scale, name=name)(x)
+
         def level(x, i, name):
-            x = residual_block(
-                self.channels * self.multipliers[i], self.dropout, self.groups, self.dtype, name=f"{name}_block"
-            )(x, embedding, train)
-            if i in self.attention_levels:
-                x = attention_block(self.heads, self.groups, self.dtype, name=f"{name}_attention")(x)
-            return x
+            x = residual(x, i, f"{name}_block")
+            return attention(x, f"{name}_attention") if i in self.attention_levels else x
+
+        def halved(x, i):
+            if not self.resample_filter:
+                return conv(x.shape[-1], f"down{i}_conv", strides=2)(x)
+            return residual(x, i - 1, f"down{i}_resample", lambda x: blocks.downsample(x, self.resample_filter))
+
+        def doubled(x, i, height, width):
+            if not self.resample_filter:
+                return conv(x.shape[-1], f"up{i}_conv")(blocks.upsample_nearest(x, height, width))
+            return residual(x, i, f"up{i}_resample", lambda x: blocks.upsample(x, self.resample_filter, height, width))
 
         def conv(features, name, init=blocks.fan_avg, strides=1, dtype=self.dtype):
             return nn.Conv(features, (3, 3), strides, kernel_init=init, dtype=dtype, name=name)
@@ -135,24 +167,21 @@ class UNet(nn.Module):
         skips = [x]
         for i in levels:
             if i > 0:
-                x = conv(x.shape[-1], f"down{i}_conv", strides=2)(x)
+                x = halved(x, i)
                 skips.append(x)
             for j in range(self.blocks):
                 x = level(x, i, f"down{i}_{j}")
                 skips.append(x)
 
-        width = self.channels * self.multipliers[-1]
-        middle = (width, self.dropout, self.groups, self.dtype)
-        x = residual_block(*middle, name="middle_block1")(x, embedding, train)
-        x = attention_block(self.heads, self.groups, self.dtype, name="middle_attention")(x)
-        x = residual_block(*middle, name="middle_block2")(x, embedding, train)
+        x = residual(x, levels[-1], "middle_block1")
+        x = attention(x, "middle_attention")
+        x = residual(x, levels[-1], "middle_block2")
 
         for i in reversed(levels):
             for j in range(self.blocks + 1):
                 x = level(jnp.concatenate([x, skips.pop()], axis=-1), i, f"up{i}_{j}")
             if i > 0:
-                height, width = skips[-1].shape[1:3]
-                x = conv(x.shape[-1], f"up{i}_conv")(blocks.upsample_nearest(x, height, width))
+                x = doubled(x, i, *skips[-1].shape[1:3])
 
         x = nn.swish(blocks.GroupNorm(self.groups, name="norm_out")(x))
         x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero, dtype=jnp.float32)(x)
@@ -169,6 +198,8 @@ class Config(keys.section(UNet, without=("out_channels", "classes"))):
         if not levels:
             yield "multipliers", "give one for each level, such as (1, 2)"
             return
+        if len(self.resample_filter) % 2:
+            yield "resample_filter", "give an even number of taps, such as (1, 1), or none"
         if any(level not in range(levels) for level in self.attention_levels):
             yield "attention_levels", f"choose of 0 to {levels - 1}, since config.network.multipliers has {levels}"
             return
