@@ -147,7 +147,13 @@ def one_recipe_of_each_kind():
     return sorted(found.values())
 
 
-@pytest.mark.parametrize("recipe", one_recipe_of_each_kind())
+_SOONEST = ("ddpm", "cgan")  # with every sort of state between them; the rest take minutes
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=() if name in _SOONEST else pytest.mark.recipes) for name in one_recipe_of_each_kind()],
+)
 def test_a_family_trains_on_eight_devices_as_on_one_and_goes_on_as_if_it_had_not_stopped(tmp_path, recipe):
     settings = _SETTINGS.get(recipe, {})
     algorithm, shape = build(recipe, **settings), settings.get("shape", SHAPE)

@@ -446,6 +446,7 @@ def train_run(*flags):
     return done.returncode, done.stderr
 
 
+@pytest.mark.recipes
 def test_a_priors_run_needs_the_vqvaes_run_only_to_begin(tmp_path):
     brief = ("--config.sample.num=8", "--config.eval.num=32", "--config.log.every=1")
     tiny = ("--config.network.widths=(4,4,4)", "--config.network.groups=4", "--config.vqvae.codes=8")
