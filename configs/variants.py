@@ -69,3 +69,13 @@ def for_all_of_fashion(c, epochs):
     c.batch_size = 128
     c.duration = f"{epochs} epochs"
     c.log.every = "100 steps"
+
+
+def ddpm_plus_plus(c, dropout):
+    """The network DDPM++ of Karras et al. 2022 for CIFAR-10."""
+    c.network.multipliers = (2, 2, 2)
+    c.network.blocks = 4
+    c.network.attention_levels = (1,)
+    c.network.resample_filter = (1, 1)
+    c.network.skip_scale = 0.5**0.5
+    c.network.dropout = dropout
