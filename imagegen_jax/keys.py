@@ -315,7 +315,10 @@ def _together(section, path):
 
 
 def section(module, *, without=()):
-    """A dataclass of the fields of a Linen module, without those that the caller fills in; `dtype` becomes a name of one."""
+    """A dataclass of the fields of a Linen module or of another dataclass, but `name` and those that the caller fills in.
+
+    `dtype` becomes a name of one.
+    """
     left_out = {"parent", "name", *without}
     return dataclasses.make_dataclass(
         "Config",

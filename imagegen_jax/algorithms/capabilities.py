@@ -13,6 +13,7 @@ from typing import Protocol
 import jax
 
 from imagegen_jax.algorithms import base
+from imagegen_jax.diffusion import processes
 
 
 @typing.runtime_checkable
@@ -143,6 +144,23 @@ class Classifies(Protocol):
 
     def classify(self, state: base.TrainState, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(n, h, w, c) uint8 -> (features (n, d), logits (n, classes)), float32."""
+
+
+@typing.runtime_checkable
+class ClassifiesNoisy(Protocol):
+    """Says of which class a noisy image is, differentiably, so that it can guide a diffusion of any process.
+
+    Attributes:
+      classes: number of labels.
+    """
+
+    classes: int
+
+    def log_prob(self, state: base.TrainState, x_t: jax.Array, level: processes.Level, label: jax.Array) -> jax.Array:
+        """(n,) float32 log p(label | x_t) of x_t = alpha x0 + sigma eps, each of its own image alone.
+
+        `level` is that of all images, or broadcasts against them; `label` is (n,) int32.
+        """
 
 
 @typing.runtime_checkable

@@ -77,6 +77,8 @@ def classifier_free(denoise: solvers.Denoiser, null, strength: Guidance) -> solv
 
 def by_weaker(denoise: solvers.Denoiser, weaker: solvers.Denoiser, strength: Guidance) -> solvers.Denoiser:
     """Away from what a weaker version of the network makes of the same (autoguidance, Karras et al. 2024b, equation 3)."""
+    if strength.scale == 1:
+        return denoise
 
     def guided(x, level, condition):
         x0, variance = denoise(x, level, condition)
@@ -93,8 +95,10 @@ def by_classifier(denoise: solvers.Denoiser, log_prob, scale) -> solvers.Denoise
     Args:
       denoise: of the network.
       log_prob: (x_t, level, condition) -> (n,), each of its own image alone.
-      scale: 1 is Bayes' rule; more, more of it.
+      scale: 1 is Bayes' rule; more, more of it; 0 is none.
     """
+    if scale == 0:
+        return denoise
 
     def guided(x, level, condition):
         x0, variance = denoise(x, level, condition)

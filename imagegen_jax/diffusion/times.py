@@ -8,12 +8,14 @@ A shift multiplies sigma / alpha, as Esser et al. 2024 do for larger images (equ
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 from jax import numpy as jnp
 from jax.scipy import special
 from jax.scipy import stats
 
+from imagegen_jax import keys
 from imagegen_jax.diffusion import processes
 
 NAMES = ("uniform", "log_normal")
@@ -34,8 +36,8 @@ class Times:
     process: processes.Process
     name: str = "uniform"
     mean: float = -1.2
-    std: float = 1.2
-    shift: float = 1.0
+    std: Annotated[float, keys.Above(0)] = 1.2
+    shift: Annotated[float, keys.Above(0)] = 1.0
 
     def draw(self, rng, shape=()):
         """Independent times."""

@@ -10,6 +10,8 @@ from jax import numpy as jnp
 from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
+_EMBEDDING = 64  # width of a noise level's
+
 
 class Classifier(nn.Module):
     """Two convolutions a level, the first of which halves the resolution; means over the maps of levels are the features.
@@ -23,6 +25,8 @@ class Classifier(nn.Module):
     A noise of a few grey levels is small beside the contrast of an image. With `detail` the network is shown it by itself, as
     detectors of hidden messages are (Fridrich and Kodovsky 2012, section II): what a pixel differs by from the mean of the 3x3
     pixels around it, cut off where it is larger than that.
+
+    Of noisy images it can be told the noise level: an embedding of it is added to each level's first maps.
 
     Attributes:
       classes: number of labels.
@@ -43,20 +47,36 @@ class Classifier(nn.Module):
     estimates: int = 0
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, log_snr=None, train=False):
+        """Classifies.
+
+        Args:
+          x: (n, h, w, c) float.
+          log_snr: (n,) log(alpha^2 / sigma^2) of noisy images; None for a network that is not told.
+          train: with dropout, whose key is 'dropout'.
+        """
         if self.detail:
             x = jnp.concatenate([x, detail(x, self.detail / 127.5)], -1)
+        embedding = None if log_snr is None else nn.swish(nn.Dense(_EMBEDDING, name="noise")(_waves(log_snr)))
         maps = []
-        for width in self.widths:
+        for i, width in enumerate(self.widths):
             for stride in (2, 1):
                 x = nn.Conv(width, (3, 3), stride)(x)
-                x = nn.relu(blocks.GroupNorm(self.groups)(x))
+                x = blocks.GroupNorm(self.groups)(x)
+                if stride == 2 and embedding is not None:
+                    x += nn.Dense(width, name=f"noise{i}")(embedding)[:, None, None]
+                x = nn.relu(x)
             maps.append(x)
         last = x.mean((1, 2), dtype=jnp.float32)
         kept = nn.Dropout(self.dropout, deterministic=not train)(last)
         logits = nn.Dense(self.classes)(kept)
         features = _means(maps) if self.multiscale else last
         return features, logits, nn.Dense(self.estimates)(features) if self.estimates else jnp.zeros((len(x), 0))
+
+
+def _waves(log_snr):
+    """(n, _EMBEDDING) of noise levels, by sigma / (alpha + sigma) on the scale of DDPM's steps, which is finite for all."""
+    return blocks.sinusoidal_embedding(1000 * nn.sigmoid(-log_snr / 2), _EMBEDDING)
 
 
 def detail(x, limit):
