@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import itertools
+import types
 
 from flax import linen as nn
 import jax
@@ -16,6 +17,7 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import diffusion
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
@@ -254,6 +256,63 @@ def test_guidance_goes_along_the_line_from_the_null_condition_to_the_label():
     ):
         np.testing.assert_allclose(drawn(algorithm, label, **options), expected, atol=1e-6)
     assert algorithm.about_request(algorithm.Request(guidance_scale=3.0))["guidance_scale"] == 3.0
+
+
+def test_guidance_by_a_checkpoint_tells_both_the_label():
+    """The weaker one makes 0 of label 0 and .35 of label 1, this one .2 and -.25."""
+    algorithm = of_label(condition_dropout=0.0)
+    request = algorithm.Request(guidance_checkpoint=300, guidance_scale=3.0)
+    algorithm.check_request(request)
+    (option, companion), *_ = algorithm.companions(request).items()
+    assert (option, companion.workdir, companion.checkpoint) == ("guidance_checkpoint", None, 300)
+    state = algorithm.init(jax.random.key(0))
+    weaker = state.replace(params={"unet": {"values": jnp.array([0.0, 0.35, 9.0])}})
+    guided, both = algorithm.accompanied(state, {option: types.SimpleNamespace(algorithm=algorithm, state=weaker)})
+    draw = jax.jit(guided.sample, static_argnums=3)
+    for label, expected in ((0, 0.6), (1, 0.35 - 3 * 0.6)):
+        found = draw(both, jax.random.split(jax.random.key(1), 3), {"label": jnp.full(3, label)}, request)
+        np.testing.assert_allclose(found, np.clip(expected, -1, 1), atol=1e-6)
+
+
+class OfTwo(nn.Module):
+    """The best estimate of images that are all .5 or all -.5, alike often, in the flow process."""
+
+    @nn.compact
+    def __call__(self, x, t, condition, train=False):
+        assert not condition
+        t = t[:, None, None, None] / 1000
+        return 0.5 * jnp.tanh(0.5 * (1 - t) / t**2 * x.sum((1, 2, 3), keepdims=True)) * jnp.ones_like(x)
+
+
+class TellsTwo:
+    """The posterior of which of them it is."""
+
+    classes = 2
+
+    def log_prob(self, state, x_t, level, label):
+        return jax.nn.log_sigmoid((2 * label - 1) * level.alpha / level.sigma**2 * x_t.sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("sampler", [samplers.Sampler("ddim", 8), samplers.Sampler("ode")], ids=lambda one: one.name)
+def test_a_classifier_guides_a_diffusion_that_is_told_no_labels(sampler):
+    """By Bayes' rule each estimate is the image of the label; with a scale of 0 either image comes as often."""
+    objective = diffusion.Objective("flow", prediction_type="x0")
+    algorithm = diffusion.Diffusion(OfTwo(), (2, 2, 1), processes.RectifiedFlow(), objective, sampler, base.Training())
+    state, keys = base.TrainState(0, {"unet": {}}, {}, {}), jax.random.split(jax.random.key(1), 8)
+    classifier = types.SimpleNamespace(algorithm=TellsTwo(), state=base.TrainState(0, {}, {}, {}))
+    guided, both = algorithm.accompanied(state, {"classifier": classifier})
+    assert guided.classes == 2 and isinstance(guided, capabilities.TakesCompanions) and algorithm.classes == 0
+    label = jnp.arange(8) % 2
+
+    def drawn(scale):
+        request = algorithm.Request(classifier="runs/classifier", classifier_scale=scale)
+        assert guided.about_request(request)["classifier_scale"] == (1.0 if scale is None else scale)
+        return jax.jit(guided.sample, static_argnums=3)(both, keys, {"label": label}, request)
+
+    np.testing.assert_allclose(drawn(None), jnp.broadcast_to((label - 0.5)[:, None, None, None], (8, 2, 2, 1)), atol=1e-3)
+    unguided = jax.jit(algorithm.sample, static_argnums=3)(state, keys, {}, algorithm.Request())
+    np.testing.assert_array_equal(drawn(0.0), unguided)
+    assert set(np.sign(unguided).ravel().tolist()) == {-1, 1}
 
 
 @pytest.mark.parametrize(("dropout", "moved"), [(0.0, [True, True, False]), (1.0, [False, False, True]), (0.5, [True] * 3)])

@@ -54,6 +54,7 @@ class Shown(nn.Module):
         ("uniform", lambda log_snr: 2 / np.pi * np.arctan(np.exp(-log_snr / 2)), 0.5, 12**-0.5),  # t of the cosine schedule
         ("log_normal", lambda log_snr: -log_snr / 2, -1.2, 1.2),
     ],
+    ids=times.NAMES,
 )
 def test_a_step_is_the_cross_entropy_of_noisy_images(name, of_log_snr, mean, std):
     shown, n = [], 256

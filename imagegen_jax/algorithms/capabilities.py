@@ -6,6 +6,7 @@ A class has a capability by having its methods and attributes; nothing is inheri
 """
 
 from collections.abc import Mapping
+import dataclasses
 import typing
 from typing import Any
 from typing import Protocol
@@ -36,6 +37,34 @@ class Draws(Protocol):
 
     def about_request(self, request) -> dict[str, Any]:
         """All constants that images of a request are drawn with, and no others, as JSON, for the protocol of a score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Companion:
+    """A trained state that a drawing takes beside the run's own.
+
+    Attributes:
+      capability: the protocol, or the class, of its algorithm.
+      what: its run, as a person calls it.
+      workdir: folder of that run; None for the run that is drawn from.
+      checkpoint: number of its step; None for the latest.
+    """
+
+    capability: type
+    what: str
+    workdir: str | None = None
+    checkpoint: int | None = None
+
+
+@typing.runtime_checkable
+class TakesCompanions(Protocol):
+    """Draws with other trained states beside its own, where a request names such."""
+
+    def companions(self, request) -> dict[str, Companion]:
+        """Those that a request names, by the options of the request that name them."""
+
+    def accompanied(self, state: base.TrainState, companions: Mapping[str, Any]) -> tuple[Any, base.TrainState]:
+        """The algorithm and the state that draw with them: {option: what has `spec`, `algorithm` and `state` of its run}."""
 
 
 @typing.runtime_checkable

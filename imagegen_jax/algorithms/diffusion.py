@@ -20,6 +20,7 @@ from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.diffusion import coupling
 from imagegen_jax.diffusion import guidance as guidance_lib
 from imagegen_jax.diffusion import prediction_types
@@ -86,7 +87,8 @@ def _of_guidance(key):
     return f"guidance_{key}"
 
 
-Request = keys.options((samplers.Sampler, _of_sampler), (guidance_lib.Guidance, _of_guidance))
+Request = keys.options((samplers.Sampler, _of_sampler), (guidance_lib.Guidance, _of_guidance), (guidance_lib.Companions, str))
+_GUIDES = "guides"  # of TrainState.extra: {option: TrainState} of the companions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Diffusion(base.Algorithm):
       guidance: likewise.
       training: how it is optimised.
       conditions: {name: conditions.Condition} of what the network is told.
+      classifier: one that guides, whose state is among the companions'.
     """
 
     Config: ClassVar[type] = Config
@@ -115,6 +118,7 @@ class Diffusion(base.Algorithm):
     training: base.Training
     guidance: guidance_lib.Guidance = guidance_lib.Guidance()
     conditions: Mapping[str, conditions_lib.Condition] = dataclasses.field(default_factory=dict)
+    classifier: capabilities.ClassifiesNoisy | None = None
 
     @classmethod
     def from_config(cls, config, spec, training):
@@ -134,7 +138,9 @@ class Diffusion(base.Algorithm):
     @property
     def classes(self):
         """See capabilities.Draws."""
-        return self.conditions["label"].classes if self.conditions else 0
+        if self.conditions:
+            return self.conditions["label"].classes
+        return self.classifier.classes if self.classifier else 0
 
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), self._null(1)
@@ -176,15 +182,34 @@ class Diffusion(base.Algorithm):
         return {"loss": self._error(state.params["unet"], x0, eps, t, self._told(batch))}
 
     def sample(self, state, keys, condition, request):
-        denoise = guidance_lib.classifier_free(self.denoiser(state), self._null, self._guidance(request))
-        told = {name: condition[name] for name in self.conditions}
-        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), told)
+        denoise = self._guided(state, request)
+        wanted = {name: condition[name] for name in {*self.conditions, *(["label"] if self.classifier else [])}}
+        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), wanted)
         return jnp.clip(x, -1.0, 1.0)
+
+    def companions(self, request):
+        """See capabilities.TakesCompanions."""
+        found = {}
+        if request.guidance_checkpoint is not None:
+            found["guidance_checkpoint"] = capabilities.Companion(
+                Diffusion, "a diffusion", checkpoint=request.guidance_checkpoint
+            )
+        if request.classifier is not None:
+            what = "a classifier of noisy images (configs/noisy_classifier.py)"
+            found["classifier"] = capabilities.Companion(capabilities.ClassifiesNoisy, what, request.classifier)
+        return found
+
+    def accompanied(self, state, companions):
+        """See capabilities.TakesCompanions."""
+        classifier = companions["classifier"].algorithm if "classifier" in companions else None
+        guides = {option: one.state for option, one in companions.items()}
+        return dataclasses.replace(self, classifier=classifier), state.replace(extra=state.extra | {_GUIDES: guides})
 
     def denoiser(self, state) -> solvers.Denoiser:
         """What the network with state.params makes of noisy images."""
 
         def denoise(x, level, condition):
+            condition = {name: condition[name] for name in self.conditions}
             t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
             shown = self.process.network_input(x, level)
             prediction = self.network.apply({"params": state.params["unet"]}, shown, t, condition)
@@ -193,20 +218,37 @@ class Diffusion(base.Algorithm):
 
         return denoise
 
+    def _guided(self, state, request) -> solvers.Denoiser:
+        """The network's denoiser, guided by what the request names."""
+        denoise, strength = self.denoiser(state), self._guidance(request)
+        if request.guidance_checkpoint is not None:
+            weaker = self.denoiser(state.extra[_GUIDES]["guidance_checkpoint"])
+            denoise = guidance_lib.by_weaker(denoise, weaker, strength)
+        else:
+            denoise = guidance_lib.classifier_free(denoise, self._null, strength)
+        if request.classifier is None:
+            return denoise
+
+        def log_prob(x, level, condition):
+            return self.classifier.log_prob(state.extra[_GUIDES]["classifier"], x, level, condition["label"])
+
+        return guidance_lib.by_classifier(denoise, log_prob, self._classifier_scale(request))
+
     def check_request(self, request):
-        guided = {name: value for name, value in vars(request).items() if name.startswith("guidance_") and value is not None}
-        for name, value in guided.items():
-            if not self.conditions:
+        strength, guided = self._guidance(request), keys.asked(request, guidance_lib.Guidance, _of_guidance)
+        if request.guidance_checkpoint is None:
+            for name in guided if not self.conditions else ():
                 raise errors.UserError(
-                    f"--{name}={value}: this run is told no labels; leave it out, or train one with "
-                    "--config.diffusion.conditional=True"
+                    f"--guidance_{name}={guided[name]}: this run is told no labels; leave it out, name an earlier checkpoint "
+                    "with --guidance_checkpoint, or train a run with --config.diffusion.conditional=True"
                 )
-        strength = self._guidance(request)
-        if guided and strength.scale != 1 and not self.objective.condition_dropout:
-            raise errors.UserError(
-                f"--guidance_scale={strength.scale}: this run has seen no images without a label "
-                "(config.diffusion.condition_dropout is 0); leave it out"
-            )
+            if guided and strength.scale != 1 and not self.objective.condition_dropout:
+                raise errors.UserError(
+                    f"--guidance_scale={strength.scale}: this run has seen no images without a label "
+                    "(config.diffusion.condition_dropout is 0); leave it out"
+                )
+        if (scale := request.classifier_scale) is not None and request.classifier is None:
+            raise errors.UserError(f"--classifier_scale={scale} is of --classifier: name a run, or leave it out")
         if strength.low >= strength.high:
             raise errors.UserError(f"--guidance_low={strength.low}: it must be less than --guidance_high={strength.high}")
         sampler, asked = self._sampler(request), keys.asked(request, samplers.Sampler, _of_sampler)
@@ -220,8 +262,10 @@ class Diffusion(base.Algorithm):
             raise errors.UserError(f"eta is {sampler.eta}: choose --eta from 0 to 1")
 
     def about_request(self, request):
-        guidance = {_of_guidance(name): value for name, value in vars(self._guidance(request)).items()}
-        return self._sampler(request).about() | (guidance if self.conditions else {})
+        about = self._sampler(request).about()
+        if self.conditions or request.guidance_checkpoint is not None:
+            about |= {_of_guidance(name): value for name, value in vars(self._guidance(request)).items()}
+        return about | ({"classifier_scale": self._classifier_scale(request)} if request.classifier is not None else {})
 
     @property
     def _times(self):
@@ -242,6 +286,9 @@ class Diffusion(base.Algorithm):
 
     def _guidance(self, request):
         return dataclasses.replace(self.guidance, **keys.asked(request, guidance_lib.Guidance, _of_guidance))
+
+    def _classifier_scale(self, request):
+        return guidance_lib.Companions.classifier_scale if request.classifier_scale is None else request.classifier_scale
 
     def _sampler(self, request):
         asked = keys.asked(request, samplers.Sampler, _of_sampler)

@@ -11,6 +11,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import rng
+from imagegen_jax.api import companions
 from imagegen_jax.generation import latents as latents_lib
 from imagegen_jax.generation import requests as requests_lib
 from imagegen_jax.generation import sampling
@@ -55,34 +56,40 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **r
     return prepare_each(trained, num, seed, [request], batch_size=batch_size, latents=latents)[0]
 
 
-def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=None):
-    """The Drawing of each of several requests, of the same labels compiled once; `shares` are those of sampling.labels."""
+def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=lambda: None):
+    """The Drawing of each of several requests, of the same companions compiled once.
+
+    `shares` makes those of sampling.labels, where all classes are drawn.
+    """
     errors.check_at_least({"num": num, "batch_size": batch_size}, num=1, batch_size=1)
     rng.check_seed(seed, "--seed")
-    algorithm = trained.algorithm
     latents = latents if isinstance(latents, latents_lib.Options) else latents_lib.Options(latents)
     asked = [{name: value for name, value in request.items() if value is not None} for request in requests]
-    typed = [requests_lib.typed(request, algorithm, trained.spec) for request in asked]
-    for request in typed:
-        chosen = latents_lib.resolve(latents, algorithm, trained.spec, **request)
+    typed = [requests_lib.typed(request, trained.algorithm, trained.spec) for request in asked]
+    accompanied = companions.each(trained, typed)
+    for request, ours in zip(typed, accompanied):
+        chosen = latents_lib.resolve(latents, ours.run.algorithm, trained.spec, **request)
 
     @functools.cache
-    def fitted():
+    def fitted(ours):
         mesh = sharding.make_mesh(jax.device_count())
         labels = [request["label"] for request in typed if "label" in request]
-        draw, about = latents_lib.drawing(chosen, trained, mesh, labels)
-        return sampling.Drawer(algorithm, mesh, batch_size or trained.config.sample.batch_size, draw), about
+        draw, about = latents_lib.drawing(chosen, ours.run, mesh, labels)
+        return sampling.Drawer(ours.run.algorithm, mesh, batch_size or trained.config.sample.batch_size, draw), about
 
-    def drawing(request):
+    def drawing(request, ours):
+        algorithm = ours.run.algorithm
         options = {name: value for name, value in request.items() if name != requests_lib.LABEL}
+        own = shares() if algorithm.classes else None
 
         def batches(first=0):
-            return fitted()[0].batches(trained.state, seed, num, first, shares=shares, **request)
+            return fitted(ours)[0].batches(ours.run.state, seed, num, first, shares=own, **request)
 
         def protocol():
-            return fitted()[1] | {"seed": seed, "sampler": algorithm.about_request(algorithm.Request(**options))}
+            sampler = algorithm.about_request(algorithm.Request(**options))
+            return fitted(ours)[1] | {"seed": seed, "sampler": sampler} | ours.about()
 
-        labels = sampling.labels(np.arange(num), algorithm.classes, request.get(requests_lib.LABEL), shares)
+        labels = sampling.labels(np.arange(num), algorithm.classes, request.get(requests_lib.LABEL), own)
         return Drawing(num, request, labels, batches, protocol)
 
-    return [drawing(request) for request in typed]
+    return [drawing(*both) for both in zip(typed, accompanied)]

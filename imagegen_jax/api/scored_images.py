@@ -1,17 +1,15 @@
 """The images that are scored: a run's drawings or translations, or images that exist, each with what they are compared with."""
 
 import functools
-import json
 
 import jax
 
-from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.algorithms import capabilities
+from imagegen_jax.api import companions
 from imagegen_jax.api import sampling
 from imagegen_jax.data import domains
-from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import image_sets
@@ -48,15 +46,7 @@ def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, imp
     The arguments are those of scoring.reports, but for `reference`, an image_sets.NamedReference. `drawing` are class_shares,
     latents, sweep and request. Raises errors.UserError where the run cannot do what is asked of it.
     """
-    about = {
-        "run": files.to_path(trained.workdir).name,
-        "algorithm": trained.config.algorithm,
-        "config": fingerprints.digest(json.dumps(config_lib.to_dict(trained.config), sort_keys=True)),
-        "step": trained.step,
-        "ema": trained.ema,
-        "parameters": fingerprints.digest(*jax.tree.leaves(jax.device_get((trained.state.params, trained.state.extra)))),
-        "device": jax.devices()[0].device_kind,  # which rounds in its own way
-    }
+    about = companions.identity(trained) | {"device": jax.devices()[0].device_kind}  # which rounds in its own way
     mesh = sharding.make_mesh(jax.device_count())
     rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, importance_samples))
     if not isinstance(trained.algorithm, capabilities.Translates):
@@ -98,22 +88,26 @@ def _heldout(trained, mesh, metrics, samples):
 
 def _drawn(trained, reference, num, seed, batch_size, about, class_shares, latents, sweep, request):
     """Yields (ImageSet, split -> ImageSet that it is compared with, label) of each request."""
-    spec, classes = trained.spec, trained.algorithm.classes
+    spec = trained.spec
     compared = functools.partial(reference.images, spec.shape, trained.config.data, spec.known_names)
-    shares, about_shares = None, "equal shares"
-    if classes and class_shares != "equal" and not reference.statistics:
-        images = compared(reference.split)
-        own = reference.name is None or (spec.known_names and spec.known_names == images.class_names)
-        shares = images.class_shares() if own else None
-        if shares is not None:
-            about_shares = f"shares of the reference {images.protocol['fingerprint']}"
-    kind = {"latents": latents.kind} if latents.kind else {}
-    kind |= {"class_shares": "equal"} if classes and class_shares == "equal" else {}
-    requests = [request | one for one in sweep or [{}]]
-    for drawing in sampling.prepare_each(trained, num, seed, requests, batch_size=batch_size, latents=latents, shares=shares):
+
+    @functools.cache
+    def of_reference():
+        """(shares of the classes or None, what a protocol says of them)."""
+        if class_shares != "equal" and not reference.statistics:
+            images = compared(reference.split)
+            own = reference.name is None or (spec.known_names and spec.known_names == images.class_names)
+            if own and (shares := images.class_shares()) is not None:
+                return shares, f"shares of the reference {images.protocol['fingerprint']}"
+        return None, "equal shares"
+
+    made = dict(batch_size=batch_size, latents=latents, shares=lambda: of_reference()[0])
+    for drawing in sampling.prepare_each(trained, num, seed, [request | one for one in sweep or [{}]], **made):
         protocol = about | drawing.protocol()
+        kind = {"latents": latents.kind} if latents.kind else {}
         if drawing.labels is not None:
-            protocol["labels"] = f"all {drawing.request['label']}" if "label" in drawing.request else about_shares
+            kind |= {"class_shares": "equal"} if class_shares == "equal" else {}
+            protocol["labels"] = f"all {drawing.request['label']}" if "label" in drawing.request else of_reference()[1]
         images = image_sets.ImageSet.made(protocol, num, spec.shape, drawing.batches, drawing.labels)
         yield images, compared, {"step": trained.step} | kind | drawing.request
 

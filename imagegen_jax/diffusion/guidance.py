@@ -24,15 +24,17 @@ class Guidance:
     """
 
     scale: Annotated[
-        float, keys.AtLeast(0), "Conditional diffusion: 0 draws without labels, 1 with them, more further away from without."
+        float,
+        keys.AtLeast(0),
+        "Diffusion: 0 draws without labels, or by --guidance_checkpoint; 1 as the run does; more is further away from 0.",
     ] = 1.0
-    low: Annotated[float, keys.AtLeast(0), "Conditional diffusion: sigma / alpha above which there is guidance."] = 0.0
-    high: Annotated[float, keys.Above(0), "Conditional diffusion: sigma / alpha up to which there is guidance."] = ALWAYS
+    low: Annotated[float, keys.AtLeast(0), "Diffusion: sigma / alpha above which there is guidance."] = 0.0
+    high: Annotated[float, keys.Above(0), "Diffusion: sigma / alpha up to which there is guidance."] = ALWAYS
     rescale: Annotated[
         float,
         keys.AtLeast(0),
         keys.AtMost(1),
-        "Conditional diffusion: 1 gives guided images the contrast of unguided ones, 0 leaves them theirs.",
+        "Diffusion: 1 gives guided images the contrast of unguided ones, 0 leaves them theirs.",
     ] = 0.0
 
     def objections(self):
@@ -50,6 +52,23 @@ class Guidance:
         axes = tuple(range(1, guided.ndim))
         factor = towards.std(axes, keepdims=True) / jnp.maximum(guided.std(axes, keepdims=True), 1e-8)
         return guided * (self.rescale * factor + 1 - self.rescale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """Other trained states that guide, as options of drawing."""
+
+    guidance_checkpoint: Annotated[
+        int,
+        keys.AtLeast(0),
+        "Diffusion: step of an earlier checkpoint, away from which the guidance is, instead of from no labels.",
+    ]
+    classifier: Annotated[str, "Diffusion: folder of a run of configs/noisy_classifier.py, which guides it to the label."]
+    classifier_scale: Annotated[
+        float,
+        keys.AtLeast(0),
+        "Diffusion by --classifier: 1 (the default) is Bayes' rule, 0 nothing; more is closer to the label.",
+    ] = 1.0
 
 
 def classifier_free(denoise: solvers.Denoiser, null, strength: Guidance) -> solvers.Denoiser:
