@@ -91,6 +91,7 @@ class UNet(nn.Module):
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
+      times: numbers that it is told of each image, such as two timesteps, each by a layer of its own.
       dtype: of the computation; parameters, normalisation, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
@@ -107,6 +108,7 @@ class UNet(nn.Module):
     patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
     classes: int = 0
+    times: int = 1
     dtype: Any = jnp.float32
     remat: bool = keys.resumable(False)
 
@@ -116,7 +118,7 @@ class UNet(nn.Module):
 
         Args:
           x: (n, h, w, c) float.
-          t: (n,) timesteps.
+          t: (n,) timesteps; (n, times) where `times` is above 1.
           condition: with 'label', (n,) int32, where classes is not 0.
           train: with dropout, whose key is 'dropout'.
 
@@ -155,7 +157,10 @@ class UNet(nn.Module):
         def dense(name):
             return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
 
-        embedding = dense("time_in")(blocks.sinusoidal_embedding(t, self.channels))
+        first, *others = t.T if self.times > 1 else (t,)
+        embedding = dense("time_in")(blocks.sinusoidal_embedding(first, self.channels))
+        for i, other in enumerate(others, 1):
+            embedding += dense(f"time_in{i}")(blocks.sinusoidal_embedding(other, self.channels))
         embedding = dense("time_out")(nn.swish(embedding))
         if self.classes:
             told = nn.Embed(self.classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(condition["label"])
@@ -189,7 +194,7 @@ class UNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(keys.section(UNet, without=("out_channels", "classes"))):
+class Config(keys.section(UNet, without=("out_channels", "classes", "times"))):
     """The section `network` of a U-Net."""
 
     def objections(self):
