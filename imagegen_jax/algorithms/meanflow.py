@@ -144,7 +144,7 @@ class MeanFlow(base.Algorithm):
         return base.first_state("unet", self.network.init(rng, *blank)["params"], self.training)
 
     def train_step(self, state, batch, rng):
-        """With 'error', the squared error of V without its weight, averaged over pixels."""
+        """'loss' is the squared error of V averaged over pixels; what is descended is 'weighted_loss'."""
         x0 = images.to_float(batch["image"])
         n, aim = len(x0), self.objective
         times_rng, eps_rng, dropout_rng, condition_rng, scale_rng = jax.random.split(rng, 5)
@@ -160,12 +160,12 @@ class MeanFlow(base.Algorithm):
         def loss(params, examples, rng):
             errors = self._errors(params, *examples, rngs={"dropout": rng})
             weighted = sum(e * mean_velocity.adaptive_weight(e, aim.weight_power, aim.weight_eps) for e in errors)
-            return weighted.mean(), ({"error": errors[0].mean() / x0[0].size}, {})
+            return weighted.mean(), ({"loss": errors[0].mean() / x0[0].size, "weighted_loss": weighted.mean()}, {})
 
         return base.train_step(self.training, state, "unet", loss, (x0, eps, r, t, condition, scale), dropout_rng)
 
     def eval_step(self, state, batch, rng):
-        """'loss' is the squared error of V at two times, averaged over pixels, without a weight."""
+        """'loss' is the squared error of V averaged over pixels, with r = t for no image."""
         x0 = images.to_float(batch["image"])
 
         def noise(key):
