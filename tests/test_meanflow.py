@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from configs import meanflow as recipe
-import imagegen_jax
 from imagegen_jax import conditions
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
@@ -278,22 +277,3 @@ def test_configs_that_cannot_be(keys, words):
 def test_no_steps_are_none_of_the_options():
     with pytest.raises(errors.UserError, match="--steps=0: it must be at least 1"):
         requests.typed({"steps": "0"}, built(Affine()), images.Spec(SHAPE))
-
-
-# ------------------------------------------------------------------------------------------------------------------ whole run
-
-
-def test_a_run_is_trained_and_drawn_from(tmp_path, command):
-    """That it goes on where it stopped is tested in test_parallel.py."""
-    command("main")(
-        "--config=configs/meanflow.py:smoke", "--config.network.channels=8", "--config.network.multipliers=(1,)",
-        "--config.duration=2 steps", "--config.sample.num=8", "--config.sample.batch_size=8",
-        "--config.eval.num=8", "--config.eval.batch_size=8", "--config.meanflow.conditional=True",
-        "--config.meanflow.guidance=(1.0,8.0)", f"--workdir={tmp_path}",
-    )  # fmt: skip
-    flags = (f"--workdir={tmp_path}", "--num=4", "--steps=2", "--guidance_scale=3", "--label=3")
-    command("sample")(*flags, f"--out={tmp_path / 'images.npz'}")
-    run = imagegen_jax.load(tmp_path)
-    np.testing.assert_array_equal(run.sample(4, steps=2, guidance_scale=3, label=3), np.load(tmp_path / "images.npz")["images"])
-    with pytest.raises(errors.UserError, match="--sampler=ddim: this family"):
-        run.sample(2, sampler="ddim")
