@@ -179,8 +179,11 @@ def in_patches(x, size):
 def predicted(x, t, p, network):
     """What a UNet predicts, by DDPM's definition (Ho et al. 2020, appendix B) in float64."""
     groups, levels = network.groups, range(len(network.multipliers))
-    angles = t[:, None] * 1e4 ** (-np.arange(network.channels // 2) / (network.channels // 2 - 1))
-    embedding = dense(swish(dense(np.concatenate([np.sin(angles), np.cos(angles)], -1), p["time_in"])), p["time_out"])
+    embedding = 0
+    for name, one in zip(("time_in", "time_in1", "time_in2"), t.reshape(len(t), -1).T):
+        angles = one[:, None] * 1e4 ** (-np.arange(network.channels // 2) / (network.channels // 2 - 1))
+        embedding += dense(np.concatenate([np.sin(angles), np.cos(angles)], -1), p[name])
+    embedding = dense(swish(embedding), p["time_out"])
 
     def block(x, level, name):
         x = residual(x, embedding, p[f"{name}_block"], groups)
@@ -218,6 +221,7 @@ def predicted(x, t, p, network):
         (dict(multipliers=(1, 2, 1), blocks=2, attention_levels=(1,), heads=2), (7, 10, 3)),
         (dict(patch_size=2, attention_levels=(0, 1), groups=3), (8, 12, 2)),
         (dict(multipliers=(2,), attention_levels=(), heads=4), (5, 4, 1)),
+        (dict(times=3), (4, 4, 1)),
     ],
 )
 def test_the_network_is_ddpms_by_its_definition(options, shape):
@@ -225,12 +229,34 @@ def test_the_network_is_ddpms_by_its_definition(options, shape):
     network = small(out_channels=shape[-1], **options)
     rng = np.random.default_rng(0)
     x, t = rng.standard_normal((2, *shape)), np.array([3, 700])
+    if network.times > 1:
+        t = rng.uniform(0, 1, (2, network.times))
     shapes = jax.eval_shape(network.init, jax.random.key(0), x.astype(np.float32), t)["params"]
     params = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), shapes)
     found = jax.jit(network.apply)({"params": jax.tree.map(np.float32, params)}, np.float32(x), t)
     expected = predicted(x, t, params, network)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_it_has_derivatives_in_forward_mode(remat):
+    """Along x and two times, through attention: the product with what reverse mode gives."""
+    network = small(times=2, remat=remat)
+    rng = np.random.default_rng(0)
+    x, t, along, moving, weights = (np.float32(rng.normal(size=size)) for size in ((2, 8, 8, 1), (2, 2)) * 2 + ((2, 8, 8, 1),))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, t)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+
+    @jax.jit
+    def both(x, t):
+        out, change = jax.jvp(lambda x, t: network.apply(params, x, t), (x, t), (along, moving))
+        of_x, of_t = jax.vjp(lambda x, t: network.apply(params, x, t), x, t)[1](weights)
+        return (out, change), (weights * change).sum(), (of_x * along).sum() + (of_t * moving).sum()
+
+    (out, change), forward, reverse = both(x, t)
+    assert out.dtype == change.dtype == jnp.float32
+    np.testing.assert_allclose(forward, reverse, rtol=1e-3)
 
 
 def test_sinusoidal_embedding_is_ddpms():
