@@ -16,25 +16,25 @@ def get_config(variant=""):
     return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
 
 
-def _like_ddpm(variant):
-    """What configs/ddpm.py has in common with this method: all but the objective and the sampler."""
-    c, theirs = config.default("meanflow"), ddpm.get_config(variant)
+def like_ddpm(variant, algorithm="meanflow"):
+    """What configs/ddpm.py has in common with these methods: all but the objective and the sampler."""
+    c, theirs = config.default(algorithm), ddpm.get_config(variant)
     c.update({name: theirs[name] for name in theirs if name in c and name not in ("algorithm", "sampler")})
     return c
 
 
 def _bundled():
-    c = _like_ddpm("")
+    c = like_ddpm("")
     c.duration = "1500 steps"  # each takes one and a half times as long as there
     return c
 
 
 def _smoke():
-    return _like_ddpm("smoke")
+    return like_ddpm("smoke")
 
 
 def _fashion():
-    c = _like_ddpm("fashion")
+    c = like_ddpm("fashion")
     c.network.dtype = "float32"
     c.meanflow.conditional = True
     c.meanflow.guidance = (1.0, 8.0)
@@ -44,7 +44,7 @@ def _fashion():
 
 
 def _cifar10():
-    c = _like_ddpm("cifar10")
+    c = like_ddpm("cifar10")
     c.batch_size = 1024
     c.network.multipliers = (2, 2, 2)
     c.network.blocks = 4

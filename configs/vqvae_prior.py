@@ -11,6 +11,8 @@ fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sam
 from configs import variants
 from imagegen_jax import config
 
+FIRST_STAGE = "vqvae"  # the recipe of the run that it stands on
+
 
 def get_config(variant=""):
     """The config of a variant."""

@@ -37,10 +37,11 @@ def mesh_of(devices):
 
 def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
     """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
-    config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+    module = importlib.import_module(f"configs.{recipe}")
+    config = module.get_config("smoke")
     if "first_stage" in config:
         with config.unlocked():
-            config.first_stage.run = importlib.import_module("configs.vqvae").get_config("smoke")
+            config.first_stage.run = importlib.import_module(f"configs.{module.FIRST_STAGE}").get_config("smoke")
     network = config.get("network", {})
     if "channels" in network:
         network.channels = 8

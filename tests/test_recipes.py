@@ -22,12 +22,13 @@ OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
 
 
 def config_of(recipe):
-    config = importlib.import_module(f"configs.{recipe}").get_config()
+    module = importlib.import_module(f"configs.{recipe}")
+    config = module.get_config()
     if "optimizer" in config:
         config.optimizer.eps = 1e3  # so large that Adam makes no whole steps of the rounding in gradients near zero
     if "first_stage" in config:
         with config.unlocked():
-            config.first_stage.run = config_of("vqvae")
+            config.first_stage.run = config_of(module.FIRST_STAGE)
     return config
 
 

@@ -44,6 +44,11 @@ class TrainState:
         """The same state with the moving averages in place of the parameters that have one."""
         return self.replace(params=self.params | self.ema_params, extra=self.extra | self.extra.get("ema", {}))
 
+    def frozen(self):
+        """Of a trained state that another method stands on, what it takes to run its networks."""
+        extra = {name: value for name, value in self.extra.items() if name != "ema"}
+        return self.replace(opt_state={}, ema_params={}, extra=extra)
+
     def without_averages(self, names):
         """The same state as it was before those entries of `extra` had a moving average."""
         rest = {name: value for name, value in self.extra.get("ema", {}).items() if name not in names}

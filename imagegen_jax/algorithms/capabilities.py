@@ -15,6 +15,7 @@ import jax
 
 from imagegen_jax.algorithms import base
 from imagegen_jax.diffusion import processes
+from imagegen_jax.diffusion import solvers
 
 
 @typing.runtime_checkable
@@ -190,6 +191,22 @@ class ClassifiesNoisy(Protocol):
 
         `level` is that of all images, or broadcasts against them; `label` is (n,) int32.
         """
+
+
+@typing.runtime_checkable
+class Denoises(Protocol):
+    """Says which image a noisy one holds, at any noise level of a process.
+
+    Attributes:
+      process: from images to noise.
+      classes: see Draws.
+    """
+
+    process: processes.Process
+    classes: int
+
+    def denoiser(self, state: base.TrainState) -> solvers.Denoiser:
+        """By state.params; levels may be those of each image."""
 
 
 @typing.runtime_checkable

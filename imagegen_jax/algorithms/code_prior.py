@@ -82,12 +82,12 @@ class CodePrior(base.Algorithm):
         blank = jnp.zeros((1, self.network.length), jnp.int32)
         params = self.network.init(network_rng, blank, self.network.empty_cache(1))["params"]
         return base.first_state(
-            "transformer", params, self.training, extra={"vqvae": _frozen(self.first_stage.init(first_rng))}
+            "transformer", params, self.training, extra={"vqvae": self.first_stage.init(first_rng).frozen()}
         )
 
     def with_first_stage(self, state, trained):
         """See capabilities.HasFirstStage."""
-        return state.replace(extra={"vqvae": _frozen(trained)})
+        return state.replace(extra={"vqvae": trained.frozen()})
 
     def train_step(self, state, batch, rng):
         def loss(params, examples, rng):
@@ -134,9 +134,3 @@ class CodePrior(base.Algorithm):
         inputs, cache = self.network.inputs(codes, condition), self.network.empty_cache(len(codes))
         logits, _ = self.network.apply({"params": params}, inputs, cache, train=rngs is not None, rngs=rngs)
         return -optax.softmax_cross_entropy_with_integer_labels(logits, codes).sum(-1)
-
-
-def _frozen(state):
-    """Of the first stage's state, what it takes to encode and decode."""
-    extra = {name: value for name, value in state.extra.items() if name != "ema"}
-    return state.replace(opt_state={}, ema_params={}, extra=extra)

@@ -158,7 +158,7 @@ class MeanFlow(base.Algorithm):
             scale = jnp.where(left_out, 1.0, scale)
 
         def loss(params, examples, rng):
-            errors = self._errors(params, *examples, rngs={"dropout": rng})
+            errors = self._errors(state, params, *examples, rngs={"dropout": rng})
             weighted = sum(e * mean_velocity.adaptive_weight(e, aim.weight_power, aim.weight_eps) for e in errors)
             return weighted.mean(), ({"loss": errors[0].mean() / x0[0].size, "weighted_loss": weighted.mean()}, {})
 
@@ -174,7 +174,8 @@ class MeanFlow(base.Algorithm):
 
         r, t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
         scale = self._scale_of_drawing(len(x0), self.sampler.guidance_scale)
-        return {"loss": self._errors(state.params["unet"], x0, eps, r, t, self._told(batch), scale)[0] / x0[0].size}
+        errors = self._errors(state, state.params["unet"], x0, eps, r, t, self._told(batch), scale)
+        return {"loss": errors[0] / x0[0].size}
 
     def sample(self, state, keys, condition, request):
         asked = self._sampler(request)
@@ -248,22 +249,25 @@ class MeanFlow(base.Algorithm):
         at_once, by_head = self._velocities(params, z, t, t, condition, scale)
         return at_once if by_head is None else by_head
 
-    def _errors(self, params, x0, eps, r, t, condition, scale, rngs=None):
+    def _field(self, state, params, z, t, velocity, condition, scale):
+        """(v(z, t) along which du/dt is taken, what V is fitted to), where `velocity` is eps - x0."""
+        if not self.objective.guided:
+            return self._velocity(params, z, t, condition, scale), velocity
+        n = len(z)
+        both = jax.tree.map(lambda *two: jnp.concatenate(two), dict(condition), self._null(n))
+        scales = jnp.concatenate([scale, jnp.ones(n)])
+        found = self._velocity(params, jnp.concatenate([z, z]), jnp.concatenate([t, t]), both, scales)
+        along, unconditional = jnp.split(found, 2)
+        return along, mean_velocity.guided(velocity, along, unconditional, scale)
+
+    def _errors(self, state, params, x0, eps, r, t, condition, scale, rngs=None):
         """[(n,) squared error of V, added up over pixels, and that of the velocity's head if there is one]."""
-        fixed, n = jax.lax.stop_gradient(params), len(x0)
-        at = t.reshape(n, 1, 1, 1)
-        z, target = (1 - at) * x0 + at * eps, eps - x0
-        if self.objective.guided:
-            twice = [jnp.concatenate([x, x]) for x in (z, t)]
-            both = jax.tree.map(lambda *two: jnp.concatenate(two), dict(condition), self._null(n))
-            found = self._velocity(fixed, *twice, both, jnp.concatenate([scale, jnp.ones(n)]))
-            tangent, unconditional = jnp.split(found, 2)
-            target = mean_velocity.guided(target, tangent, unconditional, scale)
-        else:
-            tangent = self._velocity(fixed, z, t, condition, scale)
+        at = t.reshape(-1, 1, 1, 1)
+        z = (1 - at) * x0 + at * eps
+        along, target = self._field(state, jax.lax.stop_gradient(params), z, t, eps - x0, condition, scale)
 
         def velocity(z, r, t):
             return self._velocities(params, z, r, t, condition, scale, rngs)
 
-        compound, by_head = mean_velocity.compound(velocity, z, r, t, tangent)
+        compound, by_head = mean_velocity.compound(velocity, z, r, t, along)
         return [jnp.square(v - target).sum((1, 2, 3)) for v in (compound, by_head) if v is not None]

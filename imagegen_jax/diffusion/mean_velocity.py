@@ -10,6 +10,12 @@ and obeys u = v - (t - r) du/dt, with d/dt along the flow, by the tangent (v, 0,
 
 import jax
 from jax import numpy as jnp
+import numpy as np
+
+from imagegen_jax.diffusion import processes
+from imagegen_jax.diffusion import solvers
+
+_FLOW = processes.RectifiedFlow()
 
 
 def compound(velocity, z, r, t, tangent):
@@ -43,6 +49,22 @@ def guided(velocity, conditional, unconditional, scale):
       scale: (n,), at least 1.
     """
     return velocity + _of_images(1 - 1 / scale, velocity) * (conditional - unconditional)
+
+
+def of_denoiser(denoise: solvers.Denoiser, process: processes.Process):
+    """v(z, t) = (z - x0) / t by a denoiser of any process: (z, t, condition) -> (n, ...).
+
+    z is a point of that process at the time of the same signal-to-noise ratio, up to its norm. Beyond the process's first and
+    last times it is taken to be one of those.
+    """
+    most, least = (float(process.log_snr(np.float64(t))) for t in (process.least, process.most))
+
+    def velocity(z, t, condition):
+        here = _FLOW.level(t).for_images(z.ndim)
+        there = process.level(process.time(jnp.clip(_FLOW.log_snr(t), least, most))).for_images(z.ndim)
+        return (z - denoise(z * there.norm / here.norm, there, condition).x0) / here.time
+
+    return velocity
 
 
 def adaptive_weight(squared_error, p, eps):
