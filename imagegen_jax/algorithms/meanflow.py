@@ -40,14 +40,13 @@ class Objective:
     t_std: Annotated[float, keys.Above(0)] = 1.0
     r_mean: float = -0.4
     r_std: Annotated[float, keys.Above(0)] = 1.0
-    instantaneous: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = (
-        0.5  # share of a batch with r = t, which is flow matching
-    )
+    instantaneous: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.5  # share of a batch with r = t: flow matching
     # The squared error of an image, added up over its pixels, is weighted by 1 / (itself + weight_eps)^weight_power.
     weight_power: Annotated[float, keys.AtLeast(0)] = 1.0
     weight_eps: Annotated[float, keys.Above(0)] = 0.01
     velocity_head: bool = False  # a second output predicts the velocity, along which du/dt is taken
-    time_scale: Annotated[float, keys.Above(0)] = 1.0  # of the times that the network is told
+    # Of the numbers that the network is told. With 1000, as a diffusion's are, du/dt is that much more of the fastest waves.
+    time_scale: Annotated[float, keys.Above(0)] = 1.0
     conditional: bool = False  # on labels, which the network is told
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
@@ -144,7 +143,7 @@ class MeanFlow(base.Algorithm):
         return base.first_state("unet", self.network.init(rng, *blank)["params"], self.training)
 
     def train_step(self, state, batch, rng):
-        """'loss' is the squared error of V averaged over pixels; what is descended is 'weighted_loss'."""
+        """With 'loss', the squared error of V averaged over pixels, and 'weighted_loss', whose gradient it takes."""
         x0 = images.to_float(batch["image"])
         n, aim = len(x0), self.objective
         times_rng, eps_rng, dropout_rng, condition_rng, scale_rng = jax.random.split(rng, 5)
