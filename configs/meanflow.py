@@ -35,7 +35,6 @@ def _smoke():
 
 def _fashion():
     c = like_ddpm("fashion")
-    c.network.dtype = "float32"
     c.meanflow.conditional = True
     c.meanflow.guidance = (1.0, 8.0)
     c.sampler.guidance_scale = 1.5
