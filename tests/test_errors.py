@@ -1,6 +1,7 @@
 """What a person types wrong: one line on stderr that names it, exit code 2, nothing written."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -111,3 +112,18 @@ def test_other_commands_have_one_line_too(words, code, said):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == code and said in (done.stderr if code else done.stdout)
     assert done.stderr.count("\n") == (1 if code else 0)
+
+
+def test_a_command_starts_again_once_with_huge_pages():
+    """As `python -m` imports the package: what comes then is the interpreter's own command line, in the new environment."""
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[madvise]" not in setting.read_text():
+        pytest.skip("the kernel gives huge pages to all or to none")
+    again = "import os; print(os.environ['GLIBC_TUNABLES'])"
+    first = f"import sys; sys.argv = ['-m']; sys.orig_argv = ['python', '-c', {again!r}]; import experiments; print('went on')"
+    outcomes = {}
+    for given in ({}, {"GLIBC_TUNABLES": "glibc.malloc.check=0"}):
+        environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | given
+        done = subprocess.run([sys.executable, "-c", first], cwd=ROOT, env=environment, capture_output=True, text=True)
+        outcomes[bool(given)] = done.stdout.strip()
+    assert outcomes == {False: "glibc.malloc.hugetlb=1", True: "went on"}
