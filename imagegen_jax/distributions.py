@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
+from jax.scipy import special
 
 from imagegen_jax import images
 from imagegen_jax import keys
 
-_WIDTH = 2 / 255  # of an 8-bit value, on the scale of [-1, 1]
+WIDTH = 2 / 255  # of an 8-bit value, on the scale of [-1, 1]
 # Of a pixel: a logistic of the least has 97 % of its mass within one value; beyond the greatest float32 would end in log(0).
 _LOG_SCALES = (-7.0, 7.0)
 
@@ -53,6 +54,22 @@ class Gaussian(NamedTuple):
         gap = self.log_std - other.log_std
         moved = (self.mean - other.mean) * jnp.exp(-other.log_std)
         return 0.5 * (jnp.exp(2 * gap) + jnp.square(moved) - 1) - gap
+
+    def log_mass(self, x):
+        """Elementwise, in nats: log of the mass between the borders of an 8-bit value x in [-1, 1] (Ho et al. 2020, eq. 13).
+
+        The darkest and the brightest value reach to infinity, so that the 256 add up to 1.
+        """
+        inverse = jnp.exp(-self.log_std)
+        upper = (x - self.mean + WIDTH / 2) * inverse
+        lower = (x - self.mean - WIDTH / 2) * inverse
+        # Above the mean the mass is that of the mirrored interval, of which the logarithms are not both almost 0.
+        mirrored = lower + upper > 0
+        more = special.log_ndtr(jnp.where(mirrored, -lower, upper))
+        less = special.log_ndtr(jnp.where(mirrored, -upper, lower))
+        between = more + jnp.log(-jnp.expm1(less - more))
+        darkest, brightest = _ends(x)
+        return jnp.where(darkest, special.log_ndtr(upper), jnp.where(brightest, special.log_ndtr(-lower), between))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +107,7 @@ class Likelihood:
         """
         x = images.to_float(image)
         if self.name == "gaussian":
-            return x + _WIDTH * (noise - 0.5)
+            return dequantised(x, noise)
         if self.name == "bernoulli":
             return jnp.where(noise < (x + 1) / 2, 1.0, -1.0)
         return x
@@ -134,17 +151,27 @@ def bits_per_dimension(log_prob, shape):
     return -log_prob / (math.log(2) * math.prod(shape))
 
 
+def dequantised(x, uniform):
+    """8-bit images in [-1, 1], spread over the widths of their values by noise in [0, 1) of the same shape, float32."""
+    return x + WIDTH * (uniform - 0.5)
+
+
+def _ends(x):
+    """(whether 8-bit values are the darkest, whether they are the brightest)."""
+    return x < -1 + WIDTH / 2, x > 1 - WIDTH / 2
+
+
 def _gaussian(x, mean, log_scale):
-    return Gaussian(mean, log_scale).log_density(x) + math.log(_WIDTH)
+    return Gaussian(mean, log_scale).log_density(x) + math.log(WIDTH)
 
 
 def _logistic(x, mean, log_scale):
     """log(s(a) - s(b)) of the sigmoid s at the borders a > b: log s(a) + log s(-b) + log(1 - e^(b - a)), exact at any scale."""
     inverse = jnp.exp(-log_scale)
-    upper = (x - mean + _WIDTH / 2) * inverse
-    lower = (x - mean - _WIDTH / 2) * inverse
-    darkest, brightest = x < -1 + _WIDTH / 2, x > 1 - _WIDTH / 2
+    upper = (x - mean + WIDTH / 2) * inverse
+    lower = (x - mean - WIDTH / 2) * inverse
+    darkest, brightest = _ends(x)
     below_upper = jnp.where(brightest, 0.0, jax.nn.log_sigmoid(upper))
     above_lower = jnp.where(darkest, 0.0, jax.nn.log_sigmoid(-lower))
-    between = jnp.where(darkest | brightest, 0.0, jnp.log(-jnp.expm1(-_WIDTH * inverse)))
+    between = jnp.where(darkest | brightest, 0.0, jnp.log(-jnp.expm1(-WIDTH * inverse)))
     return below_upper + above_lower + between

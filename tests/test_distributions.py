@@ -54,6 +54,23 @@ def test_log_density_is_scipys():
     np.testing.assert_allclose(gaussian.log_density(value), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("std", [1e-3, 0.02, 1.0])
+@pytest.mark.parametrize("mean", [-1.3, 0.1, 1.0])
+def test_log_masses_are_scipys_and_those_of_all_values_add_up_to_one(mean, std):
+    x = np.float32(np.arange(256) / 127.5 - 1)
+    found = np.asarray(distributions.Gaussian(jnp.full(256, mean), jnp.log(std)).log_mass(x), np.float64)
+    assert special.logsumexp(found) == pytest.approx(0, abs=1e-4)
+    borders = (np.arange(257) - 0.5) * WIDTH - 1
+    borders[[0, -1]] = -np.inf, np.inf
+    borders = (borders - mean) / std
+    wanted = np.where(
+        borders[:-1] > 0, stats.norm.sf(borders[:-1]) - stats.norm.sf(borders[1:]), np.diff(stats.norm.cdf(borders))
+    )
+    seen = wanted > 1e-30
+    np.testing.assert_allclose(found[seen], np.log(wanted[seen]), rtol=1e-3, atol=2e-4)
+    assert np.isfinite(found).all() and (found[~seen] < -60).all()
+
+
 def test_kl_is_the_integral():
     p, q = random_gaussian(2), random_gaussian(3)
     wanted = []

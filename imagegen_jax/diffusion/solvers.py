@@ -33,8 +33,8 @@ class Estimate(NamedTuple):
 
     Attributes:
       x0: (n, ...) the clean image.
-      variance: (n, ...) in [0, 1], where the logarithm of a step's variance is between small (0) and sigma_{t|s}^2 (1), of
-        networks that learn it (Nichol & Dhariwal 2021, equation 15); None for others.
+      variance: (n, ...) where the logarithm of a step's variance is from small (0) to sigma_{t|s}^2 (1), of networks that learn
+        it (Nichol & Dhariwal 2021, equation 15), whose training alone holds it between these; None for others.
     """
 
     x0: jax.Array
