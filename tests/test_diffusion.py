@@ -184,6 +184,77 @@ def test_learned_uncertainty_is_the_likelihood_of_a_gaussian_of_the_error():
     assert float(metrics["loss"]) == pytest.approx(1 + np.log(4), abs=0.02)
 
 
+class TwoNumbers(nn.Module):
+    """Predicts one learned number everywhere, and another as the variance."""
+
+    @nn.compact
+    def __call__(self, x, t, condition=None, train=False):
+        mean, spread = (self.param(name, nn.initializers.ones, ()) for name in ("mean", "spread"))
+        return jnp.concatenate([jnp.full_like(x, mean), jnp.full_like(x, spread)], -1)
+
+
+def learned_variance(**objective):
+    """A diffusion with that network, whose steps are its gradient."""
+    training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
+    aim = diffusion.Objective(learn_variance=True, **objective)
+    return diffusion.Diffusion(TwoNumbers(), (2, 2, 1), DISCRETE, aim, samplers.Sampler("ddpm", variance="learned"), training)
+
+
+def test_a_learned_variance_moves_by_the_bound_and_the_prediction_does_not():
+    """L_hybrid of Nichol & Dhariwal 2021, section 3.1: the other gradients are those of L_simple alone, bit for bit."""
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)}
+    hybrid, simple = learned_variance(), constant(DISCRETE, optax.sgd(1.0))
+    at = {"mean": jnp.float32(0.3), "spread": jnp.float32(0.5)}
+    state = hybrid.init(jax.random.key(0)).replace(params={"unet": at})
+    after, metrics = jax.jit(hybrid.train_step)(state, batch, jax.random.key(1))
+    alone = simple.init(jax.random.key(0)).replace(params={"unet": {"value": at["mean"]}})
+    plain, expected = jax.jit(simple.train_step)(alone, batch, jax.random.key(1))
+    assert after.params["unet"]["mean"] == plain.params["unet"]["value"]
+    assert abs(after.params["unet"]["spread"] - at["spread"]) > 1e-5
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]) + 0.001 * float(metrics["vlb"]), rel=1e-5)
+
+
+def test_the_bound_in_training_is_that_of_all_steps():
+    """Its mean over the steps of many images is the bound of each, in bits/dim, but for L_T; limits are of drawing alone."""
+    n = 4000
+    algorithm = learned_variance(prediction_type="x0")
+    batch = {"image": np.full((n, 2, 2, 1), 150, np.uint8), "index": np.arange(n, dtype=np.int32), "condition": {}}
+    state = base.TrainState(0, {"unet": {"mean": jnp.float32(0.3), "spread": jnp.float32(0.4)}}, {}, {})
+    vlb = np.asarray(jax.jit(algorithm.eval_step)(state, batch, jax.random.key(0))["vlb"], np.float64)
+    few, find = jax.tree.map(lambda rows: rows[:3], batch), jax.jit(algorithm.likelihood_costs, static_argnums=(3, 4))
+    costs = find(state, few, jax.random.key(0), "bound", 100)
+    whole = float(costs["diffusion"][0] + costs["reconstruction"][0]) / 4 / np.log(2)
+    assert np.mean(vlb) == pytest.approx(whole, abs=4 * np.std(vlb) / np.sqrt(n))
+
+
+@pytest.mark.parametrize("kind", ["bound", "ode"])
+def test_a_likelihood_depends_on_the_image_and_its_index_alone(kind):
+    algorithm = constant(processes.RectifiedFlow(), prediction_type="x0")
+    state = base.TrainState(0, {"unet": {"value": jnp.float32(0.1)}}, {}, {})
+    image = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 1), np.uint8)
+    batch = {"image": image, "index": np.arange(6, dtype=np.int32), "condition": {}}
+    find = jax.jit(lambda batch: sum(algorithm.likelihood_costs(state, batch, jax.random.key(0), kind, 2).values()))
+    whole, part = find(batch), find(jax.tree.map(lambda rows: rows[3:5], batch))
+    np.testing.assert_allclose(part, whole[3:5], rtol=1e-4)
+    assert len(np.unique(whole)) == 6
+
+
+def test_a_variance_is_learned_of_ddpm_alone_and_before_it_is_drawn_with():
+    config = ddpm_conditional.get_config("smoke")
+    config.sampler.update(name="ddpm", variance="learned")
+    with pytest.raises(errors.UserError, match="config.sampler.variance is 'learned': it needs .*learn_variance=True"):
+        config_lib.check(config)
+    config.diffusion.learn_variance = True
+    config_lib.check(config)
+    for key, value in (("process", "vp"), ("time_shift", 2.0)):
+        wrong = config.copy_and_resolve_references()
+        wrong.diffusion[key] = value
+        with pytest.raises(errors.UserError, match="config.diffusion.learn_variance is True: it needs .*process=ddpm"):
+            config_lib.check(wrong)
+    with pytest.raises(errors.UserError, match="--variance=learned: this run has learned none"):
+        constant(DISCRETE).check_request(diffusion.Request(sampler="ddpm", variance="learned"))
+
+
 def test_optimal_coupling_shortens_the_ways_from_images_to_noise():
     shown = {"independent": [], "optimal": []}
     image = np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)

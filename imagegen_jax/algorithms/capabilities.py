@@ -149,6 +149,22 @@ class HasBound(Protocol):
 
 
 @typing.runtime_checkable
+class HasLikelihood(Protocol):
+    """Log probabilities of 8-bit images, or lower bounds of them, by estimates whose expectations need no more samples.
+
+    Attributes:
+      likelihoods: {kind: of how many samples an image, unless it is said}.
+    """
+
+    likelihoods: Mapping[str, int]
+
+    def likelihood_costs(
+        self, state: base.TrainState, batch: base.Batch, rng: jax.Array, kind: str, samples: int
+    ) -> dict[str, jax.Array]:
+        """{part: (n,) float32 nats}, which add up to minus the log probability; they depend on rng and the indices alone."""
+
+
+@typing.runtime_checkable
 class ShowsPanels(Protocol):
     """What becomes of held-out images, to look at.
 

@@ -23,6 +23,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.diffusion import coupling
 from imagegen_jax.diffusion import guidance as guidance_lib
+from imagegen_jax.diffusion import likelihood
 from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
@@ -49,6 +50,7 @@ class Objective:
     gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
     bias: float = 2.0  # of sigmoid
     uncertainty: bool = False  # weight each noise level by a learned variance of its error, too
+    learn_variance: bool = False  # of the steps of ddpm, beside the prediction (Nichol & Dhariwal 2021, section 3.1)
     times: Annotated[str, keys.OneOf(times_lib.NAMES)] = "uniform"  # of training
     time_mean: float = -1.2  # of log(sigma / alpha), of log_normal
     time_std: Annotated[float, keys.Above(0)] = 1.2  # likewise
@@ -58,6 +60,12 @@ class Objective:
     conditional: bool = False  # on labels, which the network is told
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
+
+    def objections(self):
+        """See keys.objections."""
+        uniform = self.times == "uniform" and self.time_shift == 1
+        if self.learn_variance and not (self.process == "ddpm" and uniform):
+            yield "learn_variance", "it needs config.diffusion.process=ddpm, whose times are uniform and not shifted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Config:
         """See keys.objections."""
         if self.diffusion.process == "ddpm" and self.sampler.steps > self.diffusion.length:
             yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
+        if self.sampler.variance == "learned" and not self.diffusion.learn_variance:
+            yield "sampler.variance", "it needs config.diffusion.learn_variance=True"
         if self.guidance.scale != 1 and not self.diffusion.conditional:
             yield "guidance.scale", "it needs config.diffusion.conditional=True"
         if self.guidance.scale != 1 and not self.diffusion.condition_dropout:
@@ -96,7 +106,7 @@ class Diffusion(base.Algorithm):
     """A diffusion of images of one shape.
 
     Attributes:
-      network: (x_t, t, condition, train) -> prediction of x_t's shape.
+      network: (x_t, t, condition, train) -> prediction of x_t's shape; with as many channels again for a learned variance.
       image_shape: (height, width, channels).
       process: from images to noise.
       objective: what the network predicts, and the weight of its error.
@@ -109,6 +119,7 @@ class Diffusion(base.Algorithm):
 
     Config: ClassVar[type] = Config
     Request: ClassVar[type] = Request
+    likelihoods: ClassVar[dict[str, int]] = {"bound": 32, "ode": 1}
 
     network: nn.Module
     image_shape: tuple[int, int, int]
@@ -124,8 +135,9 @@ class Diffusion(base.Algorithm):
     def from_config(cls, config, spec, training):
         objective = config.diffusion
         classes = base.told_classes(objective.conditional, spec, "diffusion.conditional")
+        outputs = spec.shape[-1] * (2 if objective.learn_variance else 1)
         return cls(
-            network=blocks.from_config(unet.UNet, config.network, out_channels=spec.shape[-1], classes=classes),
+            network=blocks.from_config(unet.UNet, config.network, out_channels=outputs, classes=classes),
             image_shape=spec.shape,
             process=processes.PROCESSES[objective.process](objective),
             objective=objective,
@@ -163,11 +175,11 @@ class Diffusion(base.Algorithm):
 
         def loss(params, examples, rng):
             x0, eps, t, condition = examples
-            error = self._error(params, x0, eps, t, condition, rngs={"dropout": rng})
+            error, parts = self._error(params, x0, eps, t, condition, rngs={"dropout": rng})
             if self.objective.uncertainty:
                 log_variance = self._uncertainty.apply({"params": params["uncertainty"]}, self.process.log_snr(t))
                 error = error * jnp.exp(-log_variance) + log_variance
-            return error.mean(), ({}, {})
+            return _hybrid(error, **parts).mean(), (jax.tree.map(jnp.mean, parts), {})
 
         return base.train_step(self.training, state, "unet", loss, (x0, eps, t, condition), dropout_rng)
 
@@ -179,7 +191,24 @@ class Diffusion(base.Algorithm):
             return self._times.draw(t_key), jax.random.normal(eps_key, self.image_shape)
 
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
-        return {"loss": self._error(state.params["unet"], x0, eps, t, self._told(batch))}
+        error, parts = self._error(state.params["unet"], x0, eps, t, self._told(batch))
+        return {"loss": _hybrid(error, **parts), **parts}
+
+    def likelihood_costs(self, state, batch, rng, kind, samples):
+        """See capabilities.HasLikelihood. The bounds are of images that are limited as those drawn are."""
+        denoise = self.denoiser(state)
+        given = self.process, rng_lib.per_index(rng, batch["index"]), images.to_float(batch["image"]), self._told(batch)
+        if kind == "ode":
+            return likelihood.ode_bound(denoise, *given, samples=samples)
+
+        def limited(x, level, condition):
+            x0, variance = denoise(x, level, condition)
+            return solvers.Estimate(samplers.limited(self.sampler, x0), variance)
+
+        if isinstance(self.process, processes.Discrete):
+            variance = "learned" if self.objective.learn_variance else self.sampler.variance
+            return likelihood.discrete_bound(limited, *given, variance=variance, samples=samples)
+        return likelihood.continuous_bound(limited, *given, samples=samples)
 
     def sample(self, state, keys, condition, request):
         denoise = self._guided(state, request)
@@ -212,9 +241,8 @@ class Diffusion(base.Algorithm):
             condition = {name: condition[name] for name in self.conditions}
             t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
             shown = self.process.network_input(x, level)
-            prediction = self.network.apply({"params": state.params["unet"]}, shown, t, condition)
-            aim = self.objective
-            return solvers.Estimate(prediction_types.to_x0(aim.prediction_type, prediction, x, level, aim.data_std))
+            prediction, variance = self._split(self.network.apply({"params": state.params["unet"]}, shown, t, condition))
+            return solvers.Estimate(self._to_x0(prediction, x, level), variance)
 
         return denoise
 
@@ -254,6 +282,11 @@ class Diffusion(base.Algorithm):
         sampler, asked = self._sampler(request), keys.asked(request, samplers.Sampler, _of_sampler)
         for option, owner, present in sampler.foreign(asked):
             raise errors.UserError(f"--{option} is of {owner}, and {present}: choose that one, or leave it out")
+        if sampler.name == "ddpm" and sampler.variance == "learned" and not self.objective.learn_variance:
+            raise errors.UserError(
+                "--variance=learned: this run has learned none; choose fixed_small or fixed_large, or train one with "
+                "--config.diffusion.learn_variance=True"
+            )
         if request.steps is not None and request.steps > self.process.longest:
             raise errors.UserError(
                 f"--steps={request.steps}: the diffusion has {self.process.longest} steps, choose 1 to {self.process.longest}"
@@ -294,14 +327,28 @@ class Diffusion(base.Algorithm):
         asked = keys.asked(request, samplers.Sampler, _of_sampler)
         return self.sampler.changed(**asked)
 
+    def _split(self, output):
+        """(the prediction, solvers.Estimate.variance) of what the network makes: of that -1 to 1 is 0 to 1."""
+        if not self.objective.learn_variance:
+            return output, None
+        prediction, variance = jnp.split(output, 2, -1)
+        return prediction, (variance + 1) / 2
+
+    def _to_x0(self, prediction, x_t, level):
+        return prediction_types.to_x0(self.objective.prediction_type, prediction, x_t, level, self.objective.data_std)
+
     def _error(self, params, x0, eps, t, condition, rngs=None):
-        """(n,) weighted squared error of the prediction, averaged over pixels. Trains (with dropout) where rngs are given."""
+        """The weighted squared error of the prediction, (n,), averaged over pixels, and what else is measured, (n,) by name.
+
+        That is 'vlb' of a learned variance. Trains (with dropout) where rngs are given.
+        """
         aim = self.objective
         level = self.process.level(t).for_images(x0.ndim)
         x_t = level.alpha * x0 + level.sigma * eps
         shown = self.process.network_input(x_t, level)
         told = self.process.network_time(t)
-        prediction = self.network.apply({"params": params}, shown, told, condition, train=rngs is not None, rngs=rngs)
+        output = self.network.apply({"params": params}, shown, told, condition, train=rngs is not None, rngs=rngs)
+        prediction, variance = self._split(output)
         target = prediction_types.target(aim.prediction_type, x0, eps, level, aim.data_std)
         log_snr = self.process.log_snr(t)
         weight = weightings.weight(
@@ -313,4 +360,13 @@ class Diffusion(base.Algorithm):
             bias=aim.bias,
             density=lambda: self._times.log_snr_density(log_snr),
         )
-        return weight * jnp.square(prediction - target).mean((1, 2, 3))
+        parts = {}
+        if aim.learn_variance:
+            held = self._to_x0(jax.lax.stop_gradient(prediction), x_t, level)
+            parts["vlb"] = likelihood.one_term(self.process, level.time, x0, solvers.Estimate(held, variance))
+        return weight * jnp.square(prediction - target).mean((1, 2, 3)), parts
+
+
+def _hybrid(error, vlb=None):
+    """L_hybrid, of L_vlb in bits/dim (Nichol & Dhariwal 2021, equation 16), where there is one."""
+    return error if vlb is None else error + 0.001 * vlb
