@@ -42,6 +42,17 @@ flags.DEFINE_integer("batch_size", None, "Images drawn at once; by default the r
 flags.DEFINE_integer(
     "importance_samples", None, "Held-out likelihoods of a VAE also by the importance-weighted bound of so many samples."
 )
+flags.DEFINE_string(
+    "likelihood",
+    None,
+    "Held-out likelihoods of a diffusion, with their standard errors: bound (variational) or ode (of the probability flow).",
+)
+flags.DEFINE_integer(
+    "likelihood_samples",
+    None,
+    "Terms, times or probes of it an image; by default 32 of bound and 1 of ode. T of ddpm: all terms.",
+)
+flags.DEFINE_integer("likelihood_num", None, "Test images whose likelihood is measured; by default all.")
 drawing_flags.define()
 flags.adopt_module_key_flags(drawing_flags)  # for --help
 _SWEEP = flags.DEFINE_list("sweep", [], "Score each combination, such as steps:10,20,50 or steps:10,20,sampler:ddpm,ddim.")
@@ -58,8 +69,8 @@ _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path endi
 
 # The flags that are arguments of scoring.reports as they are.
 _ARGUMENTS = (
-    "num", "reference", "reference_split", "metrics", "resize", "seed", "batch_size", "importance_samples", "class_shares",
-    "direction",
+    "num", "reference", "reference_split", "metrics", "resize", "seed", "batch_size", "importance_samples", "likelihood",
+    "likelihood_samples", "likelihood_num", "class_shares", "direction",
 )  # fmt: skip
 
 

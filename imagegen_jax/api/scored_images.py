@@ -40,15 +40,15 @@ def of_samples(samples, reference, num, **drawing):
     return scorer.Subject(images, min(num, images.num), compared, label, labelled=bool((labels >= 0).all()))
 
 
-def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, importance_samples, **drawing):
+def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, asked, **drawing):
     """Yields the scorer.Subject of each request, all of which are checked before the first image is drawn.
 
-    The arguments are those of scoring.reports, but for `reference`, an image_sets.NamedReference. `drawing` are class_shares,
-    latents, sweep and request. Raises errors.UserError where the run cannot do what is asked of it.
+    The arguments are those of scoring.reports, but for `reference`, an image_sets.NamedReference, and `asked`, a bounds.Asked.
+    `drawing` are class_shares, latents, sweep and request. Raises errors.UserError where the run cannot do what is asked of it.
     """
     about = companions.identity(trained) | {"device": jax.devices()[0].device_kind}  # which rounds in its own way
     mesh = sharding.make_mesh(jax.device_count())
-    rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, importance_samples))
+    rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, asked))
     if not isinstance(trained.algorithm, capabilities.Translates):
         for images, compared, label in _drawn(trained, reference, num, seed, batch_size, about, **drawing):
             yield scorer.Subject(images, num, compared, label, labelled="labels" in images.protocol, **rest)
@@ -66,24 +66,28 @@ def _check_none(reason, class_shares, latents, sweep, request):
             raise errors.UserError(f"--{name}: {reason}; leave it out")
 
 
-def _heldout(trained, mesh, metrics, samples):
-    """The scorer.Heldout of all test images; None where there are none."""
+def _heldout(trained, mesh, metrics, asked):
+    """The scorer.Heldout of test images, all but where a bounds.Asked says so; None where there are none."""
     config, algorithm = trained.config, trained.algorithm
-    tighter = samples is not None and bounds.importance_weighted(algorithm, samples)
+    more = bounds.measures(algorithm, asked)
     if metrics is not None and scorer.HELDOUT not in metrics:
         return None
     test_set = domains.open_domains(config.data, "test", trained.spec)
     if test_set is None:
         return None
 
-    def measure(state, batch, rng):
-        return algorithm.eval_step(state, batch, rng) | (tighter(state, batch, rng) if tighter else {})
+    def means(measure, num, **kwargs):
+        of = evaluator.Evaluator(measure, mesh, test_set, num, config.eval.batch_size, config.seed, **kwargs)
+        return {name.removeprefix("eval/"): value for name, value in of(trained.state).items()}
 
-    means = evaluator.Evaluator(measure, mesh, test_set, 0, config.eval.batch_size, config.seed)
-    protocol = {"fingerprint": domains.fingerprint(test_set), "importance_samples": samples}
-    return scorer.Heldout(
-        protocol, functools.cache(lambda: {name.removeprefix("eval/"): value for name, value in means(trained.state).items()})
-    )
+    @functools.cache
+    def measured():
+        found = means(algorithm.eval_step, 0)
+        for measure, num in more:
+            found |= means(measure, num, standard_errors=True)
+        return found
+
+    return scorer.Heldout({"fingerprint": domains.fingerprint(test_set), **asked.protocol(algorithm)}, measured)
 
 
 def _drawn(trained, reference, num, seed, batch_size, about, class_shares, latents, sweep, request):

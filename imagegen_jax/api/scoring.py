@@ -13,6 +13,7 @@ from imagegen_jax import files
 from imagegen_jax import rng
 from imagegen_jax.api import scored_images
 from imagegen_jax.data import fingerprints
+from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import features as features_lib
 from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import prdc
@@ -52,6 +53,9 @@ def reports(
     seed=0,
     batch_size=None,
     importance_samples=None,
+    likelihood=None,
+    likelihood_samples=None,
+    likelihood_num=None,
     class_shares=None,
     direction="ab",
     latents=None,
@@ -78,6 +82,9 @@ def reports(
       seed: image i of a run depends on the seed and on i alone.
       batch_size: images drawn at once; by default the run's sample.batch_size.
       importance_samples: also the importance-weighted bound of so many samples of held-out likelihoods.
+      likelihood: also the held-out likelihood of this kind, 'bound' or 'ode', with the standard error of the mean.
+      likelihood_samples: terms, times or probes of it an image.
+      likelihood_num: test images whose likelihood it is; by default all.
       class_shares: 'equal' to draw all classes alike; by default, or 'data', as often as in the reference.
       direction: of a run that translates.
       latents: see sampling.prepare.
@@ -87,17 +94,20 @@ def reports(
     Raises:
       errors.UserError: what is asked for cannot be had.
     """
-    _check(num, batch_size, importance_samples, reference_split, class_shares or "data", seed)
+    asked_bounds = bounds.Asked(importance_samples, likelihood, likelihood_samples, likelihood_num)
+    of_images = isinstance(scored, str | pathlib.Path | np.ndarray)
+    asked_bounds.check(measured=not of_images and (metrics is None or scorer.HELDOUT in metrics))
+    _check(num, batch_size, reference_split, class_shares or "data", seed)
     named = image_sets.NamedReference(_path(reference), reference_split)
     network = features_lib.named(features, resize)
     extractor = features_lib.Extractor(network, sharding.make_mesh(jax.device_count()), _FEATURE_BATCH)
 
     drawing = dict(class_shares=class_shares, latents=latents or latents_lib.Options(), sweep=sweep, request=request)
-    if isinstance(scored, str | pathlib.Path | np.ndarray):
+    if of_images:
         subjects = iter([scored_images.of_samples(_path(scored), named, num, **drawing)])
     else:
         of_run = functools.partial(scored_images.of_run, reference=named, num=num, seed=seed, batch_size=batch_size, **drawing)
-        of_run = functools.partial(of_run, direction=direction, metrics=metrics, importance_samples=importance_samples)
+        of_run = functools.partial(of_run, direction=direction, metrics=metrics, asked=asked_bounds)
         subjects = itertools.chain.from_iterable(map(of_run, [scored] if isinstance(scored, run.Run) else scored))
     first = next(subjects)
     compared = _compared(extractor, first, named, metrics)
@@ -128,16 +138,25 @@ def text(report):
     about = report["protocol"]
     lines = [scoring.table({"these images": report["scores"]} | report["anchors"]), ""]
     if heldout := report["scores"].get(scorer.HELDOUT):
-        lines.append("held-out:  " + ", ".join(f"{name} {value:.4g}" for name, value in heldout.items()))
+        lines.append(f"held-out:  {_heldout(heldout)}")
     for name in ("images", "reference", "features"):
         lines.append(f"{name + ':':11}" + ", ".join(f"{key} {value}" for key, value in about[name].items()))
     return "\n".join(lines + [f"note: {warning}" for warning in report["warnings"]])
 
 
-def _check(num, batch_size, importance_samples, reference_split, class_shares, seed):
+def _heldout(metrics):
+    """'loss 0.5, bits_per_dim_ode 3.2 ± 0.01', with what is under '<metric>_se' behind the metric."""
+    found = []
+    for name, value in metrics.items():
+        if name.removesuffix("_se") not in metrics.keys() - {name}:
+            error = metrics.get(f"{name}_se")
+            found.append(f"{name} {value:.4g}" + ("" if error is None else f" ± {error:.2g}"))
+    return ", ".join(found)
+
+
+def _check(num, batch_size, reference_split, class_shares, seed):
     """What needs no file. Raises errors.UserError."""
-    numbers = {"num": num, "batch_size": batch_size, "importance_samples": importance_samples}
-    errors.check_at_least(numbers, num=2, batch_size=1, importance_samples=1)
+    errors.check_at_least({"num": num, "batch_size": batch_size}, num=2, batch_size=1)
     for name, value, choices in (("reference_split", reference_split, SPLITS), ("class_shares", class_shares, SHARES)):
         if value not in choices:
             raise errors.UserError(f"--{name}={value}: choose one of {', '.join(choices)}")

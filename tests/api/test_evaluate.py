@@ -124,6 +124,9 @@ def test_images_are_scored_without_a_run(tmp_path, evaluate):
         ("--samples=NOISE --reference=fashion_mnist_10k --steps=5", "--steps: --samples are there already"),
         ("--samples=NOISE --reference=fashion_mnist_10k --sweep=steps:5", "--sweep: --samples"),
         ("--samples=NOISE --reference=fashion_mnist_10k --out=a.txt", "ending in .json"),
+        ("--samples=NOISE --reference=fashion_mnist_10k --likelihood=ode", "--likelihood=ode: it is of --workdir"),
+        ("--workdir=RUN --metrics=fid --likelihood=ode", "of --metrics=heldout"),
+        ("--workdir=RUN --likelihood=ode", "--likelihood=ode: only runs of diffusions"),
         ("--workdir=RUN --checkpoint=5", "no checkpoint of step 5"),
         ("--workdir=RUN --checkpoint=last", "--checkpoint=last"),
         ("--workdir=RUN --sweep=height:1,2", "keys are"),
@@ -205,6 +208,27 @@ def test_no_flag_is_answered_with_what_another_value_gave(base, changed, evaluat
     assert report["protocol"] not in [each["protocol"] for each in before.values()]
     assert report in [scores_of(path) for path in (conditional / "eval").glob("*.json") if path.name not in before]
     assert evaluate(*words, *changed, "--batch_size=8", out=tmp_path / "b.json") == report  # nothing is drawn again
+
+
+def test_likelihoods_of_a_diffusion_with_learned_variances(tmp_path, evaluate, tiny_config, capsys):
+    """By the command, of an untrained run, from which two images are drawn besides."""
+    config, spec = tiny_config, images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
+    config.diffusion.learn_variance = True
+    config.sampler.update(name="ddpm", variance="learned")
+    config.eval.batch_size = 200
+    folder = tmp_path / "learned"
+    run.save_config(folder, config, spec)
+    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=1)) as checkpointer:
+        state = jax.jit(run.build_algorithm(config, spec).init)(jax.random.key(0))
+        checkpointer.save(state.replace(step=state.step + 1), checkpoint.Position(1, 0.0, 8, ""))
+    words = [f"--workdir={folder}", "--num=2", "--metrics=heldout", "--features=pixels", "--noanchors", "--likelihood_num=8"]
+    report = evaluate(*words, "--likelihood=bound", "--likelihood_samples=2", out=tmp_path / "scores.json")
+    found, protocol = report["scores"]["heldout"], report["protocol"]["heldout"]
+    assert protocol.items() >= {"likelihood": "bound", "likelihood_samples": 2, "likelihood_num": 8}.items()
+    assert f"bits_per_dim_bound {found['bits_per_dim_bound']:.4g} ± " in capsys.readouterr().out
+    parts = [found[f"bits_per_dim_bound_{part}"] for part in ("prior", "diffusion", "reconstruction")]
+    assert found["bits_per_dim_bound"] == pytest.approx(sum(parts), rel=1e-5) and min(parts) >= 0
+    assert 0 < found["bits_per_dim_bound_se"] < found["bits_per_dim_bound"] and found["vlb"] > 0
 
 
 def test_what_changes_no_image_changes_no_score(base, evaluate, tmp_path):
