@@ -17,30 +17,38 @@ def get_config(variant=""):
 
 def _bundled():
     c = config.default("diffusion")
-    c.batch_size = 32
-    c.duration = "1800 steps"
+    c.batch_size = 16
+    c.duration = "8500 steps"
     c.network.channels = 64
     c.network.multipliers = (1, 2)
     c.network.blocks = 1
     c.network.attention_levels = ()
     c.network.dropout = 0.0
     c.network.patch_size = 2
-    c.diffusion.schedule = "cosine"
-    c.diffusion.prediction_type = "v"
-    c.diffusion.weighting = "min_snr"
-    c.diffusion.stratified = True
-    c.sampler.name = "ddim"
-    c.sampler.steps = 50
-    c.sampler.eta = 1.0
+    _modern(c)
     c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.99
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"
-    c.ema.decay = 0.999
-    c.checkpoint.every = "300 steps"
-    c.sample.every = "300 steps"
-    c.eval.every = "300 steps"
+    c.ema.decay = 0.9995
+    c.log.every = "100 steps"
+    c.checkpoint.every = "1000 steps"
+    c.sample.every = "1000 steps"
+    c.eval.every = "1000 steps"
     return c
+
+
+def _modern(c):
+    """What is known today of the steps of Ho et al. 2020: which noise to train on most, and a solver that needs few of them."""
+    c.diffusion.schedule = "cosine"
+    c.diffusion.prediction_type = "v"
+    c.diffusion.weighting = "edm"
+    c.diffusion.times = "log_normal"
+    c.diffusion.data_std = 0.7
+    c.diffusion.stratified = True
+    c.sampler.name = "dpmpp_2m"
+    c.sampler.grid = "log_snr"
+    c.sampler.steps = 20
 
 
 def _smoke():
@@ -69,12 +77,7 @@ def _fashion():
     c.network.attention_levels = (1, 2)
     c.network.heads = 4
     c.network.dtype = "bfloat16"
-    c.diffusion.schedule = "cosine"
-    c.diffusion.prediction_type = "v"
-    c.diffusion.weighting = "min_snr"
-    c.diffusion.stratified = True
-    c.sampler.name = "ddim"
-    c.sampler.steps = 100
+    _modern(c)
     c.optimizer.lr = 5e-4
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "1000 steps"
