@@ -18,7 +18,7 @@ def get_config(variant=""):
 def _bundled():
     c = config.default("diffusion")
     c.batch_size = 16
-    c.duration = "8500 steps"
+    c.duration = "7000 steps"
     c.network.channels = 64
     c.network.multipliers = (1, 2)
     c.network.blocks = 1
