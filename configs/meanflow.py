@@ -25,7 +25,7 @@ def like_ddpm(variant, algorithm="meanflow"):
 
 def _bundled():
     c = like_ddpm("")
-    c.duration = "1500 steps"  # each takes one and a half times as long as there
+    c.duration = "4800 steps"  # each takes one and a half times as long as there
     return c
 
 

@@ -244,9 +244,9 @@ def test_a_variance_is_learned_of_ddpm_alone_and_before_it_is_drawn_with():
     config.sampler.update(name="ddpm", variance="learned")
     with pytest.raises(errors.UserError, match="config.sampler.variance is 'learned': it needs .*learn_variance=True"):
         config_lib.check(config)
-    config.diffusion.learn_variance = True
+    config.diffusion.update(learn_variance=True, times="uniform")
     config_lib.check(config)
-    for key, value in (("process", "vp"), ("time_shift", 2.0)):
+    for key, value in (("process", "vp"), ("time_shift", 2.0), ("times", "log_normal")):
         wrong = config.copy_and_resolve_references()
         wrong.diffusion[key] = value
         with pytest.raises(errors.UserError, match="config.diffusion.learn_variance is True: it needs .*process=ddpm"):

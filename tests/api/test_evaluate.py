@@ -213,7 +213,7 @@ def test_no_flag_is_answered_with_what_another_value_gave(base, changed, evaluat
 def test_likelihoods_of_a_diffusion_with_learned_variances(tmp_path, evaluate, tiny_config, capsys):
     """By the command, of an untrained run, from which two images are drawn besides."""
     config, spec = tiny_config, images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
-    config.diffusion.learn_variance = True
+    config.diffusion.update(learn_variance=True, times="uniform")
     config.sampler.update(name="ddpm", variance="learned")
     config.network.multipliers = (1,)
     config.eval.batch_size = 200

@@ -36,7 +36,7 @@ def diffusion(tmp_path_factory):
     config = ddpm.get_config("smoke")
     config.network.channels = 8
     config.sample.batch_size = 8
-    config.sampler.update(name="ddim", steps=3, eta=1.0)
+    config.sampler.update(name="ddim", steps=3, grid="trailing", eta=1.0)
     specs = images.Spec((28, 28, 1))
     run.save_config(folder, config, specs)
     state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
@@ -108,7 +108,7 @@ def test_a_named_sampler_has_its_own_constants(tmp_path, diffusion, sample):
     ],
 )
 def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expected):
-    tiny_config.sampler.update(name="ddim", steps=3, eta=1.0, variance="fixed_large")
+    tiny_config.sampler.update(name="ddim", steps=3, grid="trailing", eta=1.0, variance="fixed_large")
     algorithm = run.build_algorithm(tiny_config, images.Spec((28, 28, 1)))
     (written,) = drawing_flags.sweep([word for word in words.split(",") if word])
     request = algorithm.Request(**requests.typed(written, algorithm, {}))
