@@ -21,5 +21,5 @@ def get_config(variant=""):
 def _distilled(variant):
     c = meanflow.like_ddpm(variant, "meanflow_distilled")
     if not variant:
-        c.duration = "1500 steps"
+        c.duration = "4000 steps"
     return c
