@@ -16,12 +16,18 @@ def get_config(variant=""):
 
 
 def _bundled():
-    c = config.default("classifier")
+    c = trained("classifier")
     # So that its features see grain and blur, at which those of a classifier alone hardly change.
     c.network.multiscale = True
     c.network.detail = 64.0
     c.classifier.degradation = 0.3
     c.classifier.estimate_weight = 4.0
+    return c
+
+
+def trained(algorithm):
+    """How classifiers of the bundled images are trained: a config of `algorithm`."""
+    c = config.default(algorithm)
     c.data.flip = True
     c.batch_size = 64
     c.duration = "24 epochs"
@@ -38,8 +44,8 @@ def _bundled():
     return c
 
 
-def _smoke():
-    c = _bundled()
+def for_seconds(c):
+    """The config c with all that makes it a matter of seconds."""
     c.batch_size = 8
     c.duration = "8 steps"
     c.optimizer.warmup = "2 steps"
@@ -51,12 +57,20 @@ def _smoke():
     return c
 
 
-def _fashion():
-    c = _bundled()
+def for_all_of_fashion(c):
+    """The config c, of all of Fashion-MNIST."""
     c.data.source = "idx:/usr/share/datasets/fashion-mnist"
     c.batch_size = 128
     c.log.every = "100 steps"
     return c
+
+
+def _smoke():
+    return for_seconds(_bundled())
+
+
+def _fashion():
+    return for_all_of_fashion(_bundled())
 
 
 def _folder():

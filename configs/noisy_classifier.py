@@ -5,8 +5,8 @@ smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 """
 
+from configs import classifier
 from configs import variants
-from imagegen_jax import config
 
 
 def get_config(variant=""):
@@ -15,40 +15,14 @@ def get_config(variant=""):
 
 
 def _bundled():
-    c = config.default("noisy_classifier")
+    c = classifier.trained("noisy_classifier")
     c.network.dropout = 0.1
-    c.data.flip = True
-    c.batch_size = 64
-    c.duration = "24 epochs"
-    c.optimizer.name = "adamw"
-    c.optimizer.lr = 2e-3
-    c.optimizer.weight_decay = 0.05
-    c.optimizer.schedule = "cosine"
-    c.optimizer.warmup = "1 epochs"
-    c.ema.decay = 0.99
-    c.log.every = "25 steps"
-    c.checkpoint.every = "4 epochs"
-    c.eval.every = "4 epochs"
-    c.eval.num = 0
     return c
 
 
 def _smoke():
-    c = _bundled()
-    c.batch_size = 8
-    c.duration = "8 steps"
-    c.optimizer.warmup = "2 steps"
-    c.network.widths = (8, 16)
-    c.log.every = "2 steps"
-    c.checkpoint.every = "4 steps"
-    c.eval.every = "4 steps"
-    c.eval.num = 16
-    return c
+    return classifier.for_seconds(_bundled())
 
 
 def _fashion():
-    c = _bundled()
-    c.data.source = "idx:/usr/share/datasets/fashion-mnist"
-    c.batch_size = 128
-    c.log.every = "100 steps"
-    return c
+    return classifier.for_all_of_fashion(_bundled())
