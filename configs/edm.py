@@ -23,10 +23,7 @@ def _edm(c):
     c.diffusion.prediction_type = "edm"
     c.diffusion.weighting = "edm"
     c.diffusion.times = "log_normal"
-    c.sampler.name = "heun"
-    c.sampler.grid = "karras"
-    c.sampler.clip = False
-    c.sampler.steps = min(c.sampler.steps, 18)
+    variants.edm_solver(c)
     return c
 
 
@@ -37,9 +34,6 @@ def _emoji():
     c.batch_size = 32
     c.duration = "12000 steps"
     c.network.dropout = 0.1
-    c.checkpoint.every = "1000 steps"
-    c.sample.every = "1000 steps"
-    c.eval.every = "1000 steps"
     c.eval.num = 0
     return c
 

@@ -22,11 +22,7 @@ def _flow(c):
     c.diffusion.weighting = "simple"
     c.diffusion.times = "log_normal"
     c.diffusion.time_mean = -0.8
-    c.diffusion.time_std = 1.2
-    c.sampler.name = "heun"
-    c.sampler.grid = "karras"
-    c.sampler.clip = False
-    c.sampler.steps = min(c.sampler.steps, 18)
+    variants.edm_solver(c)
     return c
 
 

@@ -18,6 +18,9 @@ def check(config, algorithm, mesh):
     multiple = network.patch_size * 2 ** (len(widths) - 1)
     objective = algorithm.objective
     reasons = {
+        "config.network.resample_filter must be ()": network.resample_filter,
+        "config.network.skip_scale must be 1": network.skip_scale != 1,
+        "config.diffusion.learn_variance must be False": objective.learn_variance,
         "config.diffusion.weighting must not be sigmoid": objective.weighting == "sigmoid",
         "config.diffusion.uncertainty must be False": objective.uncertainty,
         "config.diffusion.coupling must be independent": objective.coupling != "independent",

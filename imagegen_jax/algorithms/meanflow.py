@@ -98,7 +98,7 @@ class Config:
             yield "sampler.guidance_scale", f"config.meanflow.guidance has the scales {least} to {most}"
 
 
-Request = keys.options((Sampler, lambda name: name))
+Request = keys.options((Sampler, str))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +209,7 @@ class MeanFlow(base.Algorithm):
         return {"steps": asked.steps} | ({"guidance_scale": scale} if self.conditions else {})
 
     def _sampler(self, request):
-        return dataclasses.replace(self.sampler, **keys.asked(request, Sampler, lambda name: name))
+        return dataclasses.replace(self.sampler, **keys.asked(request, Sampler, str))
 
     def _told(self, batch):
         """What the network is told of a batch, beside times and scale."""
