@@ -70,7 +70,7 @@ def test_an_exact_student_of_an_exact_teacher_has_no_error(name):
     """Whatever the teacher's process, and at every point: there is no noise in the target."""
     algorithm = built(name, weight_power=0.0)
     state = algorithm.init(jax.random.key(0))
-    assert state.extra["teacher"].ema_params == {} and set(state.params["unet"]) == {"factor"}
+    assert state.extra["first_stage"].ema_params == {} and set(state.params["unet"]) == {"factor"}
     image = np.random.default_rng(0).integers(0, 256, (64, *SHAPE), np.uint8)
     batch = {"image": image, "condition": {}, "index": np.arange(64, dtype=np.int32)}
     step = jax.jit(algorithm.train_step)
@@ -80,7 +80,7 @@ def test_an_exact_student_of_an_exact_teacher_has_no_error(name):
     wrong = state.replace(params={"unet": {"factor": jnp.float32(0.5)}})
     assert step(wrong, batch, jax.random.key(1))[1]["loss"] > 0.05
     jax.tree.map(np.testing.assert_array_equal, after.extra, state.extra)
-    other = state.extra["teacher"].replace(params={"unet": {"mean": jnp.full(3, 0.5), "std": jnp.float32(0.2)}})
+    other = state.extra["first_stage"].replace(params={"unet": {"mean": jnp.full(3, 0.5), "std": jnp.float32(0.2)}})
     assert step(algorithm.with_first_stage(state, other), batch, jax.random.key(1))[1]["loss"] > 0.05
 
 

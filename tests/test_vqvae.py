@@ -345,7 +345,7 @@ def test_training_lowers_the_loss_and_leaves_the_vqvae_alone(conditional_prior, 
 def test_the_vqvae_is_adopted_as_it_encodes_and_decodes(conditional_prior, prior_state, coder, coder_state):
     state = conditional_prior.with_first_stage(prior_state, coder_state)
     assert jax.tree.structure(state) == jax.tree.structure(prior_state)
-    kept = state.extra["vqvae"]
+    kept = state.extra["first_stage"]
     assert kept.extra.keys() == {"codebook"}
     chex.assert_trees_all_equal((kept.params, kept.extra["codebook"]), (coder_state.params, coder_state.extra["codebook"]))
     assert conditional_prior.first_stage.network == coder.network
@@ -464,7 +464,7 @@ def test_a_priors_run_needs_the_vqvaes_run_only_to_begin(tmp_path):
     shutil.rmtree(base_run)
     loaded = run.load(prior_run)
     prior, state = loaded.algorithm, loaded.state
-    kept = state.extra["vqvae"]
+    kept = state.extra["first_stage"]
     assert kept.params.keys() == {"vqvae"} and int(kept.step) == 4
     chex.assert_trees_all_equal((kept.params, kept.extra["codebook"]), (trained.params, trained.extra["codebook"]))
     assert prior.network.length == 16

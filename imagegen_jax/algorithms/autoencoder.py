@@ -58,16 +58,16 @@ class Autoencoder(base.Algorithm):
 
     def init(self, rng):
         variables = self.network.init(rng, jnp.zeros((1, *self.image_shape)))
-        averaged = {"batch_stats": variables.get("batch_stats", {})}
+        averaged = {"autoencoder_stats": variables.get("batch_stats", {})}
         return base.first_state("autoencoder", variables["params"], self.training, averaged)
 
     def train_step(self, state, batch, rng):
-        stats = state.extra["batch_stats"]
+        stats = state.extra["autoencoder_stats"]
 
         def loss(params, x, rng):
             variables = {"params": params, "batch_stats": stats}
             made, updated = self.network.apply(variables, x, train=True, mutable=["batch_stats"])
-            return _error(made, x).mean(), ({}, {"batch_stats": updated.get("batch_stats", {})})
+            return _error(made, x).mean(), ({}, {"autoencoder_stats": updated.get("batch_stats", {})})
 
         return base.train_step(self.training, state, "autoencoder", loss, images.to_float(batch["image"]), rng)
 
@@ -85,7 +85,7 @@ class Autoencoder(base.Algorithm):
         return jnp.stack([images.to_float(batch["image"]), self.decode(state, self.encode(state, batch), {})], 1)
 
     def _apply(self, state, x, **kwargs):
-        variables = {"params": state.params["autoencoder"], "batch_stats": state.extra["batch_stats"]}
+        variables = {"params": state.params["autoencoder"], "batch_stats": state.extra["autoencoder_stats"]}
         return self.network.apply(variables, x, **kwargs)
 
 

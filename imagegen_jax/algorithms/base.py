@@ -29,9 +29,11 @@ class TrainState:
       params: parameters by network name, float32.
       opt_state: optax states by network name.
       ema_params: moving averages of those params that are sampled from, by network name.
-      extra: whatever else the method keeps (batch statistics, image pool, codebook averages). What is under 'ema' there
-        belongs to the moving averages, and stands in for what has the same name beside it. 'power_ema' is the trainer's
-        (training/power_ema.py).
+      extra: whatever else the method keeps, by name: '<network>_stats', the batch statistics of a network; 'first_stage', the
+        state of the trained run that the method stands on (capabilities.HasFirstStage); its own, such as 'codebook' or 'pool'.
+        What is under 'ema' there belongs to the moving averages, and stands in for what has the same name beside it.
+        'power_ema' is the trainer's (training/power_ema.py). A new name for what checkpoints hold has a row in
+        checkpoint._RENAMED.
     """
 
     step: jax.Array

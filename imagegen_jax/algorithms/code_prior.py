@@ -82,12 +82,12 @@ class CodePrior(base.Algorithm):
         blank = jnp.zeros((1, self.network.length), jnp.int32)
         params = self.network.init(network_rng, blank, self.network.empty_cache(1))["params"]
         return base.first_state(
-            "transformer", params, self.training, extra={"vqvae": self.first_stage.init(first_rng).frozen()}
+            "transformer", params, self.training, extra={"first_stage": self.first_stage.init(first_rng).frozen()}
         )
 
     def with_first_stage(self, state, trained):
         """See capabilities.HasFirstStage."""
-        return state.replace(extra={"vqvae": trained.frozen()})
+        return state.replace(extra={"first_stage": trained.frozen()})
 
     def train_step(self, state, batch, rng):
         def loss(params, examples, rng):
@@ -106,7 +106,7 @@ class CodePrior(base.Algorithm):
 
     def sample(self, state, keys, condition, request):
         codes = self.sample_codes(state, keys, condition, request)
-        return self.first_stage.decode_indices(state.extra["vqvae"], codes.reshape(-1, *self.first_stage.code_shape))
+        return self.first_stage.decode_indices(state.extra["first_stage"], codes.reshape(-1, *self.first_stage.code_shape))
 
     def sample_codes(self, state, keys, condition, request):
         """(n, length) int32 drawn from p(c), whose logits are divided by the temperature."""
@@ -127,7 +127,7 @@ class CodePrior(base.Algorithm):
 
     def _codes(self, state, batch):
         """(n, length) int32, row by row."""
-        return self.first_stage.indices(state.extra["vqvae"], batch["image"]).reshape(len(batch["image"]), -1)
+        return self.first_stage.indices(state.extra["first_stage"], batch["image"]).reshape(len(batch["image"]), -1)
 
     def _log_prob(self, params, codes, condition, rngs=None):
         """(n,) float32 log p(codes) in nats, of (n, length) int32 codes. Trains (with dropout) where rngs are given."""

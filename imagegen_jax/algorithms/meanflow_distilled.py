@@ -46,10 +46,10 @@ class DistilledMeanFlow(meanflow.MeanFlow):
 
     def with_first_stage(self, state, trained):
         """See capabilities.HasFirstStage."""
-        return state.replace(extra={"teacher": trained.frozen()})
+        return state.replace(extra={"first_stage": trained.frozen()})
 
     def _field(self, state, params, z, t, velocity, condition, scale):
-        denoise = self.first_stage.denoiser(state.extra["teacher"])
+        denoise = self.first_stage.denoiser(state.extra["first_stage"])
         teach = mean_velocity.of_denoiser(denoise, self.first_stage.process)
         known = teach(z, t, condition)
         if self.objective.guided:

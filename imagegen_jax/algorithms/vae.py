@@ -129,7 +129,7 @@ class Vae(base.Algorithm):
         noise = [jnp.zeros((1, *shape)) for shape in self.network.latent_shapes]
         variables = self.network.init(rng, blank, {"label": jnp.zeros(1, jnp.int32)}, noise, method="infer")
         params = {"network": variables["params"], "likelihood": self.likelihood.init()}
-        return base.first_state("vae", params, self.training, {"batch_stats": variables.get("batch_stats", {})})
+        return base.first_state("vae", params, self.training, {"vae_stats": variables.get("batch_stats", {})})
 
     def train_step(self, state, batch, rng):
         observe_rng, noise_rng = jax.random.split(rng)
@@ -140,7 +140,7 @@ class Vae(base.Algorithm):
             for level, shape in enumerate(self.network.latent_shapes)
         ]
         beta = self.beta * jnp.minimum(1.0, (state.step + 1) / max(self.warmup, 1))
-        stats = state.extra["batch_stats"]
+        stats = state.extra["vae_stats"]
 
         def loss(params, examples, rng):
             x, condition, noise = examples
@@ -161,7 +161,7 @@ class Vae(base.Algorithm):
             if len(channels) == 1 and len(channels[0]) <= _LISTED:
                 metrics |= {f"kl_dimension/{i:02d}": value for i, value in enumerate(channels[0])}
             metrics["moments"] = [(level.posterior.mean.mean(0), jnp.square(level.posterior.mean).mean(0)) for level in levels]
-            return distortion + beta * cost, (metrics, {"batch_stats": updated.get("batch_stats", {})})
+            return distortion + beta * cost, (metrics, {"vae_stats": updated.get("batch_stats", {})})
 
         state, metrics = base.train_step(self.training, state, "vae", loss, (x, condition, noise), rng)
         active = sum(_active(*moments) for moments in metrics.pop("moments"))
@@ -223,7 +223,7 @@ class Vae(base.Algorithm):
             )
 
     def _apply(self, state, *args, **kwargs):
-        variables = {"params": state.params["vae"]["network"], "batch_stats": state.extra["batch_stats"]}
+        variables = {"params": state.params["vae"]["network"], "batch_stats": state.extra["vae_stats"]}
         return self.network.apply(variables, *args, **kwargs)
 
     def _infer(self, state, x, condition, noise):

@@ -18,6 +18,12 @@ from imagegen_jax import files
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import preservation
 
+# Entries of TrainState.extra: the name now, and the names that older checkpoints have instead.
+_RENAMED = {
+    "autoencoder_stats": ("batch_stats",),
+    "vae_stats": ("batch_stats",),
+    "first_stage": ("vqvae", "teacher"),
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,6 +73,13 @@ def _with_averages(restored, state, names):
         if name in names
     }
     return restored.replace(extra=restored.extra | {"ema": restored.extra.get("ema", {}) | averages})
+
+
+def _with_names(extra, names):
+    """TrainState.extra with {present name: other name}, which may stand in the averages' parts of it too."""
+    if not isinstance(extra, dict):
+        return extra
+    return {names.get(name, name): _with_names(value, names) for name, value in extra.items()}
 
 
 def _first_line(error):
@@ -194,19 +207,19 @@ class Checkpointer:
                 ) from error
 
     def _read(self, step, state):
-        gained = self._gained(step, state)
+        gained, renamed = [], {}
+        if isinstance(state, base.TrainState) and state.extra:
+            saved = self._manager.item_metadata(step)["state"].tree["extra"]
+            renamed = {new: old for new in state.extra.keys() - saved for old in _RENAMED.get(new, ()) if old in saved}
+            gained = [name for name in state.extra.get("ema", {}) if renamed.get(name, name) not in saved.get("ema", {})]
         asked = state.without_averages(gained) if gained else state
+        asked = asked.replace(extra=_with_names(asked.extra, renamed)) if renamed else asked
         placed = ocp.args.PyTreeRestore(asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked))
         restored = self._manager.restore(step, args=ocp.args.Composite(state=placed, position=ocp.args.JsonRestore()))
-        return _with_averages(restored["state"], state, gained), _position(restored["position"])
-
-    def _gained(self, step, state):
-        """The entries of TrainState.extra whose moving averages the checkpoint is too old to have."""
-        averages = state.extra.get("ema", {}) if isinstance(state, base.TrainState) else {}
-        if not averages:
-            return []
-        saved = self._manager.item_metadata(step)["state"].tree["extra"].get("ema", {})
-        return [name for name in averages if name not in saved]
+        found = restored["state"]
+        if renamed:
+            found = found.replace(extra=_with_names(found.extra, {old: new for new, old in renamed.items()}))
+        return _with_averages(found, state, gained), _position(restored["position"])
 
     def _is_readable(self, step, state):
         try:

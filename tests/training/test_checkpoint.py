@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
 
 from imagegen_jax import errors
+from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import preservation
 from imagegen_jax.training import run
@@ -27,6 +29,21 @@ def test_the_latest_and_the_best_are_kept_though_scores_come_after_the_checkpoin
             checkpointer.save({"x": jnp.full(4, step)}, position(step))
             checkpointer.measured(step, {"eval/loss": loss})
     assert checkpoint.available_steps(tmp_path) == [2, 4, 5]
+
+
+def test_what_a_checkpoint_has_under_an_older_name_is_found(tmp_path):
+    """Also in the averages' parts, though one average did not exist then."""
+
+    def state(stats, first_stage, ema):
+        power = {"0.1": {"params": {}, "extra": {stats: jnp.full(2, 3.0)}}}
+        extra = {stats: jnp.full(2, 1.0), first_stage: jnp.full(2, 4.0), "pool": jnp.full(2, 5.0)}
+        return base.TrainState(jnp.int32(1), {"vae": jnp.full(2, 6.0)}, {}, {}, extra | {"ema": ema, "power_ema": power})
+
+    with checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state("batch_stats", "vqvae", {"batch_stats": jnp.full(2, 2.0)}), position(1))
+    asked = state("vae_stats", "first_stage", {"vae_stats": jnp.full(2, 2.0), "pool": jnp.full(2, 5.0)})
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), asked)
+    chex.assert_trees_all_equal(checkpoint.Checkpointer(tmp_path, read_only=True).restore(1, shapes)[0], asked)
 
 
 def test_a_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
@@ -60,6 +77,7 @@ import resource, signal
 from jax import numpy as jnp
 import numpy as np
 from imagegen_jax import errors
+from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 position = lambda step: checkpoint.Position(step, 0.0, 1, "")
