@@ -46,7 +46,7 @@ def _modern(c):
     c.diffusion.times = "log_normal"
     c.diffusion.data_std = 0.7
     c.diffusion.stratified = True
-    c.sampler.name = "dpmpp_2m"
+    c.sampler.name = "dpmpp_2m_sde"
     c.sampler.grid = "log_snr"
     c.sampler.steps = 20
 

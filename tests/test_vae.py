@@ -455,12 +455,12 @@ def test_batch_statistics_move_in_training_and_are_used_afterwards(family):
     first = compiled(algorithm, "init")(KEY)
     state, metrics = compiled(algorithm, "train_step")(first, batch, KEY)
     assert np.isfinite(metrics["loss"])
-    before, after = (s.extra["vae_stats"] for s in (first, state))
+    before, after = (s.extra[f"{family}_stats"] for s in (first, state))
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert np.any(old != new)
     # With the averages go statistics that move a tenth as far to those of the batch, since theirs is a hundredth, not a tenth.
     averaged = jax.tree.map(lambda old, new: old + 0.1 * (new - old), before, after)
-    chex.assert_trees_all_close(state.with_ema().extra["vae_stats"], averaged, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.with_ema().extra[f"{family}_stats"], averaged, rtol=1e-4, atol=1e-6)
 
     x = images.to_float(batch["image"])
     params = first.params[family]
