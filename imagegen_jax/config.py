@@ -108,6 +108,9 @@ class Experiment:
     seed: Annotated[int, keys.AtLeast(0), keys.AtMost(rng.SEEDS - 1)] = 0  # of everything random
     batch_size: Annotated[int, keys.AtLeast(1)] = 64  # images a step over all devices and hosts
     duration: keys.PositiveDuration = keys.resumable("2000 steps")  # length of the training
+    # At a step that is not finite: stop; skip it; or rollback to the last checkpoint and go on with other batches and noise.
+    on_nonfinite: Annotated[str, keys.OneOf(("stop", "skip", "rollback"))] = keys.resumable("stop")
+    max_rollbacks: Annotated[int, keys.AtLeast(1)] = keys.resumable(3)  # in the whole training
     # WORKDIR[:STEP] or WORKDIR:best of a run: start with its parameters, as far as names and shapes agree.
     init_from: str = ""
     init_from_regex: str = ""  # only those whose path, such as 'params/unet/conv_in/kernel', it is found in

@@ -1,6 +1,7 @@
 """Training a config in a folder, from nothing or from where it was stopped."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 
@@ -15,6 +16,7 @@ from imagegen_jax.training import checkpoint
 from imagegen_jax.training import lock
 from imagegen_jax.training import logging
 from imagegen_jax.training import loop
+from imagegen_jax.training import nonfinite
 from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -73,32 +75,43 @@ def _train(config, workdir, stop, wanted):
     if jax.process_index() == 0:
         run.save_config(workdir, config, specs, position.schedules)
 
-    policy.scores.update(run.scores(workdir, policy.metric, position.step))
-    rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
-    step_fn, compiled = _compile(stop, config, algorithm, train_set, mesh, state_shape, rngs)
-    with (
-        checkpoint.Checkpointer(workdir / run.CHECKPOINTS, policy) as checkpointer,
-        contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
-        progress.Progress(total_steps, "step", done=position.step) as bar,
-    ):
-        writer.write(position.step, compiled)
-        state, position = loop.train(
-            state,
-            position,
-            step_fn=step_fn,
-            rng=rngs,
-            batches=domains.train_batches(train_set, config, position.step, jax.process_index(), jax.process_count()),
-            mesh=mesh,
-            batch_size=config.batch_size,
-            total_steps=total_steps,
-            log_every=config.steps(config.log.every, records),
-            checkpoint_every=policy.cadence,
-            hooks=hooks,
-            checkpointer=checkpointer,
-            writer=writer,
-            progress=bar,
-            stop=stop,
-        )
+    step_fn, told = _compile(stop, config, algorithm, train_set, mesh, state_shape)
+
+    def steps(state, position, told):
+        policy.scores = run.scores(workdir, policy.metric, position.step)
+        with (
+            checkpoint.Checkpointer(workdir / run.CHECKPOINTS, policy) as checkpointer,
+            contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
+            progress.Progress(total_steps, "step", done=position.step) as bar,
+        ):
+            writer.write(position.step, told)
+            return loop.train(
+                state,
+                position,
+                step_fn=step_fn,
+                rng=_streams(mesh, config, position.rollbacks),
+                batches=domains.train_batches(
+                    train_set, config, position.step, jax.process_index(), jax.process_count(), position.rollbacks
+                ),
+                mesh=mesh,
+                batch_size=config.batch_size,
+                total_steps=total_steps,
+                log_every=config.steps(config.log.every, records),
+                checkpoint_every=policy.cadence,
+                hooks=hooks,
+                checkpointer=checkpointer,
+                writer=writer,
+                progress=bar,
+                stop=stop,
+            )[1]
+
+    def last():
+        return _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, None)
+
+    try:
+        position = steps(state, position, told)
+    except nonfinite.NotFiniteError as error:
+        position = _rolled_back(config, steps, last, position, error)
     _tell_end(workdir, algorithm, train_set, position, total_steps)
 
 
@@ -116,6 +129,32 @@ def _nothing_to_do(workdir, config, step):
     falls = config.optimizer and config.optimizer.schedule != "constant"
     how = " with --config.optimizer.on_new_duration=restart (or continue)" if falls else ""
     return f"{workdir} is trained to step {step}; a longer --config.duration{how} goes on from there"
+
+
+def _rolled_back(config, steps, last, position, error):
+    """What `steps` returns from the last checkpoint on, with other batches and noise, after as many tries as it may take.
+
+    Args:
+      config: checked.
+      steps: (state, position, what is logged at its begin) -> position.
+      last: () -> (state, position) of the last checkpoint.
+      position: that the training went on from.
+      error: the nonfinite.NotFiniteError that it ended in.
+
+    Raises:
+      errors.UserError: no (other) try may be made.
+    """
+    most = config.max_rollbacks if config.on_nonfinite == "rollback" else position.rollbacks
+    for rollbacks in range(position.rollbacks + 1, most + 1):
+        state, back = last()
+        told = f"back to step {back.step}, with other batches and noise ({rollbacks} of {most})"
+        print(f"{error.what}: {told}", file=sys.stderr)
+        back = dataclasses.replace(back, schedules=position.schedules, rollbacks=rollbacks)
+        try:
+            return steps(state, back, {"rollbacks": rollbacks})
+        except nonfinite.NotFiniteError as another:
+            error = another
+    raise error
 
 
 def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, wanted):
@@ -142,10 +181,17 @@ def _policy(config, records, hooks):
     return preservation.Policy(section.keep, cadence, config.steps(section.keep_every, records), section.best_metric)
 
 
-def _compile(stop, config, algorithm, train_set, mesh, state_shape, rngs):
+def _streams(mesh, config, rollbacks):
+    """Keys of the streams 'train' and 'augment', which are others after each rollback."""
+    return tuple(sharding.key(mesh, config.seed, f"{name} {rollbacks or ''}".strip()) for name in ("train", "augment"))
+
+
+def _compile(stop, config, algorithm, train_set, mesh, state_shape):
     """(the compiled step, what is logged of it)."""
     begin = time.monotonic()
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
-    step_fn = stop.run(loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs)
+    rngs = _streams(mesh, config, rollbacks=0)
+    work = loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs, config.on_nonfinite
+    step_fn = stop.run(*work)
     return step_fn, {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}

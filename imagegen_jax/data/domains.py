@@ -153,11 +153,15 @@ def augmentation(domains, flip, rotate=0.0):
     return lambda rng, batch: each(functools.partial(one, rng=rng), domains, batch)
 
 
-def train_batches(domains, config, first_step, process_index=0, process_count=1) -> Iterator:
-    """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads."""
+def train_batches(domains, config, first_step, process_index=0, process_count=1, stream=0) -> Iterator:
+    """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads.
 
-    def stream(name, domain):
-        seed = zlib.crc32(f"{config.seed} {name}".encode()) if name else config.seed
+    Each `stream` has orders of its own.
+    """
+
+    def batches(name, domain):
+        named = " ".join(filter(None, (name, str(stream or ""))))
+        seed = zlib.crc32(f"{config.seed} {named}".encode()) if named else config.seed
         source = domain.source
         order = pipeline.balanced(source.labels, seed) if config.data.balance else pipeline.shuffled(len(source), seed)
         return pipeline.train_batches(
@@ -171,7 +175,7 @@ def train_batches(domains, config, first_step, process_index=0, process_count=1)
             process_count=process_count,
         )
 
-    return _together(each(stream, domains))
+    return _together(each(batches, domains))
 
 
 def _together(streams):

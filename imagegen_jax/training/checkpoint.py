@@ -38,6 +38,8 @@ class Position:
       fingerprint: of the source, so that other data under the same name is noticed.
       schedules: the learning-rate schedules of the run, ((first step, end), ...), each in force until the next one begins;
         () in checkpoints from before there was this field.
+      rollbacks: how often the training went back to a checkpoint (config.on_nonfinite). Each time it goes on with streams of
+        batches and noise of its own.
       due: whether hooks of this step had yet to run when it was saved.
       extra: whether it was saved only because the training was stopped there.
       interval: the sums of the metrics since their last line, as loop.train continues them; {} right behind a line.
@@ -48,6 +50,7 @@ class Position:
     records: int
     fingerprint: str
     schedules: tuple[tuple[int, int], ...] = ()
+    rollbacks: int = 0
     due: bool = False
     extra: bool = False
     interval: dict[str, Any] = dataclasses.field(default_factory=dict)

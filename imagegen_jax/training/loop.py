@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 import dataclasses
-import math
 import time
 
 import jax
 
-from imagegen_jax import errors
 from imagegen_jax.training import compiler
 from imagegen_jax.training import interruption
+from imagegen_jax.training import nonfinite
 from imagegen_jax.training import power_ema
 from imagegen_jax.training import sharding
 
@@ -31,7 +30,7 @@ class Hook:
     names: Callable = tuple
 
 
-def compile_step(algorithm, augment, mesh, state, batch, rng):
+def compile_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop"):
     """Compiles the train step ahead of time, with the state donated.
 
     Args:
@@ -41,11 +40,12 @@ def compile_step(algorithm, augment, mesh, state, batch, rng):
       state: pytree of ShapeDtypeStruct with shardings.
       batch: likewise, one batch as the host delivers it.
       rng: two keys, of the streams 'train' and 'augment'.
+      on_nonfinite: of the config.
 
     Returns:
       A jax.stages.Compiled, (state, batch, rng) -> (state, metrics).
     """
-    train_step = power_ema.following(algorithm.train_step)
+    train_step = nonfinite.guarded(power_ema.following(algorithm.train_step), on_nonfinite)
 
     def step(state, batch, rng):
         train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
@@ -102,7 +102,8 @@ def train(
       (state, position) after the last step, or earlier if `stop` was requested.
 
     Raises:
-      errors.UserError: a metric is not finite, the data cannot be read, or a checkpoint cannot be written.
+      nonfinite.NotFiniteError: a metric is not finite.
+      errors.UserError: too many steps were left out, the data cannot be read, or a checkpoint cannot be written.
     """
     interval = _Interval(writer, progress, position.interval)
     started = time.monotonic() - position.seconds
@@ -199,11 +200,13 @@ class _Interval:
         self._progress = progress
         self._steps = sums.get("steps", 0)
         self._sums = dict(sums.get("metrics", {}))
+        self._skipped, self._in_a_row = sums.get("skipped", 0), sums.get("in_a_row", 0)
         self.restart_clock()
 
     def sums(self):
         """What another start needs to continue this interval, as JSON; {} right behind a line."""
-        return {"steps": self._steps, "metrics": self._sums} if self._steps else {}
+        left_out = {"skipped": self._skipped, "in_a_row": self._in_a_row} if self._in_a_row or self._skipped else {}
+        return ({"steps": self._steps, "metrics": self._sums} if self._steps else {}) | left_out
 
     def restart_clock(self):
         """From now on time goes to the steps to come."""
@@ -212,24 +215,27 @@ class _Interval:
         self.waited = 0.0
 
     def add(self, step, metrics):
-        """Takes up the metrics of a step that is done or will soon be. Raises errors.UserError where one is not finite."""
-        for name, value in jax.device_get(metrics).items():
-            if not math.isfinite(value):
-                raise errors.UserError(
-                    f"step {step}: {name} is {value}; nothing after the last checkpoint is kept. "
-                    "Start again with a lower --config.optimizer.lr or with --config.optimizer.clip_norm, in a new workdir"
-                )
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._steps += 1
+        """Takes up the metrics of a step that is done or will soon be. Raises what nonfinite.check and check_skipped do."""
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._timed += 1
         self._progress.count()
+        if metrics.pop(nonfinite.SKIPPED, 0):
+            self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
+            nonfinite.check_skipped(step, self._in_a_row)
+            return
+        nonfinite.check(step, metrics)
+        self._in_a_row = 0
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in metrics.items()}
+        self._steps += 1
 
     def write(self, step, seconds, batch_size):
         """One line for the steps so far."""
         elapsed = time.monotonic() - self._begin
         means = {name: total / self._steps for name, total in self._sums.items()}
+        if self._skipped:
+            means["skipped_steps"] = self._skipped
         rate = self._timed * batch_size / elapsed
-        self._progress.show(f"loss {means['loss']:.4g}, {rate:.0f} images/s")
+        self._progress.show(f"loss {means.get('loss', float('nan')):.4g}, {rate:.0f} images/s")
         speed = {
             "images_per_second": rate,
             "data_wait_fraction": self.waited / elapsed,
@@ -237,7 +243,7 @@ class _Interval:
             "images_seen": step * batch_size,
         }
         self._writer.write(step, means | speed)
-        self._steps, self._sums = 0, {}
+        self._steps, self._sums, self._skipped = 0, {}, 0
 
 
 def initialise(algorithm, rng, shardings):
