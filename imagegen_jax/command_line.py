@@ -1,6 +1,7 @@
 """What all commands share: parsing of flags, errors of one line, and the JAX settings of a process."""
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -26,6 +27,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, with --num_processes and --process_id.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, one a host.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+
+
+_HEARTBEAT = 30  # seconds without a sign of life of a process, after which the others end
 
 
 class _EmaParser(flags.BooleanParser):
@@ -57,6 +61,16 @@ def run(main, required=()):
     _run(lambda words: (main, required, words))
 
 
+def run_others(main, required=()):
+    """Runs a command that starts other processes, and leaves JAX and its devices to them; exits as `run` does.
+
+    Args:
+      main: (the words behind '--') -> None.
+      required: see run.
+    """
+    _run(lambda words: (functools.partial(main, words), required, []), needs_jax=False)
+
+
 def run_verb(verbs):
     """Runs a command of several verbs, such as `python -m experiments.edit translate --input=...`, and exits as `run` does.
 
@@ -74,7 +88,7 @@ def run_verb(verbs):
     _run(choose)
 
 
-def _run(choose):
+def _run(choose, needs_jax=True):
     """`choose` makes (main, required, words left over) of the words that are not flags."""
 
     def guarded(argv):
@@ -85,7 +99,8 @@ def _run(choose):
             for name in required:
                 if flags.FLAGS[name].value is None:
                     raise errors.UserError(f"--{name} is missing (see --help)")
-            _set_up_jax()
+            if needs_jax:
+                _set_up_jax()
             main()
         except errors.UserError as error:
             _fail(error if "config" in flags.FLAGS else error.without_config)
@@ -171,7 +186,9 @@ def _set_up_jax():
     if not jax.config.jax_compilation_cache_dir:
         _keep_compiled(files.cache_folder())
     if _DISTRIBUTED.value or _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        jax.distributed.initialize(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, heartbeat_timeout_seconds=_HEARTBEAT
+        )
     try:
         jax.devices()
     except RuntimeError as error:

@@ -45,6 +45,20 @@ class FirstStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """The section `mesh`: how many devices lie along each axis, -1 for all that are left (training/sharding.py)."""
+
+    data: Annotated[int, keys.AtLeast(-1)] = 1  # copies of a state that is split
+    fsdp: Annotated[int, keys.AtLeast(-1)] = -1  # devices that a copy is split over
+
+    def objections(self):
+        """See keys.objections."""
+        for name, n in vars(self).items():
+            if n == 0 or self.data == self.fsdp == -1:
+                yield name, "give a number of devices, or -1 for all that are left in one of the two"
+
+
+@dataclasses.dataclass(frozen=True)
 class Sharding:
     """The section `sharding`."""
 
@@ -118,6 +132,7 @@ class Experiment:
     optimizer: optimisers.Config | None = None
     ema: averages.Config | None = None
     first_stage: FirstStage | None = None
+    mesh: Mesh = keys.resumable(Mesh())
     sharding: Sharding = keys.resumable(Sharding())
     checkpoint: Checkpoint = keys.resumable(Checkpoint())
     log: Log = keys.resumable(Log())

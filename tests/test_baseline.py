@@ -29,14 +29,14 @@ def build(name, templates=4, shape=SHAPE):
 
 def batch_of(image, devices=1):
     """The rows of a batch, split over so many devices."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+    mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
     index = np.arange(len(image), dtype=np.int32)
     return sharding.put_batch(mesh, {"image": image, "condition": {"label": np.zeros_like(index)}, "index": index})
 
 
 def train(algorithm, batches, state=None, devices=1):
     """(losses, state) after these batches of images."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+    mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
     state = jax.device_put(algorithm.init(jax.random.key(0)) if state is None else state, sharding.replicated(mesh))
     step = jax.jit(algorithm.train_step)
     losses = []
@@ -184,7 +184,7 @@ def test_eight_devices_learn_the_same_and_a_checkpoint_continues_in_the_same_bit
     _, half = train(algorithm, batches[:2])
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpointer:
         checkpointer.save(half, checkpoint.Position(2, 0.0, 48, ""))
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (sharding.AXIS,))
+    mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
     reader = checkpoint.Checkpointer(tmp_path / "checkpoints", read_only=True)
     restored, _ = reader.restore(None, run.abstract_state(algorithm, mesh, (), 0))
     _, resumed = train(algorithm, batches[2:], restored)

@@ -23,6 +23,8 @@ MISTAKES = [
     ([SMOKE, "--config.eval.every=0", "--config.checkpoint.best_metric=eval/loss"], ["--config.eval.every"]),
     ([SMOKE, "--config.init_from=nowhere:5"], ["nowhere is not the folder of a run"]),
     ([SMOKE, "--checkpoint=last"], ["number of a step, latest or best"]),
+    ([SMOKE, "--config.mesh.data=3"], ["config.mesh.data=3, config.mesh.fsdp=-1", "8 devices"]),
+    ([SMOKE, "--config.mesh.data=-1"], ["config.mesh.data", "in one of the two"]),
     ([SMOKE, "--config.sharding.rules=(('.*','shard'),)"], ["config.sharding.rules", "fsdp"]),
     (["--config=configs/nothing.py"], ["configs/nothing.py"]),
     (["--config=configs/ddpm.py:imagenet"], ["imagenet", "cifar10"]),

@@ -124,7 +124,7 @@ def test_training_is_what_it_was_and_goes_on(workdir):
     config, specs = run.load_config(workdir)
     train_set = domains.open_domains(config.data, "train")
     algorithm = run.build_algorithm(config, specs, domains.records(train_set))
-    mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.AXIS)
+    mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
     shapes = run.abstract_state(algorithm, mesh, (), 0)
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))

@@ -235,7 +235,7 @@ def test_codes_reconstructions_and_panels_agree(coder, coder_state):
 
 def train(algorithm, devices, steps=4):
     """The state after a few steps on so many devices."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+    mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
     state = jax.jit(algorithm.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
     step = jax.jit(algorithm.train_step)
     for i in range(steps):
@@ -357,7 +357,7 @@ def test_image_depends_on_key_index_label_and_temperature_alone(conditional_prio
     sample = jax.jit(prior.sample, static_argnums=3)
 
     def draw(devices, index, label, temperature=None):
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+        mesh = sharding.make_mesh(devices, devices=jax.devices()[:devices])
         index, label = (sharding.put_rows(mesh, np.array(x, np.int32)) for x in (index, label))
         placed, key = jax.device_put((state, jax.random.key(3)), sharding.replicated(mesh))
         return np.asarray(sample(placed, rng.per_index(key, index), {"label": label}, prior.Request(temperature)))

@@ -62,7 +62,7 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     """
     train_set = domains.open_domains(config_lib.typed(config).data, "train")
     algorithm = run.build_algorithm(config, domains.specs(train_set), domains.records(train_set))
-    mesh = sharding.make_mesh(config.batch_size)
+    mesh = sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
     if reference:
         reference.check(config, algorithm, mesh)
     training = Training(config, algorithm, mesh, train_set)

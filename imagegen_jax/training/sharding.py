@@ -1,9 +1,11 @@
-"""How arrays lie on the devices: one mesh over all of them, with one axis.
+"""How arrays lie on the devices: one mesh over all of them, with the axes 'data' and 'fsdp'.
 
-The batch is split along the axis. A state array is whole on every device ('replicate') or split along its largest divisible
-axis ('fsdp': Rajbhandari et al. 2020, ZeRO stage 3); the compiler inserts the gathers and reductions that follow from that.
+The batch is split over both. A state array is whole on every device ('replicate'), or its largest divisible dimension is split
+along 'fsdp' (Rajbhandari et al. 2020, ZeRO stage 3), with a copy for each place along 'data'; the compiler inserts the gathers
+and reductions that follow from that. Devices of a host are neighbours along 'fsdp', where most is exchanged.
 """
 
+import math
 import re
 
 import jax
@@ -15,18 +17,33 @@ from imagegen_jax import errors
 from imagegen_jax import rng
 from imagegen_jax.training import compiler
 
-AXIS = "data"
+AXES = ("data", "fsdp")
 
 
-def make_mesh(batch_size):
-    """A mesh over all devices of all processes. Raises errors.UserError where they do not divide the batch."""
-    devices = jax.devices()
+def make_mesh(batch_size, shape=(1, -1), devices=None):
+    """A mesh over devices.
+
+    Args:
+      batch_size: of which each device is to have the same share.
+      shape: of the mesh, along AXES; -1 for what is left.
+      devices: all of all processes, unless they are given.
+
+    Raises:
+      errors.UserError: they do not divide the batch, or the shape is not one of so many devices.
+    """
+    devices = jax.devices() if devices is None else devices
     if batch_size % len(devices):
         raise errors.UserError(
             f"a batch of {batch_size} cannot be divided over {len(devices)} devices: "
             f"set --config.batch_size to a multiple of {len(devices)} in a new run, or use as many devices as divide it"
         )
-    return jax.sharding.Mesh(np.array(devices), (AXIS,))
+    given = math.prod(n for n in shape if n > 0)
+    if len(devices) % given if -1 in shape else len(devices) != given:
+        keys = ", ".join(f"config.mesh.{name}={n}" for name, n in zip(AXES, shape))
+        raise errors.UserError(
+            f"{keys} cannot be had of {len(devices)} devices: let one of the two be -1, for all that are left"
+        )
+    return jax.sharding.Mesh(np.array(devices).reshape(shape), AXES)
 
 
 def divisible(n, mesh):
@@ -40,16 +57,16 @@ def replicated(mesh):
 
 
 def batched(mesh):
-    """Split along the leading axis."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+    """Split along the leading dimension."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def _fsdp(mesh, shape):
-    divisible = [i for i, n in enumerate(shape) if n % mesh.size == 0]
+    divisible = [i for i, n in enumerate(shape) if n % mesh.shape["fsdp"] == 0]
     if not divisible:
         return replicated(mesh)
-    axis = max(divisible, key=lambda i: shape[i])
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    dimension = max(divisible, key=lambda i: shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * dimension, "fsdp"))
 
 
 _RULES = {"replicate": lambda mesh, shape: replicated(mesh), "fsdp": _fsdp}

@@ -65,7 +65,8 @@ def test_a_recipe_is_measured(small, family, variant, made):
 
 def test_features_are_measured(small, monkeypatch):
     """One small image, once."""
-    monkeypatch.setattr(sharding, "make_mesh", lambda batch_size: jax.sharding.Mesh(jax.devices()[:1], "data"))
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda batch_size: make_mesh(1, devices=jax.devices()[:1]))
     monkeypatch.setattr(extraction, "_BATCH", (1, 8, 8, 3))
     results = extraction.measure(1)
     rows = check(results, set(), features="inception")

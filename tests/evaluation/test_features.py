@@ -17,7 +17,7 @@ from imagegen_jax.training import sharding
 @pytest.mark.parametrize(("devices", "size"), [(8, 32), (1, 3)])
 def test_features_do_not_depend_on_batch_and_devices(devices, size):
     drawn = np.random.default_rng(0).integers(0, 256, (21, 28, 28, 1), np.uint8)
-    meshes = [jax.sharding.Mesh(np.array(jax.devices()[:n]), (sharding.AXIS,)) for n in (8, devices)]
+    meshes = [sharding.make_mesh(n, devices=jax.devices()[:n]) for n in (8, devices)]
     one, other = (features.Extractor(features.named("fashion"), *each)(drawn) for each in zip(meshes, (8, size)))
     for ours, theirs in zip(one, other):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -76,7 +76,7 @@ def test_the_packaged_features_see_noise_and_blur():
     grain = np.random.default_rng(0).standard_normal(train.shape)
     noisy = [train + deviation * grain for deviation in (2, 4, 8, 16, 32)]
     blurred = [ndimage.gaussian_filter(train.astype(float), (0, deviation, deviation, 0)) for deviation in (0.4, 0.7, 1)]
-    one = jax.sharding.Mesh(np.array(jax.devices()[:1]), (sharding.AXIS,))
+    one = sharding.make_mesh(1, devices=jax.devices()[:1])
     extractor = features.Extractor(features.named("fashion"), one, 500)
 
     def extract(drawn):

@@ -19,12 +19,13 @@ from imagegen_jax.benchmark import extraction
 from imagegen_jax.benchmark import recipe
 from imagegen_jax.benchmark import steps
 from imagegen_jax.benchmark import timing
+from imagegen_jax.training import sharding
 
 REFERENCES = dict(diffusion=unet_reference, cyclegan=cyclegan_reference, gan=gan_reference, vae=vae_reference)
 
 
 def one_device():
-    return jax.sharding.Mesh(jax.devices()[:1], "data")
+    return sharding.make_mesh(1, devices=jax.devices()[:1])
 
 
 class IdleTraining(recipe.Training):
