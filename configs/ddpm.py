@@ -24,7 +24,9 @@ def _bundled():
     c.network.blocks = 1
     c.network.attention_levels = ()
     c.network.dropout = 0.0
+    c.network.groups = 8
     c.network.patch_size = 2
+    c.network.scale_shift = True
     _modern(c)
     c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.99
@@ -56,7 +58,6 @@ def _smoke():
     c.batch_size = 8
     c.duration = "20 steps"
     c.network.channels = 16
-    c.network.groups = 8
     c.sampler.steps = 5
     c.sample.num = 16
     c.log.every = "5 steps"
@@ -76,6 +77,7 @@ def _fashion():
     c.network.multipliers = (1, 2, 4)
     c.network.attention_levels = (1, 2)
     c.network.heads = 4
+    c.network.scale_shift = True
     c.network.dtype = "bfloat16"
     _modern(c)
     c.optimizer.lr = 5e-4

@@ -155,10 +155,15 @@ def normalised(x, p, groups):
     return ((x - mean) / np.sqrt(variance + 1e-6)).reshape(n, h, w, channels) * p["scale"] + p["bias"]
 
 
-def residual(x, embedding, p, groups):
-    h = convolved(swish(normalised(x, p["norm1"], groups)), p["conv1"])
-    h = h + dense(swish(embedding), p["time"])[:, None, None]
-    h = convolved(swish(normalised(h, p["norm2"], groups)), p["conv2"])
+def residual(x, embedding, p, network):
+    h = convolved(swish(normalised(x, p["norm1"], network.groups)), p["conv1"])
+    told = dense(swish(embedding), p["time"])[:, None, None]
+    if network.scale_shift:
+        half = told.shape[-1] // 2
+        h = normalised(h, p["norm2"], network.groups) * (1 + told[..., :half]) + told[..., half:]
+    else:
+        h = normalised(h + told, p["norm2"], network.groups)
+    h = convolved(swish(h), p["conv2"])
     return h + (dense(x, p["shortcut"]) if "shortcut" in p else x)
 
 
@@ -177,7 +182,7 @@ def in_patches(x, size):
 
 
 def predicted(x, t, p, network):
-    """What a UNet predicts, by DDPM's definition (Ho et al. 2020, appendix B) in float64."""
+    """What a UNet predicts, by DDPM's definition (Ho et al. 2020, appendix B), or with ADM's scale and shift, in float64."""
     groups, levels = network.groups, range(len(network.multipliers))
     embedding = 0
     for name, one in zip(("time_in", "time_in1", "time_in2"), t.reshape(len(t), -1).T):
@@ -186,7 +191,7 @@ def predicted(x, t, p, network):
     embedding = dense(swish(embedding), p["time_out"])
 
     def block(x, level, name):
-        x = residual(x, embedding, p[f"{name}_block"], groups)
+        x = residual(x, embedding, p[f"{name}_block"], network)
         attends = level in network.attention_levels
         return attended(x, p[f"{name}_attention"], groups, network.heads) if attends else x
 
@@ -197,9 +202,9 @@ def predicted(x, t, p, network):
             skips.append(x := convolved(x, p[f"down{level}_conv"], 2))
         for i in range(network.blocks):
             skips.append(x := block(x, level, f"down{level}_{i}"))
-    x = residual(x, embedding, p["middle_block1"], groups)
+    x = residual(x, embedding, p["middle_block1"], network)
     x = attended(x, p["middle_attention"], groups, network.heads)
-    x = residual(x, embedding, p["middle_block2"], groups)
+    x = residual(x, embedding, p["middle_block2"], network)
     for level in levels[::-1]:
         for i in range(network.blocks + 1):
             x = block(np.concatenate([x, skips.pop()], -1), level, f"up{level}_{i}")
@@ -222,6 +227,7 @@ def predicted(x, t, p, network):
         (dict(patch_size=2, attention_levels=(0, 1), groups=3), (8, 12, 2)),
         (dict(multipliers=(2,), attention_levels=(), heads=4), (5, 4, 1)),
         (dict(times=3), (4, 4, 1)),
+        (dict(scale_shift=True), (6, 4, 1)),
     ],
 )
 def test_the_network_is_ddpms_by_its_definition(options, shape):

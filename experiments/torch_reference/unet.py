@@ -82,6 +82,7 @@ def build(network, image_shape):
         freq_shift=1,
         norm_eps=1e-6,
         norm_num_groups=network.groups,
+        resnet_time_scale_shift="scale_shift" if network.scale_shift else "default",
         attention_head_dim=None,
     )
     # The constructor takes the width of a head, the same at all levels; ours have the same number at all levels.

@@ -20,7 +20,9 @@ class ResidualBlock(nn.Module):
     """GroupNorm, swish, conv3, + dense(swish(embedding)), GroupNorm, swish, dropout, conv3, + shortcut, times skip_scale.
 
     With `resample`, a function of (n, h, w, c) to another height and width, that comes before the first convolution and before
-    a linear shortcut.
+    a linear shortcut. With `scale_shift` the embedding comes behind the second norm, which would else take out much of it where
+    its groups are small: norm * (1 + scale) + shift, by a dense of both (Nichol & Dhariwal 2021, section 3; Dhariwal & Nichol
+    2021, section 3.1).
     """
 
     channels: int
@@ -29,6 +31,7 @@ class ResidualBlock(nn.Module):
     dtype: Any
     skip_scale: float = 1.0
     resample: Callable | None = None
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(self, x, embedding, train):
@@ -40,9 +43,14 @@ class ResidualBlock(nn.Module):
 
         resample = self.resample or (lambda x: x)
         h = conv(blocks.fan_avg, "conv1")(resample(nn.swish(norm("norm1")(x))))
-        time = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))
-        h = nn.swish(norm("norm2")(h + time[:, None, None]))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        outputs = self.channels * (1 + self.scale_shift)
+        time = nn.Dense(outputs, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = norm("norm2")(h) * (1 + scale) + shift
+        else:
+            h = norm("norm2")(h + time)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
         h = conv(blocks.near_zero, "conv2")(h)
         x = resample(x)
         if x.shape[-1] != self.channels or self.resample:
@@ -87,6 +95,8 @@ class UNet(nn.Module):
       resample_filter: taps of the filter, such as (1, 1), by which residual blocks change the resolution; () for convolutions
         between the levels, as DDPM has them.
       skip_scale: factor of each sum of a residual block, such as sqrt(1/2).
+      scale_shift: the embedding of time and label scales and shifts what the second norm of a residual block makes, as in ADM,
+        instead of being added before it.
       patch_size: the network works on patch_size^2-pixel patches as channels (1: on pixels, as DDPM does).
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
@@ -105,6 +115,7 @@ class UNet(nn.Module):
     groups: Annotated[int, keys.AtLeast(1)] = 32
     resample_filter: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = ()
     skip_scale: Annotated[float, keys.Above(0), keys.AtMost(1)] = 1.0
+    scale_shift: bool = False
     patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
     classes: int = 0
@@ -131,8 +142,8 @@ class UNet(nn.Module):
 
         def residual(x, i, name, resample=None):
             width = self.channels * self.multipliers[i]
-            block = residual_block(width, self.dropout, self.groups, self.dtype, self.skip_scale, resample, name=name)
-            return block(x, embedding, train)
+            settings = (self.dropout, self.groups, self.dtype, self.skip_scale, resample, self.scale_shift)
+            return residual_block(width, *settings, name=name)(x, embedding, train)
 
         def attention(x, name):
             return attention_block(self.heads, self.groups, self.dtype, self.skip_scale, name=name)(x)
