@@ -278,7 +278,9 @@ def build(cls, values: Mapping[str, Any], path=""):
 
 
 def variant(field, values):
-    """Of the classes that a section may have, that whose `name` may be the one given; the first where that decides nothing."""
+    """Of the classes that a section may have, that whose `name` may be the one given; the first where there is none."""
+    if "name" not in values:
+        return field.kinds[0]
     known = []
     for kind in field.kinds:
         if named := fields(kind).get("name"):

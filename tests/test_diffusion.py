@@ -110,6 +110,7 @@ ON_X0 = {  # {weighting: it, of the SNR and minus d log SNR / dt times the range
     "snr": lambda snr, rate: snr,
     "min_snr": lambda snr, rate: np.minimum(snr, 0.7),
     "edm": lambda snr, rate: snr + 1 / SD**2,
+    "velocity": lambda snr, rate: 1 / np.maximum(1 / (1 + np.sqrt(snr)), 0.05) ** 2,
     "sigmoid": lambda snr, rate: snr / (1 + snr * np.exp(-2)) * rate,
 }
 OF_X0 = {  # {prediction type: |x0 error|^2 / |its error|^2}

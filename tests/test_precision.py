@@ -8,6 +8,7 @@ import pytest
 
 from imagegen_jax.networks import cyclegan_nets
 from imagegen_jax.networks import dcgan
+from imagegen_jax.networks import dit
 from imagegen_jax.networks import ladder
 from imagegen_jax.networks import resnet_gan
 from imagegen_jax.networks import unet
@@ -24,6 +25,7 @@ LADDER = dict(widths=(4, 4), latents=(1, 1, 2), blocks=1, groups=2, image_shape=
 NOISE = [np.ones((2, *shape), np.float32) for shape in ladder.Ladder(**LADDER).latent_shapes]
 NETWORKS = {  # (module, arguments): its output in float32 is not rounded to HALF
     "unet": (unet.UNet(4, (1, 2), 1, (), groups=2, out_channels=1, dtype=HALF), (IMAGE, np.ones(2, np.float32))),
+    "dit": (dit.DiT(8, 1, 1, out_channels=1, classes=3, dtype=HALF), (IMAGE, np.ones(2, np.float32), TOLD)),
     "dense decoder": (vae_nets.DenseDecoder((4,), (8, 8, 1), HALF), (CODE, False)),
     "conv decoder": (vae_nets.ConvDecoder((4,), 1, 2, (8, 8, 1), HALF), (CODE, False)),
     "pythae decoder": (vae_nets.PythaeDecoder(1, HALF), (CODE, False)),

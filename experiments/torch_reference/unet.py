@@ -12,6 +12,7 @@ _LEVELS = 1000  # of noise, that training draws from
 
 def check(config, algorithm, mesh):
     """Raises errors.UserError where the recipe has no U-Net of diffusers that would do the same work."""
+    pytorch.check("diffusers", ("torch", "diffusers"), mesh, pytorch.training_reasons(config, {"network.name": "unet"}))
     network = algorithm.network
     widths = [network.channels * multiplier for multiplier in network.multipliers]
     sides = algorithm.image_shape[:2]
@@ -28,7 +29,7 @@ def check(config, algorithm, mesh):
         f"config.network.groups is {network.groups}: it must divide {widths}": any(w % network.groups for w in widths),
         f"image sides {sides} must be multiples of {multiple}": any(side % multiple for side in sides),
     }
-    pytorch.check("diffusers", ("torch", "diffusers"), mesh, pytorch.training_reasons(config) | reasons)
+    pytorch.check("diffusers", ("torch", "diffusers"), mesh, reasons)
 
 
 def compare(training, repeats):

@@ -31,7 +31,7 @@ from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import solvers
 from imagegen_jax.diffusion import times as times_lib
 from imagegen_jax.diffusion import weightings
-from imagegen_jax.networks import blocks
+from imagegen_jax.networks import denoisers
 from imagegen_jax.networks import uncertainty
 from imagegen_jax.networks import unet
 
@@ -72,7 +72,7 @@ class Objective:
 class Config:
     """The keys of a diffusion."""
 
-    network: unet.Config = unet.Config()
+    network: denoisers.Config = unet.Config()
     diffusion: Objective = Objective()
     sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
     guidance: guidance_lib.Guidance = keys.resumable(guidance_lib.Guidance())
@@ -114,6 +114,7 @@ class Diffusion(base.Algorithm):
       guidance: likewise.
       training: how it is optimised.
       conditions: {name: conditions.Condition} of what the network is told.
+      network_name: what the network is called in a state.
       classifier: one that guides, whose state is among the companions'.
     """
 
@@ -129,6 +130,7 @@ class Diffusion(base.Algorithm):
     training: base.Training
     guidance: guidance_lib.Guidance = guidance_lib.Guidance()
     conditions: Mapping[str, conditions_lib.Condition] = dataclasses.field(default_factory=dict)
+    network_name: str = "unet"
     classifier: capabilities.ClassifiesNoisy | None = None
 
     @classmethod
@@ -137,7 +139,8 @@ class Diffusion(base.Algorithm):
         classes = base.told_classes(objective.conditional, spec, "diffusion.conditional")
         outputs = spec.shape[-1] * (2 if objective.learn_variance else 1)
         return cls(
-            network=blocks.from_config(unet.UNet, config.network, out_channels=outputs, classes=classes),
+            network=denoisers.build(config.network, spec.shape, out_channels=outputs, classes=classes),
+            network_name=config.network.name,
             image_shape=spec.shape,
             process=processes.PROCESSES[objective.process](objective),
             objective=objective,
@@ -159,7 +162,7 @@ class Diffusion(base.Algorithm):
         params = self.network.init(rng, *blank)["params"]
         if self.objective.uncertainty:
             params |= {"uncertainty": self._uncertainty.init(jax.random.fold_in(rng, 1), jnp.zeros(1))["params"]}
-        return base.first_state("unet", params, self.training)
+        return base.first_state(self.network_name, params, self.training)
 
     def train_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
@@ -181,7 +184,7 @@ class Diffusion(base.Algorithm):
                 error = error * jnp.exp(-log_variance) + log_variance
             return _hybrid(error, **parts).mean(), (jax.tree.map(jnp.mean, parts), {})
 
-        return base.train_step(self.training, state, "unet", loss, (x0, eps, t, condition), dropout_rng)
+        return base.train_step(self.training, state, self.network_name, loss, (x0, eps, t, condition), dropout_rng)
 
     def eval_step(self, state, batch, rng):
         x0 = images.to_float(batch["image"])
@@ -191,7 +194,7 @@ class Diffusion(base.Algorithm):
             return self._times.draw(t_key), jax.random.normal(eps_key, self.image_shape)
 
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
-        error, parts = self._error(state.params["unet"], x0, eps, t, self._told(batch))
+        error, parts = self._error(state.params[self.network_name], x0, eps, t, self._told(batch))
         return {"loss": _hybrid(error, **parts), **parts}
 
     def likelihood_costs(self, state, batch, rng, kind, samples):
@@ -241,7 +244,9 @@ class Diffusion(base.Algorithm):
             condition = {name: condition[name] for name in self.conditions}
             t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
             shown = self.process.network_input(x, level)
-            prediction, variance = self._split(self.network.apply({"params": state.params["unet"]}, shown, t, condition))
+            prediction, variance = self._split(
+                self.network.apply({"params": state.params[self.network_name]}, shown, t, condition)
+            )
             return solvers.Estimate(self._to_x0(prediction, x, level), variance)
 
         return denoise

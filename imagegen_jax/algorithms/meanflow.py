@@ -27,7 +27,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.diffusion import mean_velocity
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import times as times_lib
-from imagegen_jax.networks import blocks
+from imagegen_jax.networks import denoisers
 from imagegen_jax.networks import unet
 
 
@@ -87,7 +87,7 @@ class Sampler:
 class Config:
     """The keys of a MeanFlow."""
 
-    network: unet.Config = unet.Config()
+    network: denoisers.Config = unet.Config()
     meanflow: Objective = Objective()
     sampler: Sampler = keys.resumable(Sampler())
 
@@ -113,6 +113,7 @@ class MeanFlow(base.Algorithm):
       sampler: of sample, unless the request says otherwise.
       training: how it is optimised.
       conditions: {name: conditions.Condition} of what the network is told.
+      network_name: what the network is called in a state.
     """
 
     Config: ClassVar[type] = Config
@@ -124,14 +125,15 @@ class MeanFlow(base.Algorithm):
     sampler: Sampler
     training: base.Training
     conditions: Mapping[str, conditions_lib.Condition] = dataclasses.field(default_factory=dict)
+    network_name: str = "unet"
 
     @classmethod
     def from_config(cls, config, spec, training):
         aim = config.meanflow
         classes = base.told_classes(aim.conditional, spec, "meanflow.conditional")
         made = {"out_channels": spec.shape[-1] * (1 + aim.velocity_head), "classes": classes, "times": 2 + aim.tells_scale}
-        network = blocks.from_config(unet.UNet, config.network, **made)
-        return cls(network, spec.shape, aim, config.sampler, training, spec.conditions if classes else {})
+        network, told = denoisers.build(config.network, spec.shape, **made), spec.conditions if classes else {}
+        return cls(network, spec.shape, aim, config.sampler, training, told, config.network.name)
 
     @property
     def classes(self):
@@ -140,7 +142,7 @@ class MeanFlow(base.Algorithm):
 
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 2 + self.objective.tells_scale)), self._null(1)
-        return base.first_state("unet", self.network.init(rng, *blank)["params"], self.training)
+        return base.first_state(self.network_name, self.network.init(rng, *blank)["params"], self.training)
 
     def train_step(self, state, batch, rng):
         """With 'loss', the squared error of V averaged over pixels, and 'weighted_loss', whose gradient it takes."""
@@ -161,7 +163,7 @@ class MeanFlow(base.Algorithm):
             weighted = sum(e * mean_velocity.adaptive_weight(e, aim.weight_power, aim.weight_eps) for e in errors)
             return weighted.mean(), ({"loss": errors[0].mean() / x0[0].size, "weighted_loss": weighted.mean()}, {})
 
-        return base.train_step(self.training, state, "unet", loss, (x0, eps, r, t, condition, scale), dropout_rng)
+        return base.train_step(self.training, state, self.network_name, loss, (x0, eps, r, t, condition, scale), dropout_rng)
 
     def eval_step(self, state, batch, rng):
         """'loss' is the squared error of V averaged over pixels, with r = t for no image."""
@@ -173,7 +175,7 @@ class MeanFlow(base.Algorithm):
 
         r, t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
         scale = self._scale_of_drawing(len(x0), self.sampler.guidance_scale)
-        errors = self._errors(state, state.params["unet"], x0, eps, r, t, self._told(batch), scale)
+        errors = self._errors(state, state.params[self.network_name], x0, eps, r, t, self._told(batch), scale)
         return {"loss": errors[0] / x0[0].size}
 
     def sample(self, state, keys, condition, request):
@@ -182,7 +184,7 @@ class MeanFlow(base.Algorithm):
         scale = self._scale_of_drawing(len(keys), asked.guidance_scale)
 
         def velocity(z, r, t):
-            return self._velocities(state.params["unet"], z, r, t, told, scale)[0]
+            return self._velocities(state.params[self.network_name], z, r, t, told, scale)[0]
 
         noise = jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys)
         return jnp.clip(mean_velocity.draw(velocity, noise, asked.steps), -1.0, 1.0)

@@ -275,8 +275,8 @@ def depth_to_space(x, block):
 
 
 def from_config(module, config, **others):
-    """A Linen module with the values of its section of a config, and the other fields as they are given."""
-    fields = vars(config) | others
+    """A Linen module with the values of its section of a config but `name`, and the other fields as they are given."""
+    fields = {name: value for name, value in vars(config).items() if name != "name"} | others
     if "dtype" in fields:
         fields["dtype"] = jnp.dtype(fields["dtype"])
     return module(**fields)

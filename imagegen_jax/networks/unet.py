@@ -7,6 +7,7 @@ from collections.abc import Callable
 import dataclasses
 from typing import Annotated
 from typing import Any
+from typing import Literal
 
 from flax import linen as nn
 import jax
@@ -207,6 +208,8 @@ class UNet(nn.Module):
 @dataclasses.dataclass(frozen=True)
 class Config(keys.section(UNet, without=("out_channels", "classes", "times"))):
     """The section `network` of a U-Net."""
+
+    name: Literal["unet"] = "unet"
 
     def objections(self):
         """See keys.objections."""

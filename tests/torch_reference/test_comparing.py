@@ -8,6 +8,7 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
+from configs import dit
 from experiments.torch_reference import cyclegan as cyclegan_reference
 from experiments.torch_reference import gan as gan_reference
 from experiments.torch_reference import inception as inception_reference
@@ -132,6 +133,13 @@ def test_what_has_no_reference_is_refused(request, build, monkeypatch, fixture, 
     algorithm = build(config)
     with pytest.raises(errors.UserError, match=words):
         REFERENCES[config.algorithm].check(config, algorithm, one_device())
+
+
+def test_a_transformer_has_no_u_net_to_be_compared_with(build, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    config = dit.get_config("smoke")
+    with pytest.raises(errors.UserError, match="--against=diffusers: config.network.name must be 'unet'"):
+        unet_reference.check(config, build(config), one_device())
 
 
 def test_missing_packages_are_named(tiny_config, cyclegan_config, build, monkeypatch):
