@@ -6,8 +6,8 @@ fashion   all of Fashion-MNIST, for one GPU
 imagenet  the paper's JiT-B/16 of 256x256 pixels, 131 M parameters (TFDS has imagenet2012 prepared by hand)
 
 A flow, told the labels, whose network predicts x0 with the weight of an error of the velocity. Of 28x28 pixels there are 16
-patches of 7x7. Draw with experiments.sample --label=3 --guidance_scale=3 --guidance_high=9: guidance where the image makes up a
-tenth of x_t or more.
+patches of 7x7. Where the paper's network is told 1 - t, this one is told 1000 t, as those of all diffusions here. Draw with
+experiments.sample --label=3 --guidance_scale=3 --guidance_high=9: guidance where alpha is .1 or more.
 """
 
 from configs import dit

@@ -50,21 +50,21 @@ def places(now, before):
 
 def embedded(at, width):
     """(l, 2) places -> (l, width): sines and cosines of the column, then of the row (facebookresearch/DiT, models.py)."""
-    turned = angles(at[:, ::-1], width // 4)
-    return np.concatenate([np.sin(turned), np.cos(turned)], -1).reshape(len(at), width)
+    theta = angles(at[:, ::-1], width // 4)
+    return np.concatenate([np.sin(theta), np.cos(theta)], -1).reshape(len(at), width)
 
 
-def rotated(x, turned):
+def rotated(x, theta):
     """Rotary positions (Su et al. 2021, equation 34): turns channels (2 i, 2 i + 1) as a point of the plane.
 
     Args:
       x: (n, l, heads, d) queries or keys.
-      turned: (l, d / 2) angles.
+      theta: (l, d / 2) angles.
 
     Returns:
       Shaped as x, float32. The product of two depends on the difference of their angles alone.
     """
-    cos, sin = jnp.cos(turned)[:, None], jnp.sin(turned)[:, None]
+    cos, sin = jnp.cos(theta)[:, None], jnp.sin(theta)[:, None]
     a, b = jnp.moveaxis(x.reshape(*x.shape[:-1], -1, 2), -1, 0)
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
 
@@ -77,10 +77,9 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, told):
-        made = nn.Dense(self.parts * told.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name="dense")(
-            nn.silu(told)
-        )
-        return jnp.split(made[:, None], self.parts, -1)
+        features = self.parts * told.shape[-1]
+        dense = nn.Dense(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="dense")
+        return jnp.split(dense(nn.silu(told))[:, None], self.parts, -1)
 
 
 class Norm(nn.Module):
@@ -103,15 +102,15 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, turned):
+    def __call__(self, x, theta):
         """(n, l, width) and the angles of rotary positions, (l, width / heads / 2) or None -> (n, l, width)."""
         n, length, width = x.shape
         qkv = nn.Dense(3 * width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="query_key_value")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(n, length, 3, self.heads, width // self.heads), 2, 0)
-        if self.qk_norm:  # over the channels of a head (Dehghani et al. 2023, section 2.1)
+        if self.qk_norm:  # over the channels of a head (Dehghani et al. 2023)
             q, k = (nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, name=f"{name}_norm")(y) for name, y in (("q", q), ("k", k)))
-        if turned is not None:
-            q, k = rotated(q, turned), rotated(k, turned)
+        if theta is not None:
+            q, k = rotated(q, theta), rotated(k, theta)
         h = jax.nn.dot_product_attention(q.astype(self.dtype), k.astype(self.dtype), v).reshape(x.shape)
         return nn.Dense(width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="out")(h)
 
@@ -149,11 +148,11 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, told, turned):
+    def __call__(self, x, told, theta):
         """(n, l, width) tokens, (n, width) of time and label, and angles as in Attention -> (n, l, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, self.dtype, name="modulation")(told)
         h = Norm(self.norm, name="norm1")(x, shift1, scale1).astype(self.dtype)
-        x = x + gate1 * Attention(self.heads, self.qk_norm, self.dtype, name="attention")(h, turned)
+        x = x + gate1 * Attention(self.heads, self.qk_norm, self.dtype, name="attention")(h, theta)
         h = Norm(self.norm, name="norm2")(x, shift2, scale2).astype(self.dtype)
         return x + gate2 * Hidden(self.mlp, self.mlp_ratio, self.dtype, name="mlp")(h)
 
@@ -224,14 +223,14 @@ class DiT(nn.Module):
 
         at = places(sides, before)
         x = self._patches(x.reshape(n, len(at), -1)) + jnp.asarray(embedded(at, self.width), self.dtype)
-        turned = angles(at, self.width // self.heads // 4).reshape(len(at), -1) if self.rotary else None
+        theta = angles(at, self.width // self.heads // 4).reshape(len(at), -1) if self.rotary else None
         block = nn.remat(Block) if self.remat else Block
         options = self.heads, self.norm, self.mlp, self.mlp_ratio, self.qk_norm, self.dtype
         for i in range(self.layers):
             if self.class_tokens and i == self.class_tokens_from:
                 x = jnp.concatenate([self._class_tokens(n, label), x], 1)
-                turned = None if turned is None else np.pad(turned, ((self.class_tokens, 0), (0, 0)))  # they are not turned
-            x = block(*options, name=f"block{i}")(x, told, turned)
+                theta = None if theta is None else np.pad(theta, ((self.class_tokens, 0), (0, 0)))  # they have no place
+            x = block(*options, name=f"block{i}")(x, told, theta)
         x = x[:, -len(at) :]
 
         x = Norm(self.norm, name="norm_out")(x, *Modulation(2, self.dtype, name="modulation_out")(told))
@@ -241,8 +240,8 @@ class DiT(nn.Module):
     def _time(self, t):
         """(n, width) of times (n,) or (n, times)."""
         t = t.astype(jnp.float32).reshape(len(t), self.times)
-        turned = angles(t, _WAVES)
-        waves = jnp.concatenate([jnp.cos(turned), jnp.sin(turned)], -1)
+        theta = angles(t, _WAVES)
+        waves = jnp.concatenate([jnp.cos(theta), jnp.sin(theta)], -1)
 
         def dense(name):
             return nn.Dense(self.width, kernel_init=_small, dtype=self.dtype, name=name)
