@@ -62,7 +62,8 @@ def built(name, classes=0, **objective):
     training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
     told = {"label": conditions.Label(classes)} if classes else {}
     teacher = Teacher(processes.PROCESSES[name](keys), classes)
-    return meanflow_distilled.DistilledMeanFlow(Student(), SHAPE, aim, meanflow.Sampler(), training, told, teacher)
+    made = Student(), SHAPE, aim, meanflow.Sampler(), training, told
+    return meanflow_distilled.DistilledMeanFlow(*made, first_stage=teacher)
 
 
 @pytest.mark.parametrize("name", NAMES)
