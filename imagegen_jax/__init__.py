@@ -9,7 +9,7 @@ scores = run.evaluate(num=2000)["scores"]
 
 import importlib
 
-_FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs", "evaluate": "scoring"}
+_FUNCTIONS = {"load": "runs", "train": "runs", "Run": "runs", "evaluate": "scoring", "sweep": "runs"}
 _PACKAGES = ("api", "benchmark", "reports")
 
 

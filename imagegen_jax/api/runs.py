@@ -11,6 +11,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.api import editing
 from imagegen_jax.api import sampling
+from imagegen_jax.api import sweeping
 from imagegen_jax.api import training
 from imagegen_jax.generation import latent_space
 from imagegen_jax.training import checkpoint as checkpoint_lib
@@ -102,3 +103,9 @@ def train(config, workdir, checkpoint=None) -> Run:
     with interruption.Interruption() as stop:
         training.train(config, workdir, stop, checkpoint)
     return load(workdir)
+
+
+def sweep(config, grid, workdir, metric="eval/loss"):
+    """Trains a config with each combination of some values, and returns what came of it; see sweeping.sweep."""
+    with interruption.Interruption() as stop:
+        return sweeping.sweep(config, grid, workdir, stop, metric)

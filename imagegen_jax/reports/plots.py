@@ -79,3 +79,25 @@ def sweep(path, reports):
         axes.legend()
     with files.atomic_write(path) as temporary:
         page.savefig(temporary, format="png", dpi=120)
+
+
+def curves(path, label, members):
+    """Several curves over steps in one picture, as a PNG, named in the order that they are given in.
+
+    Args:
+      path: where to.
+      label: of the values.
+      members: {name: {step: value}}.
+    """
+    from matplotlib import figure
+
+    page = figure.Figure(figsize=(7, 4), layout="constrained")
+    axes = page.subplots()
+    for name, points in members.items():
+        axes.plot(*zip(*sorted(points.items())), label=name, linewidth=1.2, marker="o", markersize=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.legend(fontsize=7)
+    with files.atomic_write(path) as temporary:
+        page.savefig(temporary, format="png", dpi=120)
