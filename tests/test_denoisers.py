@@ -104,7 +104,7 @@ def test_each_of_eight_devices_holds_an_eighth_of_the_largest():
     """Of the parameters, moments and averages of DiT-XL/2 under FSDP; what is too small to be split is within a percent."""
     config = recipe.with_transformer(recipe.get_config("cifar10"), **dit.SIZES["XL"], patch_size=2)
     state = jax.eval_shape(built(config, (32, 32, 4)).init, jax.random.key(0))
-    mesh = jax.sharding.AbstractMesh((8,), (sharding.AXIS,))
+    mesh = jax.sharding.AbstractMesh((1, 8), sharding.AXES)
     shardings = sharding.state_shardings(mesh, state, ((".*", "fsdp"),), config.sharding.min_size)
     for part in ("params", "opt_state", "ema_params"):
         leaves, places = (jax.tree.leaves(getattr(tree, part)) for tree in (state, shardings))
