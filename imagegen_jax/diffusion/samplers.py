@@ -111,6 +111,16 @@ def limited(sampler, x0):
     return jnp.clip(x0, -1.0, 1.0) if sampler.clip else x0
 
 
+def levels(process: processes.Process, sampler: Sampler) -> processes.Level:
+    """The solvers.levels of a sampler other than ode: (steps + 1,) float64 arrays."""
+    return solvers.levels(process, time_grids.times(sampler.grid, process, sampler.steps, sampler.rho))
+
+
+def normal(keys, shape):
+    """i -> (n, *shape) standard normal, row j of keys[j] alone: 0 is the noise to begin with, the others those of the steps."""
+    return lambda i: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+
+
 def sample(
     denoise: solvers.Denoiser,
     keys: jax.Array,
@@ -120,6 +130,8 @@ def sample(
     condition=(),
     on_x0: Callable | None = None,
     on_x: Callable | None = None,
+    begin: tuple[int, jax.Array] | None = None,
+    repeats: Callable | None = None,
 ):
     """Draws one image per key.
 
@@ -132,13 +144,14 @@ def sample(
       condition: of the images, a pytree of arrays with n rows.
       on_x0: None, or (x0, x_t, processes.Level) -> x0, of each estimate after it is limited.
       on_x: None, or (x_s, processes.Level, i) -> x_s at the end of each step but those of ode.
+      begin: None, or (k, x_t): begin before step k with this x_t, (n, *shape), instead of with noise. Not of ode.
+      repeats: None, or (processes.Level at the beginning of each step) -> how often each is taken, see solvers.repeated; of
+        ddpm, ddim and euler.
 
     Returns:
       (n, *shape) float32.
     """
-
-    def normal(i):
-        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+    noise = normal(keys, shape)
 
     def estimate(x, level, condition):
         x0, variance = denoise(x, level, condition)
@@ -147,11 +160,14 @@ def sample(
 
     if sampler.name == "ode":
         start = process.level(jnp.float32(process.most)).norm
-        return solvers.ode(estimate, start * normal(0), condition, process, rtol=sampler.rtol, atol=sampler.atol)
-    levels = solvers.levels(process, time_grids.times(sampler.grid, process, sampler.steps, sampler.rho))
-    start = jnp.float32(levels.norm[0]) * normal(0)
+        return solvers.ode(estimate, start * noise(0), condition, process, rtol=sampler.rtol, atol=sampler.atol)
+    along = levels(process, sampler)
+    skipped, start = begin or (0, jnp.float32(along.norm[0]) * noise(0))
+    along = processes.Level(*(values[skipped:] for values in along))
     own = {name: getattr(sampler, name) for name in CONSTANTS[sampler.name] if name not in _GRID}
     if sampler.name == "heun":
-        return solvers.heun(estimate, start, condition, levels, normal, on_x, process=process, **own)
-    factors = solvers.LINEAR[sampler.name](levels, process, **own)
-    return solvers.multistep(estimate, start, condition, levels, factors, normal, on_x)
+        return solvers.heun(estimate, start, condition, along, noise, on_x, process=process, **own)
+    factors = solvers.LINEAR[sampler.name](along, process, **own)
+    if repeats is not None:
+        along, factors = solvers.repeated(along, factors, repeats(processes.Level(*(values[:-1] for values in along))))
+    return solvers.multistep(estimate, start, condition, along, factors, noise, on_x)

@@ -125,6 +125,28 @@ def _log_steps(levels):
 LINEAR = {"ddpm": ddpm, "ddim": ddim, "euler": euler, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde}
 
 
+def repeated(levels, factors, times):
+    """Levels and factors that take steps several times, going back between them (Lugmayr et al. 2022, algorithm 1).
+
+    A step from t to s and the diffusion back to t, x_t = r x_s + sqrt(sigma_t^2 - r^2 sigma_s^2) z with r = alpha_t / alpha_s,
+    are one linear step from t to t.
+
+    Args:
+      levels: of the solver.
+      factors: its factors, without on_change.
+      times: (steps,) how often each is taken.
+    """
+    t, s = _steps(levels)
+    r = t.alpha / s.alpha
+    there = {"on_noise": np.zeros_like(r)} | factors
+    back = {name: r * values for name, values in there.items()}
+    back["on_noise"] = np.sqrt(np.maximum(back["on_noise"] ** 2 + t.sigma**2 - (r * s.sigma) ** 2, 0))
+    order = np.repeat(np.arange(len(r)), times)
+    last = np.append(np.diff(order) > 0, True)
+    along = processes.Level(*(np.append(values[order], values[-1]) for values in levels))
+    return along, {name: np.where(last, there[name][order], back[name][order]) for name in there}
+
+
 def multistep(denoise: Denoiser, x, condition, levels, factors, normal, on_x=None):
     """Runs a linear solver.
 
