@@ -133,6 +133,12 @@ def numbers(name, kind=float):
     return found or None
 
 
+def tell(lines):
+    """Prints lines that a person asked for, unless there are none; of several processes the first does."""
+    if lines and jax.process_index() == 0:
+        print(lines)
+
+
 def finish(abandoned):
     """Ends the process with code 0; at once where a thread is still computing something that nobody waits for."""
     sys.stdout.flush()

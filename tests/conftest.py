@@ -40,6 +40,7 @@ from configs import ddpm  # noqa: E402
 from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong to no single command)
 from imagegen_jax.data import sources  # noqa: E402
 from imagegen_jax.generation import drawing_flags  # noqa: E402
+from imagegen_jax.generation import editing_flags  # noqa: E402
 from imagegen_jax.training import compiler  # noqa: E402
 
 
@@ -77,7 +78,7 @@ def command():
         # Also of commands that a test module has imported, which then serve as libraries.
         for flag in list(flags.FLAGS):
             owner = flags.FLAGS.find_module_defining_flag(flag) or ""
-            if owner.startswith("experiments.") or owner == drawing_flags.__name__:
+            if owner.startswith("experiments.") or owner in (drawing_flags.__name__, editing_flags.__name__):
                 delattr(flags.FLAGS, flag)
         loaded.clear()
 

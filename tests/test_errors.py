@@ -104,7 +104,7 @@ def test_home_folders_are_those_that_a_shell_means(monkeypatch):
         (["edit"], 2, "error: the verb is missing: write one of translate"),
         (["edit", "colour"], 2, "error: there is no verb 'colour': write one of translate"),
         (["edit", "reconstruct", "--workdir=~/caf\udce9", "--out=x.png"], 2, "caf\\udce9 is not the folder of a run"),
-        (["edit", "translate", "--help"], 0, "translate   images of one domain"),
+        (["edit", "translate", "--help"], 0, "translate            images of one domain"),
         (["sample", "--help"], 0, "--eta"),
         (["sample", "--workdir=x", "--out=x.png", "--num=ten"], 2, "error: flag --num=ten: "),
     ],

@@ -15,6 +15,7 @@ import jax
 
 from imagegen_jax.algorithms import base
 from imagegen_jax.diffusion import processes
+from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import solvers
 
 
@@ -223,6 +224,22 @@ class Denoises(Protocol):
 
     def denoiser(self, state: base.TrainState) -> solvers.Denoiser:
         """By state.params; levels may be those of each image."""
+
+
+@typing.runtime_checkable
+class DrawsByDenoising(Draws, Protocol):
+    """Draws step by step along a process, so that what is known of an image can be put in on the way.
+
+    Attributes:
+      process: from images to noise.
+      image_shape: (height, width, channels).
+    """
+
+    process: processes.Process
+    image_shape: tuple[int, int, int]
+
+    def denoising(self, state: base.TrainState, request) -> tuple[solvers.Denoiser, samplers.Sampler]:
+        """What images of a request are drawn with, by state.params: the denoiser, guided, and the sampler."""
 
 
 @typing.runtime_checkable

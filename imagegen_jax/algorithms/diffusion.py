@@ -214,10 +214,14 @@ class Diffusion(base.Algorithm):
         return likelihood.continuous_bound(limited, *given, samples=samples)
 
     def sample(self, state, keys, condition, request):
-        denoise = self._guided(state, request)
+        denoise, sampler = self.denoising(state, request)
         wanted = {name: condition[name] for name in {*self.conditions, *(["label"] if self.classifier else [])}}
-        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), wanted)
+        x = samplers.sample(denoise, keys, self.image_shape, self.process, sampler, wanted)
         return jnp.clip(x, -1.0, 1.0)
+
+    def denoising(self, state, request):
+        """See capabilities.DrawsByDenoising."""
+        return self._guided(state, request), self._sampler(request)
 
     def companions(self, request):
         """See capabilities.TakesCompanions."""

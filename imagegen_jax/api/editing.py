@@ -18,22 +18,29 @@ from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax import similarity
 from imagegen_jax.algorithms import capabilities
+from imagegen_jax.api import restoring
 from imagegen_jax.data import domains
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import latent_space
 from imagegen_jax.generation import output
+from imagegen_jax.generation import redrawing
 from imagegen_jax.generation import tiling
 from imagegen_jax.generation import translation
 
+STRENGTHS = (0.5, 1, 1.5)  # of `attribute`
 _TRAVERSED = 10  # dimensions by default
 _SURVEYED = 500  # images whose latents tell what the deviations are
 _AVERAGED = 2000  # labelled images whose latents are averaged
 
 
-def check_encodes(trained, or_random=False):
-    """Raises errors.UserError where images have no latents and, with `or_random`, random latents cannot be decoded either."""
+def check_encodes(trained, or_random=False, or_inverts=False):
+    """Raises errors.UserError where images have no latents.
+
+    With `or_random` random latents that can be decoded are enough, and with `or_inverts` the noise that images are drawn from.
+    """
     decodes_noise = _decodes_noise(trained.algorithm)
-    if not isinstance(trained.algorithm, capabilities.Autoencodes) and not (or_random and decodes_noise):
+    inverts = or_inverts and isinstance(trained.algorithm, capabilities.DrawsByDenoising)
+    if not isinstance(trained.algorithm, capabilities.Autoencodes) and not inverts and not (or_random and decodes_noise):
         raise errors.UserError(
             f"{trained.workdir} is a run of {trained.config.algorithm}, whose images have no codes: "
             "give the folder of an autoencoder's run"
@@ -96,17 +103,21 @@ def reconstruct(trained, images, labels=None):
     return Reconstructions(made, *similarity.reconstruction_errors(images, made))
 
 
-def interpolate(trained, images_or_seeds, num=9, labels=None):
+def interpolate(trained, images_or_seeds, num=9, labels=None, **request):
     """From each image, or random latents of a seed, to the next in `num` steps, both ends among them.
 
     Returns:
-      (n - 1, num, h, w, c) uint8. On the way the label is that of the nearer end.
+      (n - 1, num, h, w, c) uint8. On the way the label is that of the nearer end. Latents of a run that draws by denoising are
+      noise, see `invert`.
     """
     if len(images_or_seeds) < 2:
         raise errors.UserError("give at least two, to go from one to the other")
-    if np.ndim(images_or_seeds[0]):
-        ends, labels = _encoded(trained, images_or_seeds, labels)
-    elif not _decodes_noise(trained.algorithm):
+    random = not np.ndim(images_or_seeds[0])
+    codec = _codec(trained, request, random)
+    labels = _labels(trained, labels, images_or_seeds)
+    if not random:
+        ends = codec.encode(images_or_seeds, labels)
+    elif not codec.prior_is_normal:
         raise errors.UserError(
             "--input=seed:…: the codes of this run have no standard normal prior: "
             "give images instead, such as experiments.sample draws with --out=folder/"
@@ -114,9 +125,39 @@ def interpolate(trained, images_or_seeds, num=9, labels=None):
     else:
         for seed in images_or_seeds:
             rng.check_seed(seed, "--input=seed:…")
-        labels = _labels(trained, labels, images_or_seeds)
-        ends = latent_space.of_prior(images_or_seeds, trained.codec.dimensions)
-    return trained.codec.decode(latent_space.paths(ends, num), latent_space.labels_of_paths(labels, num))
+        ends = latent_space.of_prior(images_or_seeds, codec.dimensions)
+    return codec.decode(latent_space.paths(ends, num), latent_space.labels_of_paths(labels, num))
+
+
+def blend(trained, images, weights=None, labels=None, **request):
+    """One image of the latents of several, each with its weight, by default all alike: (h, w, c) uint8.
+
+    The label is that of the heaviest. Latents of a run that draws by denoising are noise, see `invert`.
+    """
+    weights = np.ones(len(images)) if weights is None else np.asarray(weights, np.float64)
+    if len(weights) != len(images) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        said = ",".join(f"{weight:g}" for weight in weights)
+        raise errors.UserError(f"--weights={said}: give one for each of the {len(images)} images, none below 0 and not all 0")
+    codec = _codec(trained, request)
+    labels = _labels(trained, labels, images)
+    blended = latent_space.blended(codec.encode(images, labels), weights)
+    return codec.decode(blended[None], labels[np.argmax(weights)])[0]
+
+
+def invert(trained, images, labels=None, **request):
+    """The noise that images are drawn from, by a run that draws by denoising, and what it draws from that: Reconstructions.
+
+    `request` is of the run's own options: steps, by default 100, of two evaluations each, and guidance.
+
+    Returns:
+      (noise (n, h, w, c) float32, about standard normal, Reconstructions).
+    """
+    restoring.check_denoises(trained)
+    codec = _codec(trained, request)
+    labels = _labels(trained, labels, images)
+    noise = codec.encode(images, labels)
+    made = codec.decode(noise, labels)
+    return noise.reshape(images.shape), Reconstructions(made, *similarity.reconstruction_errors(images, made))
 
 
 class Traversals(NamedTuple):
@@ -165,7 +206,7 @@ def traverse(trained, image, dimensions=None, num=9, range=2.5, label=None):
     return Traversals(trained.codec.decode(moved, label), dimensions, deviations[dimensions])
 
 
-def attribute(trained, images, source, target, strengths=(0.5, 1, 1.5), labels=None):
+def attribute(trained, images, source, target, strengths=STRENGTHS, labels=None):
     """Moves images from the mean latents of one class towards those of another.
 
     Args:
@@ -245,6 +286,21 @@ def translate_files(trained, given, out, direction, tile=512, overlap=None, on_b
 
 def _decodes_noise(algorithm):
     return isinstance(algorithm, capabilities.Decodes) and algorithm.prior_is_normal
+
+
+def _codec(trained, request, random=False):
+    """The latent_space.Codec of a run: of its latents, or of the noise that images are drawn from. Raises errors.UserError."""
+    check_encodes(trained, or_random=random, or_inverts=True)
+    if isinstance(trained.algorithm, capabilities.Decodes):
+        for name, value in request.items():
+            raise errors.UserError(f"--{name}={value}: the images of this run are decoded, not drawn; leave it out")
+        return trained.codec
+    if request.get("sampler"):
+        raise errors.UserError(
+            f"--sampler={request['sampler']}: from images to noise and back there is one solver; leave it out"
+        )
+    ours, request = restoring.prepared(trained, request)
+    return ours.codec_of(redrawing.Inversions(ours.algorithm, request, request.steps))
 
 
 def _labels(trained, labels, rows):

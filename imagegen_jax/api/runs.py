@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax.api import editing
+from imagegen_jax.api import restoring
 from imagegen_jax.api import sampling
 from imagegen_jax.api import sweeping
 from imagegen_jax.api import training
@@ -33,6 +34,9 @@ class Run(run.Run):
 
     encode, decode, reconstruct = editing.encode, editing.decode, editing.reconstruct
     interpolate, traverse, attribute = editing.interpolate, editing.traverse, editing.attribute
+    invert, blend, vary = editing.invert, editing.blend, restoring.vary
+    inpaint, outpaint, superres = restoring.inpaint, restoring.outpaint, restoring.superres
+    colorize, deblur, denoise = restoring.colorize, restoring.deblur, restoring.denoise
     translate, translate_files = editing.translate, editing.translate_files
 
     def sample(self, num: int, seed: int = 0, **request) -> np.ndarray:
@@ -57,11 +61,19 @@ class Run(run.Run):
         with files.atomic_write(out, f"--out={out}: cannot write it") as temporary:
             safetensors.save_file(run.named_arrays(self.state), temporary, metadata)
 
+    @property
+    def at_once(self) -> int:
+        """Images that are drawn, or encoded, or decoded, at once."""
+        return self.batch_size or self.config.sample.batch_size
+
     @functools.cached_property
     def codec(self):
         """The latent_space.Codec of the run, which is compiled once."""
-        batch_size = self.batch_size or self.config.sample.batch_size
-        return latent_space.Codec(self.algorithm, self.state, sharding.make_mesh(jax.device_count()), batch_size)
+        return self.codec_of(self.algorithm)
+
+    def codec_of(self, algorithm):
+        """That of an algorithm that encodes or decodes with this run's state."""
+        return latent_space.Codec(algorithm, self.state, sharding.make_mesh(jax.device_count()), self.at_once)
 
 
 def load(workdir, checkpoint=None, ema=True, batch_size=None, check=None) -> Run:

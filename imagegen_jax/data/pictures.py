@@ -126,6 +126,13 @@ def convert(image, channels):
     return np.asarray(image.convert(_CHANNELS[channels])).reshape(image.height, image.width, channels)
 
 
+def opacity(image):
+    """(h, w, 1) uint8, how opaque each pixel of a PIL image is, upright; None where it has no transparency."""
+    if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
+        return None
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGBA").getchannel("A"))[..., None]
+
+
 def _check_range(image):
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range: save it with 8 or 16 bits")

@@ -26,6 +26,7 @@ class Codec:
     Attributes:
       batch_size: images at once.
       dimensions: d, of an image's latents.
+      prior_is_normal: see capabilities.Decodes.
     """
 
     def __init__(self, algorithm, state, mesh, batch_size):
@@ -54,6 +55,7 @@ class Codec:
         self._encode = jax.jit(encode, **compiled)
         self._decode = jax.jit(decode, **compiled)
         self.dimensions = math.prod(algorithm.latent_shape)
+        self.prior_is_normal = algorithm.prior_is_normal
 
     def encode(self, image, label, index=None, key=None):
         """Latents of images: the most likely, or random ones of their posteriors.
@@ -151,6 +153,17 @@ def paths(latents, num):
     """From each of n latents (n, d) to the next in `num` steps, both ends among them: (n - 1, num, d) float32."""
     t = np.linspace(0, 1, num)
     return np.stack([slerp(start, end, t) for start, end in itertools.pairwise(latents)])
+
+
+def blended(latents, weights):
+    """The mean of n latents (n, d) by weights (n,): (d,) float32, as long as they are on average.
+
+    Of two alike that is the middle of `slerp`.
+    """
+    shares = np.asarray(weights, np.float64) / np.sum(weights)
+    mean = shares @ latents.astype(np.float64)
+    length = np.linalg.norm(mean)
+    return (mean * (shares @ np.linalg.norm(latents, axis=-1) / length if length else 1.0)).astype(np.float32)
 
 
 def labels_of_paths(labels, num):

@@ -13,7 +13,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 
-_RESULTS = ("errors.json", "index.html")  # of commands, beside PNGs, in a folder
+_RESULTS = ("errors.json", "scores.json", "index.html")  # of commands, beside PNGs, in a folder
 _DEBRIS = (".DS_Store", "Thumbs.db")  # what a look at a folder leaves behind
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 

@@ -121,13 +121,23 @@ def save_index(out, translated, title):
       translated: the Files.
       title: plain text.
     """
-    images = [
-        {"name": os.path.relpath(file.target, out), "input": _link(file.source, out), "output": _link(file.target, out)}
-        for file in translated
-    ]
-    text = templates.render(__package__, "translations.html.jinja", title=title, images=images)
+    rows = [(os.path.relpath(file.target, out), {"input": file.source, "output": file.target}) for file in translated]
     with files.atomic_write(pathlib.Path(out) / "index.html") as temporary:
-        temporary.write_text(text, "utf-8", errors="replace")  # names of files need not be text
+        write_page(temporary, out, rows, title)
+
+
+def write_page(path, folder, rows, title):
+    """Writes a page that shows images beside each other.
+
+    Args:
+      path: of the page.
+      folder: that it will lie in, from where its links go.
+      rows: [(name, {what it is: path of an image})].
+      title: plain text.
+    """
+    linked = [(name, {kind: _link(file, folder) for kind, file in shown.items()}) for name, shown in rows]
+    text = templates.render(__package__, "images.html.jinja", title=title, rows=linked)
+    path.write_text(text, "utf-8", errors="replace")  # names of files need not be text
 
 
 def _link(path, folder):

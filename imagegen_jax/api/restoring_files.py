@@ -1,0 +1,214 @@
+"""Restoring, varying and inverting images of files or of a data set: the results, a page, scores where the truth is known."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from imagegen_jax import errors
+from imagegen_jax import files
+from imagegen_jax import images
+from imagegen_jax import keys
+from imagegen_jax.api import editing
+from imagegen_jax.api import restoring
+from imagegen_jax.data import pictures
+from imagegen_jax.data import pipeline
+from imagegen_jax.generation import damages
+from imagegen_jax.generation import inputs
+from imagegen_jax.generation import output
+from imagegen_jax.generation import translation
+
+
+def restore(trained, given, out, label=None, *, verb, overwrite=False, score=None, features=None, seed=0, **options):
+    """Restores the images that `--input` names.
+
+    Args:
+      trained: the run.
+      given: files, a folder, or 'test:0,5' (inputs.read).
+      out: a folder, which gets the images under their names, what became of them and a page; or .png or .npz.
+      label: class of the files, by name or number.
+      verb: of damages.DAMAGES.
+      overwrite: whether to replace a folder of earlier results.
+      score: whether the images are the true ones, which are damaged first and then compared; None for those of the data set.
+      features: of the perceptual distance, see comparing.scorer.
+      seed: see restoring.
+      **options: fields of the damage, as values or as a person writes them, and what restoring.solve takes.
+
+    Returns:
+      The scores as lines for a person; '' where there are none.
+
+    Raises:
+      errors.UserError: see restoring.restore.
+    """
+    from imagegen_jax.api import comparing  # here, since SciPy and the networks of scores take their time to import
+
+    restoring.check_denoises(trained)
+    damage, options = _damage(verb, options)
+    _check_out(out, overwrite)
+    shape = trained.spec.shape
+    taken = damage.taken(shape)
+    score = bool(_from_data(given) if score is None else score)
+    found = _read(trained, given, out, label, shape if score or _from_data(given) else taken)
+    problem = damage.problem(shape, len(found.image), found.alpha)
+    y = problem.degraded(found.image, seed) if score else damage.placed(found.image, shape)
+    made = restoring.solve(trained, problem, y, found.label, seed=seed, **options)
+    columns, texts, lines = {"damaged": _shown(y, problem.hidden, shape), "after": made.images}, {}, ""
+    if score:
+        columns = {"before": found.image} | columns
+        scored = comparing.scorer(found.image, problem.hidden, features)
+        answers = {options.get("method", "ddnm"): made.images} | comparing.trivial(trained, problem, y)
+        scores = {name: scored(answer) for name, answer in answers.items()}
+        texts["scores.json"], lines = _json(trained, found.names, scores), comparing.text(scores)
+    _save(trained, verb, out, found.names, columns, made, texts)
+    return lines
+
+
+def vary(trained, given, out, label=None, *, overwrite=False, strength=None, **options):
+    """Draws images like those that `--input` names, see restoring.vary, and writes them as `restore` does."""
+    restoring.check_denoises(trained)
+    _check_out(out, overwrite)
+    found = _read(trained, given, out, label, trained.spec.shape)
+    if strength is not None:
+        options["strength"] = _number("strength", strength)
+    made = restoring.vary(trained, found.image, labels=found.label, **options)
+    _save(trained, "vary", out, found.names, {"before": found.image, "after": made.images}, made, {})
+
+
+def invert(trained, given, out, label=None, *, overwrite=False, **request):
+    """Takes images to their noise and back, see editing.invert, and writes both; returns the errors as lines for a person."""
+    restoring.check_denoises(trained)
+    _check_out(out, overwrite)
+    found = _read(trained, given, out, label, trained.spec.shape)
+    noise, made = editing.invert(trained, found.image, found.label, **request)
+    shown = np.asarray(images.to_uint8(noise / 3))  # three standard deviations
+    texts = {"errors.json": made.json(found.names, workdir=str(trained.workdir), step=trained.step)}
+    _save(trained, "invert", out, found.names, {"before": found.image, "noise": shown, "after": made.images}, None, texts)
+    return made.table(found.names)
+
+
+def _number(name, value):
+    """A number of what stands alone in a flag that is a list elsewhere. Raises errors.UserError."""
+    try:
+        (value,) = value if isinstance(value, list) else [value]
+        return float(value)
+    except ValueError:
+        raise errors.UserError(f"--{name}={value}: give one number") from None
+
+
+class _Given(NamedTuple):
+    """What is to be edited.
+
+    Attributes:
+      names: of the results, without an ending.
+      image: (n, h, w, c) uint8.
+      label: (n,) int32, as the run is told.
+      alpha: (n, h, w) uint8, the opacity; None where there is none.
+    """
+
+    names: list[str]
+    image: np.ndarray
+    label: np.ndarray
+    alpha: np.ndarray | None
+
+
+def _from_data(given):
+    return re.match(r"(train|test):", given) is not None
+
+
+def _damage(verb, options):
+    """(the damage of a verb, the options that are left). Raises errors.UserError for those of other verbs, and bad values."""
+    declared, left, chosen = keys.fields(damages.DAMAGES[verb]), {}, {}
+    for name, value in options.items():
+        owners = [other for other, cls in damages.DAMAGES.items() if name in keys.fields(cls)]
+        if value is None or not owners:
+            left[name] = value
+            continue
+        if verb not in owners:
+            raise errors.UserError(f"--{name}={value} is of {' and '.join(owners)}, and this is {verb}: leave it out")
+        try:
+            chosen[name] = declared[name].parse(value) if isinstance(value, str) and name != "mask" else value
+        except ValueError as error:
+            raise errors.UserError(f"--{name}={value}: {error}") from error
+        if text := declared[name].objection(chosen[name]):
+            raise errors.UserError(f"--{name}={value}: {text}")
+    return damages.DAMAGES[verb](**chosen), left
+
+
+def _check_out(out, overwrite):
+    output.check(out if pathlib.PurePath(out).suffix else f"{out}/", overwrite=overwrite)
+
+
+def _read(trained, given, out, label, shape):
+    """The _Given of images of a shape. Raises errors.UserError."""
+    spec, alpha = dataclasses.replace(trained.spec, shape=shape), None
+    found = inputs.read(given, out, trained.config.data, spec)
+    if _from_data(given):
+        names = [name.replace(":", "_") for name in found.names]
+    else:
+        listed = inputs.find(given)
+        names = [str(name.with_suffix("")) for _, name in listed]
+        alpha = _opacity([path for path, _ in listed], shape)
+    for name in {name for name in names if names.count(name) > 1}:
+        raise errors.UserError(f"--input={given}: two images are called {name}, and so would the results be: rename one")
+    label = None if label is None else trained.spec.label_of(label)
+    return _Given(names, found.image, inputs.labels(found.label, label, trained.algorithm.classes), alpha)
+
+
+def _opacity(paths, shape):
+    """(n, h, w) uint8, fitted as the images are; None where none has a transparency."""
+    found = []
+    for path in paths:
+        with pictures.opened(path) as image:
+            found.append(pictures.opacity(image))
+    if all(alpha is None for alpha in found):
+        return None
+    opaque = np.full((*shape[:2], 1), 255, np.uint8)
+    return np.stack([opaque if alpha is None else pipeline.fit(alpha, (*shape[:2], 1)) for alpha in found])[..., 0]
+
+
+def _shown(y, hidden, shape):
+    """An observation as (n, *shape) images to look at: with as large pixels as it takes, and grey where nothing is known."""
+    for axis in (1, 2):
+        y = np.repeat(y, shape[axis - 1] // y.shape[axis], axis)
+    y = np.broadcast_to(y, (len(y), *shape))
+    return y if hidden is None else np.where(hidden[..., None], np.uint8(128), y)
+
+
+def _save(trained, verb, out, names, columns, made, texts):
+    """Writes {what they are: (n, h, w, c)} beside each other, or to a folder with a page: the last, 'after', as its images."""
+    if pathlib.PurePath(out).suffix in (".png", ".npz"):
+        return output.save_cells(out, np.stack(list(columns.values()), 1))
+    if made is not None and made.samples.shape[1] > 1:
+        more = {f"sample {i + 1}": made.samples[:, i] for i in range(1, made.samples.shape[1])}
+        columns |= more | {"spread": np.rint(2 * 255 * made.spread).astype(np.uint8)}
+    if jax.process_index():
+        return None
+    title = f"{pathlib.Path(trained.workdir).name}, step {trained.step}: {verb}"
+    with files.atomic_folder(out) as folder:
+        rows = [(name, {kind: _path(folder, kind, name) for kind in columns}) for name in names]
+        for i, (_, paths) in enumerate(rows):
+            for kind, path in paths.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                output.picture(np.ascontiguousarray(columns[kind][i])).save(path)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+        translation.write_page(folder / "index.html", folder, rows, title)
+
+
+def _path(folder, kind, name):
+    return folder / f"{name}.png" if kind == "after" else folder / kind.replace(" ", "_") / f"{name}.png"
+
+
+def _json(trained, names, scores):
+    """The scores of images of these names as JSON, which has no infinity."""
+    listed = {
+        row: {name: [value if math.isfinite(value) else None for value in values] for name, values in found.items()}
+        for row, found in scores.items()
+    }
+    about = {"workdir": str(trained.workdir), "step": trained.step, "inputs": names}
+    return json.dumps(about | {"scores": listed}, indent=1) + "\n"

@@ -1,0 +1,167 @@
+"""What images have suffered, as a person asks for its repair: each a linear operator and noise, y = A x + noise.
+
+The fields of each are options of its verb, --NAME=VALUE; images are scaled to [-1, 1].
+"""
+
+import dataclasses
+from typing import Annotated
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from imagegen_jax import errors
+from imagegen_jax import images
+from imagegen_jax import keys
+from imagegen_jax.diffusion import linear_operators
+from imagegen_jax.generation import masks
+
+_ROUNDING = 2 / 255 / np.sqrt(12)  # standard deviation of what 8 bits round off
+
+
+class Problem(NamedTuple):
+    """A damage of given images.
+
+    Attributes:
+      operator: A.
+      noise: standard deviation, with that of 8-bit images.
+      hidden: (n, h, w) bool, pixels of which nothing is known; None where something is known of each.
+    """
+
+    operator: linear_operators.Operator
+    noise: float
+    hidden: np.ndarray | None = None
+
+    def degraded(self, image, seed=0):
+        """y of (n, h, w, c) uint8 images, uint8 too: the noise is that of the seed, and cut off at black and white."""
+        y = np.asarray(linear_operators.apply(self.operator, images.to_float(image)))
+        added = np.sqrt(self.noise**2 - _ROUNDING**2)
+        return np.asarray(images.to_uint8(y + added * np.random.default_rng(seed).standard_normal(y.shape)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """What they have in common."""
+
+    noise: Annotated[float, keys.AtLeast(0), "Standard deviation of noise in the input, of pixels from -1 to 1."] = 0.0
+
+    @property
+    def deviation(self):
+        """Standard deviation of all noise."""
+        return self.noise
+
+    def operator(self, shape, num, alpha):
+        """(linear_operators.Operator, hidden (num, h, w) or None) of `num` images of (h, w, c); errors.UserError: none."""
+        raise NotImplementedError
+
+    def problem(self, shape, num, alpha=None) -> Problem:
+        """The Problem of `num` images of (h, w, c); for `alpha` see masks.hidden. Raises errors.UserError."""
+        operator, hidden = self.operator(tuple(shape), num, alpha)
+        return Problem(operator, float(np.hypot(self.deviation, _ROUNDING)), hidden)
+
+    def taken(self, shape):
+        """(h, w, c) of the damaged images that a person has."""
+        return self.operator(tuple(shape), 1, np.zeros((1, *shape[:2]), np.uint8))[0].observed_shape(shape)
+
+    def placed(self, damaged, shape):
+        """Damaged images as y."""
+        return damaged
+
+
+@dataclasses.dataclass(frozen=True)
+class Inpaint(Damage):
+    """Pixels are hidden."""
+
+    mask: Annotated[Any, f"inpaint: what is filled, {masks.WORDS}; by default alpha, where it is transparent."] = "alpha"
+
+    def operator(self, shape, num, alpha):
+        hidden = masks.hidden(self.mask, num, shape[:2], alpha)
+        return linear_operators.masking(~hidden, shape[-1]), hidden
+
+    def taken(self, shape):
+        return tuple(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outpaint(Damage):
+    """Pixels around a box are missing."""
+
+    box: Annotated[str, "outpaint: where the input lies, box:x,y,w,h; by default half as wide and high, in the middle."] = ""
+
+    def operator(self, shape, num, alpha):
+        hidden = np.ones((num, *shape[:2]), bool)
+        hidden[:, *self._place(shape)] = False
+        return linear_operators.masking(~masks.hidden(hidden, num, shape[:2]), shape[-1]), hidden
+
+    def taken(self, shape):
+        rows, columns = self._place(shape)
+        return rows.stop - rows.start, columns.stop - columns.start, shape[-1]
+
+    def placed(self, damaged, shape):
+        whole = np.full((len(damaged), *shape), 128, np.uint8)
+        whole[:, *self._place(shape)] = damaged
+        return whole
+
+    def _place(self, shape):
+        if self.box:
+            return masks.box(self.box, shape[:2], "box")
+        return tuple(slice(side // 4, side // 4 + side // 2) for side in shape[:2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Superres(Damage):
+    """Squares of pixels are one pixel, their mean."""
+
+    factor: Annotated[int, keys.AtLeast(2), "How many times wider and higher images become."] = 4
+
+    def operator(self, shape, num, alpha):
+        if shape[0] % self.factor or shape[1] % self.factor:
+            raise errors.UserError(
+                f"--factor={self.factor} does not divide the {shape[0]}x{shape[1]} pixels of this run's images"
+            )
+        return linear_operators.averaging(shape, self.factor), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Colorize(Damage):
+    """Colours are grey."""
+
+    def operator(self, shape, num, alpha):
+        if shape[-1] != 3:
+            raise errors.UserError("colorize is of a run whose images have colours, and this one's have none")
+        return linear_operators.luminance(shape), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Deblur(Damage):
+    """A Gaussian blur."""
+
+    sigma: Annotated[float, keys.Above(0), "deblur: standard deviation of the blur, in pixels."] = 2.0
+
+    def operator(self, shape, num, alpha):
+        return linear_operators.blurring(shape, self.sigma), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoise(Damage):
+    """Gaussian noise, and nothing else."""
+
+    sigma: Annotated[float, keys.Above(0), "denoise: standard deviation of the noise, of pixels from -1 to 1."] = 0.2
+
+    @property
+    def deviation(self):
+        return float(np.hypot(self.sigma, self.noise))
+
+    def operator(self, shape, num, alpha):
+        return linear_operators.masking(np.ones((1, *shape[:2]), bool), shape[-1]), None
+
+
+# {verb: its damage}
+DAMAGES = {
+    "inpaint": Inpaint,
+    "outpaint": Outpaint,
+    "superres": Superres,
+    "colorize": Colorize,
+    "deblur": Deblur,
+    "denoise": Denoise,
+}

@@ -1,0 +1,126 @@
+"""Drawing images anew from given ones by a method that denoises: in batches, over all devices; and their noise as latents."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from imagegen_jax import images
+from imagegen_jax import progress
+from imagegen_jax import rng
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import capabilities
+from imagegen_jax.diffusion import inverse_problems
+from imagegen_jax.diffusion import inversion
+from imagegen_jax.diffusion import linear_operators
+from imagegen_jax.training import compiler
+from imagegen_jax.training import sharding
+
+
+class Redrawer:
+    """Draws images from others: sample j of image i depends on the seed, on i, on j and on what is asked for alone."""
+
+    def __init__(self, algorithm, state, mesh, batch_size, request, draw):
+        """Prepares the drawing.
+
+        Args:
+          algorithm: one that draws by denoising (capabilities.DrawsByDenoising).
+          state: its TrainState.
+          mesh: the devices.
+          batch_size: images drawn at once, rounded up to a multiple of the number of devices.
+          request: of algorithm.Request.
+          draw: (inverse_problems.Drawing, *rows) -> (n, h, w, c), of what is given for each image.
+        """
+        self._batch_size = sharding.divisible(batch_size, mesh)
+        self._mesh = mesh
+        self._state = state
+        self._classes = algorithm.classes
+
+        def drawn(state, key, index, number, label, *rows):
+            keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
+            condition = {"label": label} if algorithm.classes else {}
+            denoise, sampler = algorithm.denoising(state, request)
+            given = denoise, algorithm.process, sampler, keys, algorithm.image_shape, condition
+            return images.to_uint8(draw(inverse_problems.Drawing(*given), *rows))
+
+        self._drawn = jax.jit(drawn, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
+
+    def __call__(self, seed, samples, labels, *rows):
+        """(n, samples, h, w, c) uint8, behind a progress bar, of (n,) labels and of arrays with n rows."""
+        n = len(labels)
+        index, number = np.divmod(np.arange(n * samples, dtype=np.int32), samples)
+        rows = [index, number, labels[index], *(array[index] for array in rows)]
+        key = sharding.key(self._mesh, seed, "edit")
+        made = []
+        with progress.Progress(len(index), "image", "drawing") as bar:
+            for start in range(0, len(index), self._batch_size):
+                pieces = [array[start : start + self._batch_size] for array in rows]
+                filled = [sharding.put_filled(self._mesh, piece, self._batch_size) for piece in pieces]
+                made.append(np.asarray(self._drawn(self._state, key, *filled))[: len(pieces[0])])
+                bar.update(len(pieces[0]))
+        made = np.concatenate(made)
+        return made.reshape(n, samples, *made.shape[1:])
+
+
+def restores(method: inverse_problems.Method, operator, noise):
+    """What a Redrawer draws images with of which y = A x + noise is known, and the rows that it takes.
+
+    Returns:
+      (draw, (n, h', w', c') uint8 y -> rows)
+    """
+
+    def draw(drawing, y, singular):
+        a = operator._replace(singular=singular)
+        y = linear_operators.apply(a, linear_operators.pseudo_inverse(a, images.to_float(y)))  # what A can make of an image
+        return method.draw(drawing, inverse_problems.Observation(a, y, noise))
+
+    def rows(y):
+        return y, np.broadcast_to(operator.singular, (len(y), *operator.singular.shape[1:]))
+
+    return draw, rows
+
+
+def varies(strength):
+    """The same of variations: see inverse_problems.noised."""
+    return lambda drawing, image: inverse_problems.noised(drawing, images.to_float(image), strength)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inversions:
+    """A method that draws by denoising as one that autoencodes: the latents of an image are the noise that it is drawn from.
+
+    Attributes:
+      algorithm: one with capabilities.DrawsByDenoising.
+      request: of its Request.
+      steps: of the solver, from an image to noise and from noise to an image.
+    """
+
+    algorithm: capabilities.DrawsByDenoising
+    request: Any
+    steps: int
+    prior_is_normal: ClassVar[bool] = True
+
+    @property
+    def latent_shape(self):
+        """See capabilities.Decodes."""
+        return self.algorithm.image_shape
+
+    @property
+    def classes(self):
+        """See capabilities.Decodes."""
+        return self.algorithm.classes
+
+    def encode(self, state: base.TrainState, batch: base.Batch, rng: jax.Array | None = None) -> jax.Array:
+        """See capabilities.Autoencodes; the flow is deterministic."""
+        return inversion.to_noise(*self._flow(state, images.to_float(batch["image"]), batch["condition"]))
+
+    def decode(self, state: base.TrainState, latents: jax.Array, condition: Mapping[str, jax.Array]) -> jax.Array:
+        """See capabilities.Decodes."""
+        return inversion.to_image(*self._flow(state, latents, condition))
+
+    def _flow(self, state, x, condition):
+        denoise, _ = self.algorithm.denoising(state, self.request)
+        return denoise, x, condition if self.classes else {}, self.algorithm.process, self.steps
