@@ -3,8 +3,7 @@
 inpaint, outpaint, superres, colorize, deblur, denoise    what is missing of images, by a diffusion
 vary, invert         by a diffusion: other images like these; to the noise that images are drawn from, and back
 interpolate, blend   by latents of an autoencoder or noise of a diffusion: from each image to the next; all as one
-reconstruct          by an autoencoder: images from their latents, with the errors
-traverse, attribute  likewise: from the latents of one image along single dimensions; towards the mean latents of another class
+reconstruct, traverse, attribute    by latents of an autoencoder: there and back; single dimensions; towards another class
 translate            images of one domain of a CycleGAN to the other, whatever their size
 
 python -m experiments.edit inpaint --workdir=runs/ddpm --input=photo.png --mask=mask.png --out=filled

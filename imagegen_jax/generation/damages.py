@@ -39,7 +39,7 @@ class Problem(NamedTuple):
         return np.asarray(images.to_uint8(y + added * np.random.default_rng(seed).standard_normal(y.shape)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Damage:
     """What they have in common."""
 
@@ -68,7 +68,7 @@ class Damage:
         return damaged
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inpaint(Damage):
     """Pixels are hidden."""
 
@@ -82,7 +82,7 @@ class Inpaint(Damage):
         return tuple(shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outpaint(Damage):
     """Pixels around a box are missing."""
 
@@ -108,7 +108,7 @@ class Outpaint(Damage):
         return tuple(slice(side // 4, side // 4 + side // 2) for side in shape[:2])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Superres(Damage):
     """Squares of pixels are one pixel, their mean."""
 
@@ -122,7 +122,7 @@ class Superres(Damage):
         return linear_operators.averaging(shape, self.factor), None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Colorize(Damage):
     """Colours are grey."""
 
@@ -132,7 +132,7 @@ class Colorize(Damage):
         return linear_operators.luminance(shape), None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Deblur(Damage):
     """A Gaussian blur."""
 
@@ -142,7 +142,7 @@ class Deblur(Damage):
         return linear_operators.blurring(shape, self.sigma), None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Denoise(Damage):
     """Gaussian noise, and nothing else."""
 
