@@ -299,7 +299,7 @@ def _codec(trained, request, random=False):
         raise errors.UserError(
             f"--sampler={request['sampler']}: from images to noise and back there is one solver; leave it out"
         )
-    ours, request = restoring.prepared(trained, request)
+    ours, request = restoring.prepared(trained, request, steps=100)
     return ours.codec_of(redrawing.Inversions(ours.algorithm, request, request.steps))
 
 

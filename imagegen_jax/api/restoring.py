@@ -7,7 +7,7 @@ channels) uint8, labels (n,), wanted where the run is told a class. `options` ar
     seed     sample j of image i depends on the seed, on i, on j and on what is asked for alone
     noise    standard deviation of noise in the images, of pixels from -1 to 1
     method, repeats, weight, iterations     see diffusion/inverse_problems.py
-    steps, sampler, guidance_scale, ...     of the run's own, as Run.sample takes them; by default 100 ancestral steps
+    steps, sampler, guidance_scale, ...     of the run's own, as Run.sample takes them; by default 20 steps of ddpm
 
 What a run cannot do is an errors.UserError.
 """
@@ -30,7 +30,7 @@ from imagegen_jax.generation import redrawing
 from imagegen_jax.generation import requests as requests_lib
 from imagegen_jax.training import sharding
 
-_STEPS = 100  # unless it is said otherwise
+_STEPS = 20  # unless it is said otherwise
 
 
 class Restored(NamedTuple):
@@ -83,11 +83,11 @@ def denoise(trained, images, sigma=0.2, labels=None, **options) -> Restored:
 def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **request) -> Restored:
     """Other images like these: noise is given and taken away again, the more, the stronger (Meng et al. 2022).
 
-    `strength` is above 0, and 1 draws from noise; `request` is of the run's own options.
+    `strength` is above 0, and 1 draws from noise; `request` is of the run's own options, by default 100 steps of ddpm.
     """
     if not 0 < strength <= 1:
         raise errors.UserError(f"--strength={strength}: it must be above 0, and at most 1")
-    ours, request = prepared(trained, request)
+    ours, request = prepared(trained, request, steps=100)
     if ours.algorithm.denoising(ours.state, request)[1].name == "ode":
         raise errors.UserError("--sampler=ode draws from noise alone: choose another")
     return _drawn(ours, request, redrawing.varies(strength), labels, samples, seed, images)
@@ -126,13 +126,16 @@ def check_denoises(trained):
         )
 
 
-def prepared(trained, request):
-    """(the run with the companions that a request names, its algorithm.Request), checked. Raises errors.UserError."""
+def prepared(trained, request, steps=_STEPS):
+    """(the run with the companions that a request names, its algorithm.Request), checked. Raises errors.UserError.
+
+    The request is for ancestral steps, of which `steps` is the number, unless it says otherwise.
+    """
     check_denoises(trained)
     asked = {name: value for name, value in request.items() if value is not None}
     typed = requests_lib.typed(asked, trained.algorithm, trained.spec)
     ours = companions.each(trained, [typed])[0].run
-    default = {"sampler": "ddpm", "steps": min(_STEPS, ours.algorithm.process.longest)}
+    default = {"sampler": "ddpm", "steps": min(steps, ours.algorithm.process.longest)}
     request = ours.algorithm.Request(**default | typed)
     ours.algorithm.check_request(request)
     return ours, request
@@ -153,9 +156,10 @@ def _check_method(method, sampler):
     chosen = inverse_problems.Method(**method)
     for name, owner in chosen.foreign(method):
         raise errors.UserError(f"--{name} is of --method={owner}, and the method is {chosen.method}: leave it out")
-    if chosen.method == "repaint" and sampler.name not in inverse_problems.REPEATING:
+    if chosen.repeated and sampler.name not in inverse_problems.REPEATING:
         raise errors.UserError(
-            f"--method=repaint repeats steps of --sampler={', '.join(inverse_problems.REPEATING)}, and this is {sampler.name}"
+            f"--method={chosen.method} repeats steps of --sampler={', '.join(inverse_problems.REPEATING)}, and this is "
+            f"{sampler.name}: choose one of these, or --repeats=1"
         )
 
 

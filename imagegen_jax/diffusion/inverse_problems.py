@@ -15,7 +15,8 @@ What their images are, if the denoiser is exact and the steps are many and ances
     mmps            of the posterior p(x | y) where images are Gaussian; as near as C is known elsewhere.
     ddnm            of the posterior where pixels are independent, as a Gaussian of deviation d if there is noise. Otherwise
                     biased: of what is observed x_t holds a noisy version, by which alone the rest is estimated, and the rest
-                    keeps more of what it is without the observation. Without noise A x is y, whatever the images.
+                    keeps more of what it is without the observation; the less so, the more often steps are repeated. Without
+                    noise A x is y, whatever the images.
     repaint         of the posterior, approximately: repeated steps let the rest follow what is observed; with few it is biased
                     as ddnm is. Without noise A x is y.
     reconstruction  biased: its weight is none that Bayes' rule gives; A x is near y, and variety is too small or too great.
@@ -40,6 +41,7 @@ from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import solvers
 
 DATA_STD = 0.5  # d
+_REPEATS = 5
 _OF_KNOWN = 2**31 - 1  # folded into a key: the noise of y, which no step of a solver has
 
 
@@ -82,8 +84,10 @@ class Observation(NamedTuple):
     noise: float = 0.0
 
 
-def ddnm(drawing: Drawing, seen: Observation, data_std=DATA_STD):
+def ddnm(drawing: Drawing, seen: Observation, repeats=_REPEATS, data_std=DATA_STD):
     """Draws with the range of A^T from y, the null space of A from the network (Wang et al. 2023, algorithm 1).
+
+    Repeated steps are the time travel of their algorithm 2, by one step.
 
     With noise, the estimate is the mean of x0 given y, if x0 given x_t is N(estimate, r^2) (Zhu et al. 2023, algorithm 1). As
     DDNM+ does (Wang et al. 2023, section 3.3), that trusts y the less, the less noise x_t has.
@@ -97,10 +101,10 @@ def ddnm(drawing: Drawing, seen: Observation, data_std=DATA_STD):
         gain = variance * a.singular / (variance * a.singular**2 + noise**2)
         return x0 + a.image(gain * (a.observed(y) - a.singular * a.components(x0)))
 
-    return drawing.sample(on_x0=corrected)
+    return drawing.sample(on_x0=corrected, repeats=_repeats(seen, repeats))
 
 
-def repaint(drawing: Drawing, seen: Observation, repeats=5):
+def repaint(drawing: Drawing, seen: Observation, repeats=_REPEATS):
     """Replaces what is observed by a noisy y at each step's end, and repeats steps (Lugmayr et al. 2022, algorithm 1).
 
     Theirs is of masks. Here the components V^T x become those of S^+ U^T y, with as much more noise as their level has. Where y
@@ -118,7 +122,7 @@ def repaint(drawing: Drawing, seen: Observation, repeats=5):
         change = jnp.where((a.singular > 0) & (left >= 0), wanted - a.components(x), 0.0)
         return x + a.image(change)
 
-    return drawing.sample(on_x=replaced, repeats=lambda t: np.where(t.noise_ratio > noise / a.least, repeats, 1))
+    return drawing.sample(on_x=replaced, repeats=_repeats(seen, repeats))
 
 
 def reconstruction(drawing: Drawing, seen: Observation, weight=1.0):
@@ -138,7 +142,7 @@ def reconstruction(drawing: Drawing, seen: Observation, weight=1.0):
     return drawing.sample(guided)
 
 
-def mmps(drawing: Drawing, seen: Observation, iterations=3):
+def mmps(drawing: Drawing, seen: Observation, iterations=1):
     """Moment-matching posterior sampling (Rozet et al. 2024, section 4): the mean of x0 given x_t and y, both Gaussian.
 
     The covariance of x0 given x_t is Tweedie's; the system that it makes is solved by so many steps of conjugate gradients, and
@@ -164,12 +168,12 @@ def mmps(drawing: Drawing, seen: Observation, iterations=3):
 
 # {method: (function, its own constants)}
 _METHODS = {
-    "ddnm": (ddnm, ()),
+    "ddnm": (ddnm, ("repeats",)),
     "repaint": (repaint, ("repeats",)),
     "reconstruction": (reconstruction, ("weight",)),
     "mmps": (mmps, ("iterations",)),
 }
-REPEATING = ("ddpm", "ddim", "euler")  # samplers of which repaint can repeat the steps
+REPEATING = ("ddpm", "ddim", "euler")  # samplers of which steps can be repeated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +185,7 @@ class Method:
         keys_lib.OneOf(_METHODS),
         f"{', '.join(_METHODS)}: how what is known is put in.",
     ] = "ddnm"
-    repeats: Annotated[int, keys_lib.AtLeast(1), "repaint: how often each step is taken."] = repaint.__defaults__[0]
+    repeats: Annotated[int, keys_lib.AtLeast(1), "ddnm and repaint: how often each step is taken."] = _REPEATS
     weight: Annotated[float, keys_lib.Above(0), "reconstruction: of the gradient."] = reconstruction.__defaults__[0]
     iterations: Annotated[int, keys_lib.AtLeast(1), "mmps: of conjugate gradients, a gradient each."] = mmps.__defaults__[0]
 
@@ -190,12 +194,22 @@ class Method:
         function, own = _METHODS[self.method]
         return function(drawing, seen, **{name: getattr(self, name) for name in own})
 
+    @property
+    def repeated(self):
+        """Whether steps are taken more than once."""
+        return self.repeats > 1 and "repeats" in _METHODS[self.method][1]
+
     def foreign(self, asked):
         """Yields (an option that this method does not heed, the method that would)."""
         for name in asked:
-            for method, (_, own) in _METHODS.items():
-                if name in own and method != self.method:
-                    yield name, method
+            owners = [method for method, (_, own) in _METHODS.items() if name in own]
+            if owners and self.method not in owners:
+                yield name, " or ".join(owners)
+
+
+def _repeats(seen, times):
+    """How often steps are taken: once where x_t has less noise than y, of which they would forget what it says."""
+    return None if times == 1 else lambda t: np.where(t.noise_ratio > seen.noise / seen.operator.least, times, 1)
 
 
 def noised(drawing: Drawing, x0, strength):
