@@ -156,10 +156,10 @@ def _check_method(method, sampler):
     chosen = inverse_problems.Method(**method)
     for name, owner in chosen.foreign(method):
         raise errors.UserError(f"--{name} is of --method={owner}, and the method is {chosen.method}: leave it out")
-    if chosen.repeated and sampler.name not in inverse_problems.REPEATING:
+    if not chosen.takes(sampler):
         raise errors.UserError(
-            f"--method={chosen.method} repeats steps of --sampler={', '.join(inverse_problems.REPEATING)}, and this is "
-            f"{sampler.name}: choose one of these, or --repeats=1"
+            f"--method={chosen.method} repeats single steps: choose --sampler={', '.join(inverse_problems.SINGLE)} without a "
+            "learned variance" + (", or --repeats=1" if chosen.method == "ddnm" else "")
         )
 
 

@@ -173,7 +173,7 @@ _METHODS = {
     "reconstruction": (reconstruction, ("weight",)),
     "mmps": (mmps, ("iterations",)),
 }
-REPEATING = ("ddpm", "ddim", "euler")  # samplers of which steps can be repeated
+SINGLE = ("ddpm", "ddim", "euler")  # samplers whose steps know nothing of each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +194,11 @@ class Method:
         function, own = _METHODS[self.method]
         return function(drawing, seen, **{name: getattr(self, name) for name in own})
 
-    @property
-    def repeated(self):
-        """Whether steps are taken more than once."""
-        return self.repeats > 1 and "repeats" in _METHODS[self.method][1]
+    def takes(self, sampler: samplers.Sampler):
+        """Whether it can draw with a sampler: repaint, and what repeats steps, with single steps of known noise alone."""
+        single = sampler.name in SINGLE and not (sampler.name == "ddpm" and sampler.variance == "learned")
+        repeats = self.method == "ddnm" and self.repeats > 1
+        return single or not (repeats or self.method == "repaint")
 
     def foreign(self, asked):
         """Yields (an option that this method does not heed, the method that would)."""

@@ -186,7 +186,10 @@ def test_what_cannot_be_is_said_in_one_line_and_nothing_written(tmp_path, folder
         (["inpaint", "--mask=half:left", "--factor=4"], "--factor=4 is of superres, and this is inpaint"),
         (["inpaint", "--mask=half:left", "--method=magic"], "choose one of ddnm"),
         (["inpaint", "--mask=half:left", "--weight=4"], "--weight is of --method=reconstruction, and the method is ddnm"),
-        (["inpaint", "--mask=half:left", "--method=repaint", "--sampler=heun"], "repeats steps of --sampler=ddpm, ddim, euler"),
+        (
+            ["inpaint", "--mask=half:left", "--method=repaint", "--sampler=heun"],
+            "repeats single steps: choose --sampler=ddpm, ddim, euler",
+        ),
         (["inpaint", "--mask=half:left", "--temperature=2"], "this family of generators has no such option"),
         (["inpaint", "--mask=half:left", "--steps=2000"], "the diffusion has"),
         (["inpaint", "--mask=half:left", "--label=a"], "takes no labels"),
