@@ -34,7 +34,8 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
       label: class of the files, by name or number.
       verb: of damages.DAMAGES.
       overwrite: whether to replace a folder of earlier results.
-      score: whether the images are the true ones, which are damaged first and then compared; None for those of the data set.
+      score: whether files are the true images, as those of the data set are, which are damaged first and compared in the end;
+        False compares none; None for those of the data set.
       features: of the perceptual distance, see comparing.scorer.
       seed: see restoring.
       **options: fields of the damage, as values or as a person writes them, and what restoring.solve takes.
@@ -51,16 +52,16 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
     damage, options = _damage(verb, options)
     _check_out(out, overwrite)
     shape = trained.spec.shape
-    taken = damage.taken(shape)
-    score = bool(_from_data(given) if score is None else score)
-    found = _read(trained, given, out, label, shape if score or _from_data(given) else taken)
+    taken = damage.taken(shape)  # checked before files are read
+    true = bool(score) or _from_data(given)
+    found = _read(trained, given, out, label, shape if true else taken)
     problem = damage.problem(shape, len(found.image), found.alpha)
-    y = problem.degraded(found.image, seed) if score else damage.placed(found.image, shape)
+    y = problem.degraded(found.image, seed) if true else damage.placed(found.image, shape)
+    scored = comparing.scorer(found.image, problem.hidden, features) if true and score is not False else None
     made = restoring.solve(trained, problem, y, found.label, seed=seed, **options)
-    columns, texts, lines = {"damaged": _shown(y, problem.hidden, shape), "after": made.images}, {}, ""
-    if score:
-        columns = {"before": found.image} | columns
-        scored = comparing.scorer(found.image, problem.hidden, features)
+    columns = ({"before": found.image} if true else {}) | {"damaged": _shown(y, problem.hidden, shape), "after": made.images}
+    texts, lines = {}, ""
+    if scored:
         answers = {options.get("method", "ddnm"): made.images} | comparing.trivial(trained, problem, y)
         scores = {name: scored(answer) for name, answer in answers.items()}
         texts["scores.json"], lines = _json(trained, found.names, scores), comparing.text(scores)
@@ -140,7 +141,7 @@ def _damage(verb, options):
 
 
 def _check_out(out, overwrite):
-    output.check(out if pathlib.PurePath(out).suffix else f"{out}/", overwrite=overwrite)
+    output.check(out if pathlib.PurePath(out).suffix else f"{out.rstrip('/')}/", overwrite=overwrite)
 
 
 def _read(trained, given, out, label, shape):

@@ -219,18 +219,21 @@ def noised(drawing: Drawing, x0, strength):
     Args:
       drawing: of a sampler other than ode.
       x0: (n, h, w, c) the images.
-      strength: share of the sampler's steps that are taken, above 0; 1 draws from noise.
+      strength: how much noise, above 0, as the time of the cosine schedule: sigma / alpha = tan(strength pi / 2), or less where
+        the sampler's levels have less next; 1 draws from noise.
     """
     levels = samplers.levels(drawing.process, drawing.sampler)
-    skipped = begins(drawing.sampler.steps, strength)
+    skipped = begins(levels, strength)
     level = processes.Level(*(jnp.float32(values[skipped]) for values in levels))
     x = level.alpha * x0 + level.sigma * samplers.normal(drawing.keys, drawing.shape)(0)
     return drawing.sample(begin=(skipped, x))
 
 
-def begins(steps, strength):
+def begins(levels, strength):
     """The step with which `noised` begins: at least one is taken."""
-    return min(steps - round(strength * steps), steps - 1)
+    ratio = levels.noise_ratio[:-1]
+    more = ratio > np.tan(strength * np.pi / 2) if strength < 1 else np.zeros_like(ratio)
+    return min(int(more.sum()), len(ratio) - 1)
 
 
 def _with_transposed_jacobian(denoise, x, level, condition) -> tuple[jax.Array, Callable, Any]:

@@ -1,6 +1,7 @@
 """Repair, variation and inversion with runs that were never trained: what is kept, written and refused."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import similarity
 from imagegen_jax.api import comparing
+from imagegen_jax.api import restoring
 from imagegen_jax.api import runs
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import masks
@@ -103,6 +105,12 @@ def test_inversion_interpolation_and_blends(trained):
     assert np.abs(middle.astype(int) - path[0, 1]).max() <= 20  # lengths of noise differ a little
     assert np.abs(trained.blend(image[:2], [0, 1], steps=40).astype(int) - made[1]).max() <= 1
     assert trained.interpolate([1, 2], 3, steps=10).shape == (1, 3, *SHAPE)
+
+
+def test_other_runs_are_refused():
+    trained = types.SimpleNamespace(algorithm=object(), workdir="runs/vae", config=types.SimpleNamespace(algorithm="vae"))
+    with pytest.raises(errors.UserError, match="runs/vae is a run of vae, which does not draw by denoising"):
+        restoring.inpaint(trained, PICTURES, "half:left")
 
 
 def test_what_the_scores_are(trained):

@@ -93,6 +93,17 @@ def test_every_solver_on_every_process_reaches_the_mixture(name, sampler):
     assert x[x > 0].std() == pytest.approx(STDS[1], rel=error + 0.05)
 
 
+@pytest.mark.parametrize("solver", ["ddpm", "ddim eta"])
+def test_steps_that_are_repeated_draw_the_same_distribution(solver):
+    n = 1024
+    sampler = dataclasses.replace(SAMPLERS[solver], steps=100, clip=False)
+    x = draw(ALL["ve"], sampler, n, mixture, repeats=lambda t: np.where(t.noise_ratio > 0.1, 3, 1)).ravel()
+    assert np.mean(x < 0) == pytest.approx(WEIGHTS[0], abs=4 * np.sqrt(WEIGHTS.prod() / x.size) + 0.02)
+    assert x[x < 0].std() == pytest.approx(STDS[0], rel=0.12) and x[x > 0].std() == pytest.approx(STDS[1], rel=0.12)
+    (once,) = {draw(ALL["ve"], sampler, 2, repeats=repeats).tobytes() for repeats in (None, lambda t: np.ones(100, int))}
+    assert once
+
+
 def exact_flow(one, start):
     """Where the probability-flow ODE carries x_T: it keeps the standardised value (Song et al. 2021b, appendix D)."""
     first, last = (one.level(np.float64(t)) for t in (one.most, one.least))

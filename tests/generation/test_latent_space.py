@@ -185,3 +185,13 @@ def test_latents_of_a_domain_come_from_all_of_it():
     np.testing.assert_array_equal(labels, label)
     some, labels = latent_space.of_domain(codec, domain, 12)
     assert len(some) == 12 and set(labels.tolist()) == {0, 1, 2}  # a folder's classes lie one behind the other
+
+
+def test_blends_are_means_as_long_as_their_latents():
+    latents = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
+    ends = latents[:2] / np.linalg.norm(latents[:2], axis=1, keepdims=True)
+    np.testing.assert_allclose(latent_space.blended(ends, [1, 1]), latent_space.slerp(*ends, [0.5])[0], atol=1e-6)
+    np.testing.assert_allclose(latent_space.blended(latents, [0, 5, 0]), latents[1], atol=1e-6)
+    made = latent_space.blended(latents, [1, 2, 1])
+    assert np.linalg.norm(made) == pytest.approx([0.25, 0.5, 0.25] @ np.linalg.norm(latents, axis=1), rel=1e-5)
+    np.testing.assert_array_equal(latent_space.blended(np.stack([ends[0], -ends[0]]), [1, 1]), 0)
