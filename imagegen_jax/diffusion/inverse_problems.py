@@ -142,7 +142,7 @@ def reconstruction(drawing: Drawing, seen: Observation, weight=1.0):
     return drawing.sample(guided)
 
 
-def mmps(drawing: Drawing, seen: Observation, iterations=1):
+def mmps(drawing: Drawing, seen: Observation, iterations=3):
     """Moment-matching posterior sampling (Rozet et al. 2024, section 4): the mean of x0 given x_t and y, both Gaussian.
 
     The covariance of x0 given x_t is Tweedie's; the system that it makes is solved by so many steps of conjugate gradients, and
