@@ -301,7 +301,7 @@ def test_bfloat16_keeps_float32_parameters_and_result():
     assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.recipes)])
 def test_it_has_derivatives_in_forward_mode(remat):
     """Along x and two times, as MeanFlow takes them: the product with what reverse mode gives."""
     network = small(**JIT, times=2, remat=remat)

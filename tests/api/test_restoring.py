@@ -140,6 +140,7 @@ def test_trivial_answers(trained):
     np.testing.assert_array_equal(found["bicubic"][0], wanted)
 
 
+@pytest.mark.recipes
 def test_the_command_writes_images_under_their_names_with_a_page(tmp_path, folder, command, capsys):
     edit, given = command("edit"), [f"--workdir={folder}/run", "--steps=3"]
     edit("inpaint", *given, "--input=test:0,3", "--mask=half:top", "--samples=2", f"--out={tmp_path}/filled")
