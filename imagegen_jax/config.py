@@ -42,6 +42,7 @@ class FirstStage:
 
     workdir: str = keys.resumable("")  # folder of that run
     run: Any = None  # its config; filled in when this run begins
+    class_names: Any = None  # those of its images, likewise; None, as in runs from before: the same as of this run's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +149,11 @@ class Experiment:
     def ema_widths(self):
         """Those of the power-function averages; () for a method that has no section `ema` too."""
         return self.ema.widths if self.ema else ()
+
+    @property
+    def needs_first_stage(self):
+        """Whether there is a trained run that the method stands on; one that may stand on none says so."""
+        return self.first_stage is not None and getattr(self.method, "needs_first_stage", True)
 
     def steps(self, duration, records):
         """A keys.Duration in steps, with this number of images in an epoch."""

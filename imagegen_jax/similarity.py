@@ -1,8 +1,11 @@
 """How alike the images of pairs are."""
 
 import dm_pix as pix
+import jax
 from jax import numpy as jnp
 import numpy as np
+
+_TINY = 1e-8  # keeps the gradient of a length finite where the features are 0
 
 
 def l1(x, y):
@@ -13,6 +16,25 @@ def l1(x, y):
 def ssim(x, y):
     """(n,) structural similarity (Wang et al. 2004) of images in [0, 1], in windows of 11 pixels, or as many as there are."""
     return pix.ssim(x, y, filter_size=min(11, *x.shape[1:3]))
+
+
+def perceptual(x, y):
+    """(n,) distance in a network's features (Zhang et al. 2018, equation 1, with all w = 1).
+
+    At each place the features of a level are divided by their length; their squared distances are averaged over places, and
+    added up over levels.
+
+    Args:
+      x: maps (n, h, w, c) of each level, of the one image of each pair.
+      y: the same of the other.
+    """
+    pairs = (jnp.square(_unit(a) - _unit(b)) for a, b in zip(x, y, strict=True))
+    return sum(squared.sum(-1).mean((1, 2)) for squared in pairs)
+
+
+def _unit(features):
+    features = features.astype(jnp.float32)
+    return features * jax.lax.rsqrt(jnp.square(features).sum(-1, keepdims=True) + _TINY)
 
 
 def scores(image, truth):

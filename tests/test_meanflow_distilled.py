@@ -21,6 +21,7 @@ from imagegen_jax.algorithms import meanflow
 from imagegen_jax.algorithms import meanflow_distilled
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import solvers
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 
 SHAPE = (2, 2, 1)
@@ -121,4 +122,4 @@ def test_a_teacher_must_denoise(tmp_path):
     config = recipe.get_config("smoke")
     config.first_stage.workdir = str(tmp_path / "run")
     with pytest.raises(errors.UserError, match="is a run of meanflow, and meanflow_distilled stands on one that denoises"):
-        run.with_first_stage(tmp_path / "own", config_lib.typed(config), spec)
+        first_stage.filled_in(tmp_path / "own", config_lib.typed(config), spec)

@@ -30,13 +30,19 @@ def mesh_of(devices, shape=(1, -1)):
     return sharding.make_mesh(devices, shape, jax.devices()[:devices])
 
 
-def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
-    """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
+def smoke(recipe):
+    """The smoke variant of a recipe, standing on that of another where it stands on one."""
     module = importlib.import_module(f"configs.{recipe}")
     config = module.get_config("smoke")
     if "first_stage" in config:
         with config.unlocked():
-            config.first_stage.run = importlib.import_module(f"configs.{module.FIRST_STAGE}").get_config("smoke")
+            config.first_stage.run = smoke(module.FIRST_STAGE)
+    return config
+
+
+def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
+    """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
+    config = smoke(recipe)
     network = config.get("network", {})
     if "channels" in network:
         network.channels = 8
@@ -132,7 +138,12 @@ _EVERYTHING = {
 }
 # An absolute difference has a step in its gradient, which rounding takes on one side or the other: hence the large eps.
 _LARGER = {"shape": (16, 16, 1), "lr": 1e-3, "eps": 1.0}
-_SETTINGS = {"cgan": _EVERYTHING, "cyclegan": _LARGER}
+_SETTINGS = {
+    "cgan": _EVERYTHING,
+    "cyclegan": _LARGER,
+    "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop
+    "latent_diffusion": {"shape": (16, 16, 1)},
+}
 
 
 def one_recipe_of_each_kind():

@@ -26,6 +26,7 @@ from imagegen_jax.generation import latents
 from imagegen_jax.generation import requests
 from imagegen_jax.networks import transformer
 from imagegen_jax.networks import vqvae_nets
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
@@ -423,7 +424,7 @@ def test_first_stages_that_cannot_be(tmp_path):
 
     def fill(workdir):
         config = config_lib.typed(recipe("vqvae_prior", **{"first_stage.workdir": workdir}))
-        return run.with_first_stage(tmp_path / "run", config, specs)
+        return first_stage.filled_in(tmp_path / "run", config, specs)
 
     for workdir, words in (
         ("", "config.first_stage.workdir is missing"),
@@ -436,7 +437,7 @@ def test_first_stages_that_cannot_be(tmp_path):
         assert "\n" not in str(caught.value)
     assert fill(str(tmp_path / "good")).first_stage.run["vqvae"]["codes"] == CODES
     config = config_lib.typed(recipe("ddpm"))
-    assert run.with_first_stage(tmp_path / "run", config, specs) is config
+    assert first_stage.filled_in(tmp_path / "run", config, specs) is config
 
 
 def train_run(*flags):

@@ -46,10 +46,16 @@ class TrainState:
         """The same state with the moving averages in place of the parameters that have one."""
         return self.replace(params=self.params | self.ema_params, extra=self.extra | self.extra.get("ema", {}))
 
-    def frozen(self):
-        """Of a trained state that another method stands on, what it takes to run its networks."""
-        extra = {name: value for name, value in self.extra.items() if name != "ema"}
-        return self.replace(opt_state={}, ema_params={}, extra=extra)
+    def frozen(self, like=None):
+        """Of a trained state that another method stands on, what it takes to run its networks.
+
+        Those that are only trained with, such as a discriminator, are left out by `like`, the state before training of the
+        method as a first stage: of names that it has not, nothing is kept.
+        """
+        like = like or self
+        params = {name: value for name, value in self.params.items() if name in like.params}
+        extra = {name: value for name, value in self.extra.items() if name != "ema" and name in like.extra}
+        return self.replace(params=params, opt_state={}, ema_params={}, extra=extra)
 
     def without_averages(self, names):
         """The same state as it was before those entries of `extra` had a moving average."""

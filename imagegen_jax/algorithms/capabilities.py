@@ -6,6 +6,7 @@ A class has a capability by having its methods and attributes; nothing is inheri
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import typing
 from typing import Any
@@ -96,6 +97,17 @@ class Autoencodes(Decodes, Protocol):
 
         Random ones depend on rng and the image's index.
         """
+
+
+@typing.runtime_checkable
+class AutoencodesSpatially(Autoencodes, Protocol):
+    """Latents that have places, so that networks of images work on them.
+
+    Attributes:
+      places: (h, w) of the (h, w, c) `latent_shape`.
+    """
+
+    places: tuple[int, int]
 
 
 @typing.runtime_checkable
@@ -194,6 +206,14 @@ class Classifies(Protocol):
 
 
 @typing.runtime_checkable
+class Perceives(Protocol):
+    """Sees in images what a distance between them is to be measured in (similarity.perceptual)."""
+
+    def maps(self, state: base.TrainState, x: jax.Array) -> Sequence[jax.Array]:
+        """(n, h, w, c) float32 images in [-1, 1] -> maps (n, h', w', c') of each level, differentiable with respect to x."""
+
+
+@typing.runtime_checkable
 class ClassifiesNoisy(Protocol):
     """Says of which class a noisy image is, differentiably, so that it can guide a diffusion of any process.
 
@@ -244,7 +264,7 @@ class DrawsByDenoising(Draws, Protocol):
 
 @typing.runtime_checkable
 class HasFirstStage(Protocol):
-    """Stands on a trained run of another method.
+    """Stands on a trained run of another method; on none where its Config's `needs_first_stage` is there and False.
 
     Attributes:
       first_stage_capability: the protocol that the other method has to fulfil.

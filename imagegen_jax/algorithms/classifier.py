@@ -104,6 +104,11 @@ class Classifier(base.Algorithm):
         """See capabilities.Classifies."""
         return self.network.apply({"params": state.params["classifier"]}, images.to_float(image))[:2]
 
+    def maps(self, state, x):
+        """See capabilities.Perceives."""
+        _, made = self.network.apply({"params": state.params["classifier"]}, x, mutable=["maps"])
+        return made["maps"]["levels"]
+
 
 def _hits(logits, label):
     return (logits.argmax(-1) == label).astype(jnp.float32)

@@ -165,7 +165,7 @@ class Diffusion(base.Algorithm):
         return base.first_state(self.network_name, params, self.training)
 
     def train_step(self, state, batch, rng):
-        x0 = images.to_float(batch["image"])
+        x0 = self._data(state, batch, rng)
         t_rng, eps_rng, dropout_rng = jax.random.split(rng, 3)
         t = self._times.spread(t_rng, len(x0)) if self.objective.stratified else self._times.draw(t_rng, (len(x0),))
         eps = jax.random.normal(eps_rng, x0.shape)
@@ -187,7 +187,7 @@ class Diffusion(base.Algorithm):
         return base.train_step(self.training, state, self.network_name, loss, (x0, eps, t, condition), dropout_rng)
 
     def eval_step(self, state, batch, rng):
-        x0 = images.to_float(batch["image"])
+        x0 = self._data(state, batch, rng)
 
         def noise(key):
             t_key, eps_key = jax.random.split(key)
@@ -199,7 +199,7 @@ class Diffusion(base.Algorithm):
 
     def likelihood_costs(self, state, batch, rng, kind, samples):
         """See capabilities.HasLikelihood. The bounds are of images that are limited as those drawn are."""
-        denoise = self.denoiser(state)
+        denoise = self._denoiser(state)
         given = self.process, rng_lib.per_index(rng, batch["index"]), images.to_float(batch["image"]), self._told(batch)
         if kind == "ode":
             return likelihood.ode_bound(denoise, *given, samples=samples)
@@ -214,10 +214,10 @@ class Diffusion(base.Algorithm):
         return likelihood.continuous_bound(limited, *given, samples=samples)
 
     def sample(self, state, keys, condition, request):
-        denoise, sampler = self.denoising(state, request)
+        denoise = self._guided(state, request)
         wanted = {name: condition[name] for name in {*self.conditions, *(["label"] if self.classifier else [])}}
-        x = samplers.sample(denoise, keys, self.image_shape, self.process, sampler, wanted)
-        return jnp.clip(x, -1.0, 1.0)
+        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), wanted)
+        return self._images(state, x, condition)
 
     def denoising(self, state, request):
         """See capabilities.DrawsByDenoising."""
@@ -242,24 +242,14 @@ class Diffusion(base.Algorithm):
         return dataclasses.replace(self, classifier=classifier), state.replace(extra=state.extra | {_GUIDES: guides})
 
     def denoiser(self, state) -> solvers.Denoiser:
-        """What the network with state.params makes of noisy images."""
-
-        def denoise(x, level, condition):
-            condition = {name: condition[name] for name in self.conditions}
-            t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
-            shown = self.process.network_input(x, level)
-            prediction, variance = self._split(
-                self.network.apply({"params": state.params[self.network_name]}, shown, t, condition)
-            )
-            return solvers.Estimate(self._to_x0(prediction, x, level), variance)
-
-        return denoise
+        """See capabilities.Denoises."""
+        return self._denoiser(state)
 
     def _guided(self, state, request) -> solvers.Denoiser:
         """The network's denoiser, guided by what the request names."""
-        denoise, strength = self.denoiser(state), self._guidance(request)
+        denoise, strength = self._denoiser(state), self._guidance(request)
         if request.guidance_checkpoint is not None:
-            weaker = self.denoiser(state.extra[_GUIDES]["guidance_checkpoint"])
+            weaker = self._denoiser(state.extra[_GUIDES]["guidance_checkpoint"])
             denoise = guidance_lib.by_weaker(denoise, weaker, strength)
         else:
             denoise = guidance_lib.classifier_free(denoise, self._null, strength)
@@ -318,6 +308,14 @@ class Diffusion(base.Algorithm):
     def _uncertainty(self):
         return uncertainty.LogVariance()
 
+    def _data(self, state, batch, rng):
+        """(n, *image_shape) float32: x0 of a batch."""
+        return images.to_float(batch["image"])
+
+    def _images(self, state, x, condition):
+        """The images of what was drawn of x0."""
+        return jnp.clip(x, -1.0, 1.0)
+
     def _told(self, batch):
         """What the network is told of a batch."""
         return {name: batch["condition"][name] for name in self.conditions}
@@ -325,6 +323,20 @@ class Diffusion(base.Algorithm):
     def _null(self, n):
         """The null condition of n images."""
         return {name: kind.null(n) for name, kind in self.conditions.items()}
+
+    def _denoiser(self, state) -> solvers.Denoiser:
+        """What the network with state.params makes of noisy images."""
+
+        def denoise(x, level, condition):
+            condition = {name: condition[name] for name in self.conditions}
+            t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
+            shown = self.process.network_input(x, level)
+            prediction, variance = self._split(
+                self.network.apply({"params": state.params[self.network_name]}, shown, t, condition)
+            )
+            return solvers.Estimate(self._to_x0(prediction, x, level), variance)
+
+        return denoise
 
     def _guidance(self, request):
         return dataclasses.replace(self.guidance, **keys.asked(request, guidance_lib.Guidance, _of_guidance))

@@ -141,6 +141,8 @@ class VqVae(base.Algorithm):
         """(h', w') of an image's codes."""
         return self.network.code_shape[:2]
 
+    places = code_shape  # of its latents
+
     def init(self, rng):
         params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
         # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.

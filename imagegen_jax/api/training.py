@@ -13,6 +13,7 @@ from imagegen_jax import progress
 from imagegen_jax.api import monitors
 from imagegen_jax.data import domains
 from imagegen_jax.training import checkpoint
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import lock
 from imagegen_jax.training import logging
 from imagegen_jax.training import loop
@@ -48,7 +49,7 @@ def _train(config, workdir, stop, wanted):
     specs = domains.specs(train_set)
     test_set = domains.open_domains(config.data, "test", specs)
     records = domains.records(train_set)
-    config = run.with_first_stage(workdir, config, specs)
+    config = first_stage.filled_in(workdir, config, specs)
     gives_way = run.check_resumable(workdir, config, specs)
 
     algorithm = run.build_algorithm(config, specs, records)

@@ -12,10 +12,8 @@ A score depends on all of them, on how an image is resized for the network, and 
 from collections.abc import Callable
 import dataclasses
 import functools
-import importlib.resources
 from typing import Any
 
-from flax import traverse_util
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -27,13 +25,13 @@ from imagegen_jax.evaluation import resizing
 from imagegen_jax.networks import inception
 from imagegen_jax.networks import vgg
 from imagegen_jax.training import compiler
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 from imagegen_jax.weights import published
 from imagegen_jax.weights import tensors
 
 NAMES = ("fashion", "run:WORKDIR", "inception:FILE", "vgg:FILE", "pixels")
-_FASHION = "fashion_classifier.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,13 +164,10 @@ def _of_run(workdir):
 
 @functools.cache
 def _fashion():
-    """The exported run of configs/classifier.py (experiments/export.py)."""
-    with importlib.resources.as_file(importlib.resources.files("imagegen_jax.evaluation") / _FASHION) as path:
-        config, spec = run.from_json(tensors.metadata(path)["run"])
-        params = traverse_util.unflatten_dict(tensors.load(path), sep="/")
-        params.pop("extra", None)
+    trained = first_stage.bundled()
+    with first_stage.bundled_file() as path:
         protocol = {"features": "fashion", "sha256": tensors.sha256(path)}
-    return _classifier(run.build_algorithm(config, spec), spec, params, protocol)
+    return _classifier(trained.algorithm, trained.spec, trained.state.params, protocol)
 
 
 def _classifier(algorithm, spec, params, protocol):

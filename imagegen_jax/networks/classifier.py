@@ -16,7 +16,8 @@ _EMBEDDING = 64  # width of a noise level's
 class Classifier(nn.Module):
     """Two convolutions a level, the first of which halves the resolution; means over the maps of levels are the features.
 
-    (n, h, w, c) in [-1, 1] -> (features (n, d), logits (n, classes), estimates (n, estimates)), float32.
+    (n, h, w, c) in [-1, 1] -> (features (n, d), logits (n, classes), estimates (n, estimates)), float32. The collection 'maps',
+    where it is mutable, gets the maps of the levels.
 
     What tells classes is in the last level, and little of grain and blur is left there. With `multiscale` the features are of
     every level. An earlier level's mean is over more positions, and so varies less from image to image: it is multiplied by the
@@ -67,6 +68,7 @@ class Classifier(nn.Module):
                     x += nn.Dense(width, name=f"noise{i}")(embedding)[:, None, None]
                 x = nn.relu(x)
             maps.append(x)
+            self.sow("maps", "levels", x)
         last = x.mean((1, 2), dtype=jnp.float32)
         kept = nn.Dropout(self.dropout, deterministic=not train)(last)
         logits = nn.Dense(self.classes)(kept)

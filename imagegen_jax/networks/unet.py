@@ -20,6 +20,8 @@ from imagegen_jax.networks import blocks
 class ResidualBlock(nn.Module):
     """GroupNorm, swish, conv3, + dense(swish(embedding)), GroupNorm, swish, dropout, conv3, + shortcut, times skip_scale.
 
+    Of no embedding (None) there is no such term.
+
     With `resample`, a function of (n, h, w, c) to another height and width, that comes before the first convolution and before
     a linear shortcut. With `scale_shift` the embedding comes behind the second norm, which would else take out much of it where
     its groups are small: norm * (1 + scale) + shift, by a dense of both (Nichol & Dhariwal 2021, section 3; Dhariwal & Nichol
@@ -44,19 +46,22 @@ class ResidualBlock(nn.Module):
 
         resample = self.resample or (lambda x: x)
         h = conv(blocks.fan_avg, "conv1")(resample(nn.swish(norm("norm1")(x))))
-        outputs = self.channels * (1 + self.scale_shift)
-        time = nn.Dense(outputs, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))[:, None, None]
-        if self.scale_shift:
-            scale, shift = jnp.split(time, 2, axis=-1)
-            h = norm("norm2")(h) * (1 + scale) + shift
-        else:
-            h = norm("norm2")(h + time)
+        h = norm("norm2")(h) if embedding is None else self._told(norm("norm2"), h, embedding)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
         h = conv(blocks.near_zero, "conv2")(h)
         x = resample(x)
         if x.shape[-1] != self.channels or self.resample:
             x = nn.Dense(self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name="shortcut")(x)
         return (x + h) * self.skip_scale
+
+    def _told(self, norm, h, embedding):
+        """norm(h), which the embedding shifts."""
+        outputs = self.channels * (1 + self.scale_shift)
+        time = nn.Dense(outputs, kernel_init=blocks.fan_avg, dtype=self.dtype, name="time")(nn.swish(embedding))[:, None, None]
+        if not self.scale_shift:
+            return norm(h + time)
+        scale, shift = jnp.split(time, 2, axis=-1)
+        return norm(h) * (1 + scale) + shift
 
 
 class AttentionBlock(nn.Module):

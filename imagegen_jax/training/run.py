@@ -28,8 +28,8 @@ from imagegen_jax.training import sharding
 
 CHECKPOINTS = "checkpoints"
 BY_MOVING = "move it out of the folder, so that one of these is the latest"  # `remedy` where no flag chooses a checkpoint
-_CONFIG = "config.json"
-_NO_FIRST_STAGE = "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
+CONFIG = "config.json"
+NO_FIRST_STAGE = "config.first_stage.workdir is missing: give the folder of a trained run, --config.first_stage.workdir=RUN"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_algorithm(config, spec, records=1, schedules=None):
             ema_decay=averages.decay_schedule(config.ema),
             accumulate=config.optimizer.accumulate,
         )
-    if config.first_stage:
+    if config.needs_first_stage:
         training = dataclasses.replace(training, first_stage=_first_stage(config, spec))
     return algorithms.find(config.algorithm).from_config(config.method, spec, training)
 
@@ -96,8 +96,10 @@ def build_algorithm(config, spec, records=1, schedules=None):
 def _first_stage(config, spec):
     """The algorithm that a method stands on, of which nothing is trained."""
     if not config.first_stage.run:
-        raise errors.UserError(_NO_FIRST_STAGE)
+        raise errors.UserError(NO_FIRST_STAGE)
     found = config_lib.typed(config_dict.ConfigDict(config.first_stage.run))
+    if config.first_stage.class_names is not None:  # its images have the same shape, and may have other labels
+        spec = dataclasses.replace(spec, class_names=tuple(config.first_stage.class_names))
     return algorithms.find(found.algorithm).from_config(found.method, spec, base.Training())
 
 
@@ -133,7 +135,7 @@ def _specs(saved):
 
 def save_config(workdir, config, specs, schedules=()):
     """Makes the folder and writes config.json. Raises errors.UserError."""
-    with files.atomic_write(files.to_path(workdir) / _CONFIG, f"cannot write to the workdir {workdir}") as temporary:
+    with files.atomic_write(files.to_path(workdir) / CONFIG, f"cannot write to the workdir {workdir}") as temporary:
         temporary.write_text(to_json(config, specs, schedules) + "\n")
 
 
@@ -153,7 +155,7 @@ def load_config(workdir, read=from_json):
     Raises:
       errors.UserError: config.json is damaged, or of another version.
     """
-    path = files.to_path(workdir) / _CONFIG
+    path = files.to_path(workdir) / CONFIG
     if not path.exists():
         return None
     try:
@@ -165,7 +167,7 @@ def load_config(workdir, read=from_json):
 def _there(workdir, found):
     """What was found in config.json. Raises errors.UserError where there is none."""
     if found is None:
-        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {_CONFIG}")
+        raise errors.UserError(f"{workdir} is not the folder of a run: it has no {CONFIG}")
     return found
 
 
@@ -179,7 +181,7 @@ def check_resumable(workdir, config, specs):
     saved = load_config(workdir)
     if saved is None:
         if begun:
-            raise errors.UserError(f"{workdir} holds checkpoints but no {_CONFIG}: choose another --workdir")
+            raise errors.UserError(f"{workdir} holds checkpoints but no {CONFIG}: choose another --workdir")
         return False
     differing = config_lib.contradictions(saved[0], config)
     if isinstance(saved[1], dict) != isinstance(specs, dict) or not all(
@@ -217,7 +219,7 @@ def scheduled(workdir, config, position):
 
 def _first_schedule(workdir, records):
     """What the first schedule was, for checkpoints that do not tell; a resumed run has put its new duration in config.json."""
-    saved = json.loads((files.to_path(workdir) / _CONFIG).read_text())
+    saved = json.loads((files.to_path(workdir) / CONFIG).read_text())
     if first := saved.get("first_schedule"):
         return first
     config, _ = load_config(workdir)
@@ -250,40 +252,6 @@ def on_images(position, records, fingerprint):
     raise errors.UserError(
         f"the training images are not those of the run: {differing}; put back those that it had, or choose another --workdir"
     )
-
-
-def with_first_stage(workdir, config, specs):
-    """The config with that of the run that it stands on in first_stage.run; as it is where it stands on none.
-
-    Once the run has begun, its own config tells, so that it no longer needs the other's folder.
-
-    Raises:
-      errors.UserError: that folder is not given, is not a run, or one of a method that will not do or of other images.
-    """
-    if not config.first_stage:
-        return config
-    own = load_config(workdir) if checkpoint.available_steps(files.to_path(workdir) / CHECKPOINTS) else None
-    found = own[0].first_stage.run if own and own[0].first_stage else _config_of_first_stage(config, specs)
-    return dataclasses.replace(config, first_stage=dataclasses.replace(config.first_stage, run=found))
-
-
-def _config_of_first_stage(config, specs):
-    """{key: value} of the run in config.first_stage.workdir, which must have the capability that is needed."""
-    folder = config.first_stage.workdir
-    if not folder:
-        raise errors.UserError(_NO_FIRST_STAGE)
-    found = load_config(folder)
-    if found is None:
-        raise errors.UserError(f"config.first_stage.workdir is {folder}, which is not the folder of a run: it has no {_CONFIG}")
-    needed = algorithms.find(config.algorithm).first_stage_capability
-    if not isinstance(build_algorithm(*found), needed):
-        raise errors.UserError(
-            f"{folder} is a run of {found[0].algorithm}, and {config.algorithm} stands on one that {needed.__name__.lower()}"
-        )
-    theirs, ours = ("x".join(map(str, spec.shape)) for spec in (found[1], specs))
-    if theirs != ours:
-        raise errors.UserError(f"{folder} is a run of {theirs} images, and those of config.data are {ours}")
-    return config_lib.to_dict(found[0])
 
 
 def check_space(workdir, state):

@@ -7,12 +7,13 @@ import jax
 
 from imagegen_jax import errors
 from imagegen_jax.training import compiler
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import loop
 from imagegen_jax.training import power_ema
 from imagegen_jax.training import run
 
 # What belongs to networks; an image pool, say, belongs to the data of the run that it is of.
-_OF_NETWORKS = re.compile(r"(params|ema_params)/|extra/(ema/)?(\w*stats|codebook|singular_vectors)(/|$)")
+_OF_NETWORKS = re.compile(r"(params|ema_params)/|extra/(ema/)?(\w*stats|codebook|singular_vectors|normalisation)(/|$)")
 _SHOWN = 3  # names in a line
 
 
@@ -20,7 +21,7 @@ def begin(config, algorithm, rng, shardings):
     """The state of step 0, with what it takes from the trained run that it stands on, and from config.init_from.
 
     Args:
-      config: as run.with_first_stage returns it.
+      config: as first_stage.filled_in returns it.
       algorithm: of that config.
       rng: key of the stream 'init'.
       shardings: pytree of the state's.
@@ -29,8 +30,8 @@ def begin(config, algorithm, rng, shardings):
       errors.UserError: one of these runs has no checkpoint that can be read, or config.init_from has nothing that fits.
     """
     state = loop.initialise(algorithm, rng, shardings)
-    if config.first_stage:
-        trained = run.load(config.first_stage.workdir, remedy=run.BY_MOVING).state
+    if config.needs_first_stage:
+        trained = first_stage.trained(config).state
 
         def standing(state, trained):
             return power_ema.begun(algorithm.with_first_stage(state, trained), power_ema.widths(state))
