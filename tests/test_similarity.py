@@ -1,5 +1,6 @@
 """Similarities of images, by hand."""
 
+import jax
 from jax import numpy as jnp
 import numpy as np
 import pytest
@@ -25,3 +26,15 @@ def test_errors_of_reconstructions_by_hand():
     squared, psnr = similarity.reconstruction_errors(image, made)
     np.testing.assert_allclose(squared, [0, (3 / 127.5) ** 2])
     assert psnr[0] == np.inf and psnr[1] == pytest.approx(20 * np.log10(255 / 3))
+
+
+def test_perceptual_distance_is_of_directions():
+    """0 of the same direction, 2 of orthogonal ones and 4 of opposite ones, averaged over places and added up over levels."""
+    x = np.zeros((1, 1, 2, 2), np.float32)
+    x[..., 0] = 3.0
+    y = np.zeros_like(x)
+    y[0, 0, 0, 1], y[0, 0, 1, 0] = 0.5, -7.0
+    np.testing.assert_allclose(similarity.perceptual([x], [2 * x]), [0], atol=1e-6)
+    np.testing.assert_allclose(similarity.perceptual([x, x], [y, x]), [(2 + 4) / 2], rtol=1e-5)
+    gradient = jax.grad(lambda x: similarity.perceptual([x], [y]).sum())(jnp.zeros_like(x))
+    assert np.isfinite(gradient).all()
