@@ -30,6 +30,8 @@ MISTAKES = [
     (["--config=configs/ddpm.py:imagenet"], ["imagenet", "cifar10"]),
     ([SMOKE, "--nonsense=1"], ["nonsense"]),
     ([SMOKE, "--config.data.source=folder:nowhere"], ["nowhere"]),
+    (["--config=configs/latent_diffusion.py:smoke"], ["config.first_stage.workdir is missing"]),
+    (["--config=configs/kl_autoencoder.py:smoke", "--config.data.channels=3"], ["fashion", "28x28x1", "28x28x3"]),
     ([], ["--config"]),
 ]
 # A process for each mistake, forked from one that has imported what takes the time: most of a start.

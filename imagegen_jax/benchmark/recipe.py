@@ -16,6 +16,7 @@ from imagegen_jax.benchmark import timing
 from imagegen_jax.data import domains
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import compiler
+from imagegen_jax.training import first_stage
 from imagegen_jax.training import loop
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -61,7 +62,9 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
       errors.UserError: the config, its data or the devices do not fit, or the reference does not fit the recipe.
     """
     train_set = domains.open_domains(config_lib.typed(config).data, "train")
-    algorithm = run.build_algorithm(config, domains.specs(train_set), domains.records(train_set))
+    specs = domains.specs(train_set)
+    standing = first_stage.filled_in(None, config_lib.typed(config), specs)
+    algorithm = run.build_algorithm(standing, specs, domains.records(train_set))
     mesh = sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
     if reference:
         reference.check(config, algorithm, mesh)

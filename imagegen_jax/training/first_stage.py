@@ -25,14 +25,15 @@ FASHION = "fashion"
 def filled_in(workdir, config, specs):
     """The config with that of the run that it stands on in first_stage.run; as it is where it stands on none.
 
-    Once the run has begun, its own config tells, so that it no longer needs the other's folder.
+    Once the run in `workdir` (None for none) has begun, its own config tells, so that it no longer needs the other's folder.
 
     Raises:
       errors.UserError: that folder is not given, is not a run, or one of a method that will not do or of other images.
     """
     if not config.needs_first_stage:
         return config
-    own = run.load_config(workdir) if checkpoint.available_steps(files.to_path(workdir) / run.CHECKPOINTS) else None
+    has_begun = workdir is not None and checkpoint.available_steps(files.to_path(workdir) / run.CHECKPOINTS)
+    own = run.load_config(workdir) if has_begun else None
     begun = own[0].first_stage if own and own[0].first_stage else None
     found = {"run": begun.run, "class_names": begun.class_names} if begun else _found(config, specs)
     return dataclasses.replace(config, first_stage=dataclasses.replace(config.first_stage, **found))

@@ -7,7 +7,9 @@ import jax
 import pytest
 
 from configs import cyclegan
+from configs import kl_autoencoder
 from configs import vae
+from imagegen_jax import errors
 from imagegen_jax import machine
 from imagegen_jax.benchmark import extraction
 from imagegen_jax.benchmark import recipe
@@ -61,6 +63,15 @@ def test_a_recipe_is_measured(small, family, variant, made):
     assert results["step_images"] == 8
     assert {"train step of 8, ms", "input pipeline, images/s", f"{made}, images/s"} <= rows.keys()
     assert rows["against"].strip() == "other 1.2 on cpu" and "train step, theirs / ours" in rows
+
+
+def test_a_recipe_that_stands_on_a_run_is_measured_with_it(small):
+    config = kl_autoencoder.get_config("smoke")
+    config.update_from_flattened_dict({"network.channels": 4, "network.groups": 2, "discriminator.layers": 1})
+    check(recipe.measure(config, 2), {"pipeline_images_per_second"}, recipe="smoke")
+    config.first_stage.workdir = ""
+    with pytest.raises(errors.UserError, match="config.first_stage.workdir is missing"):
+        recipe.measure(config, 2)
 
 
 def test_features_are_measured(small, monkeypatch):
