@@ -88,6 +88,7 @@ def terms(algorithm, state, batch, rng):
     return rec, gan, kl
 
 
+@pytest.mark.recipes
 def test_a_step_is_the_gradient_of_the_loss_with_the_weight_of_its_definition(algorithm, state, step):
     """Equation 7 of Esser et al.: by the gradients with respect to the last layer, from that step on at which D begins."""
     batch, rng, params = some_batch(), jax.random.key(2), state.params["autoencoder"]

@@ -20,6 +20,7 @@ from imagegen_jax.algorithms import latent_diffusion
 from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 
+pytestmark = pytest.mark.recipes  # each a network to compile, within another
 SHAPE = (16, 18, 1)
 SPEC = images.Spec(SHAPE, images.unnamed(3))
 
@@ -149,7 +150,7 @@ def test_it_stands_on_any_run_whose_latents_have_places(changes):
 
 def test_it_says_nothing_of_images_likelihoods_and_noisy_images(algorithm):
     assert isinstance(algorithm, capabilities.Draws) and isinstance(algorithm, capabilities.HasFirstStage)
-    assert not isinstance(algorithm, capabilities.HasLikelihood) and not isinstance(algorithm, capabilities.Denoises)
+    assert not isinstance(algorithm, capabilities.HasLikelihood | capabilities.Denoises | capabilities.DrawsByDenoising)
 
 
 @pytest.mark.parametrize("asked", [{"clip": True}, {"threshold": 0.9}, {"classifier": "runs/noisy"}])

@@ -83,6 +83,7 @@ class LatentDiffusion(diffusion_lib.Diffusion):
     first_stage_capability: ClassVar[type] = capabilities.AutoencodesSpatially
     likelihood_costs: ClassVar[None] = None  # those of latents are not those of images
     denoiser: ClassVar[None] = None  # likewise
+    denoising: ClassVar[None] = None  # likewise: what is known of an image is not known of its latents
 
     first_stage: Any = None
 

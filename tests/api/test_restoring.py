@@ -92,6 +92,7 @@ def test_variations_come_nearer_with_less_strength(trained):
     assert far[0] < far[1]
 
 
+@pytest.mark.recipes
 def test_inversion_interpolation_and_blends(trained):
     image = PICTURES[:3]
     noise, (made, squared, psnr) = trained.invert(image, steps=40)
