@@ -280,6 +280,7 @@ def test_images_of_a_batch_are_independent(options):
     assert np.abs(other[1] - out[1]).max() > 1e-3
 
 
+@pytest.mark.recipes
 def test_remat_changes_nothing_but_memory():
     x, t = inputs()
     params = randomised(small(**JIT), x, t)

@@ -116,6 +116,7 @@ def test_a_step_is_the_gradient_of_the_loss_with_the_weight_of_its_definition(al
         chex.assert_trees_all_equal(after.extra, state.extra)
 
 
+@pytest.mark.recipes
 def test_the_discriminator_is_off_until_the_warm_up_ends(algorithm, state, step):
     batch, before = some_batch(), state.params["discriminator"]
     after, metrics = step(state.replace(step=jnp.int32(START - 1)), batch, jax.random.key(2))

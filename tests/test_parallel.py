@@ -118,7 +118,8 @@ def on_one(algorithm):
     return losses, jax.device_get(state)
 
 
-@pytest.mark.parametrize("mesh_shape", [(1, -1), pytest.param((2, 4), marks=pytest.mark.recipes)])
+@pytest.mark.recipes
+@pytest.mark.parametrize("mesh_shape", [(1, -1), (2, 4)])
 def test_eight_devices_train_as_one_does_under_fsdp(algorithm, on_one, mesh_shape):
     losses, state = train(algorithm, 8, rules=((".*", "fsdp"),), mesh_shape=mesh_shape)
     np.testing.assert_allclose(losses, on_one[0], atol=1e-5)

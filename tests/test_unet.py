@@ -245,7 +245,7 @@ def test_the_network_is_ddpms_by_its_definition(options, shape):
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.recipes)])
 def test_it_has_derivatives_in_forward_mode(remat):
     """Along x and two times, through attention: the product with what reverse mode gives."""
     network = small(times=2, remat=remat)

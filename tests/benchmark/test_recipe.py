@@ -65,6 +65,7 @@ def test_a_recipe_is_measured(small, family, variant, made):
     assert rows["against"].strip() == "other 1.2 on cpu" and "train step, theirs / ours" in rows
 
 
+@pytest.mark.recipes
 def test_a_recipe_that_stands_on_a_run_is_measured_with_it(small):
     config = kl_autoencoder.get_config("smoke")
     config.update_from_flattened_dict({"network.channels": 4, "network.groups": 2, "discriminator.layers": 1})
