@@ -112,12 +112,14 @@ def _set(config, key, value):
     *sections, last = key.split(".")
     try:
         for name in sections:
-            config = config[name]
-        if last not in config:
-            raise KeyError(last)
-        config[last] = value
+            config = getattr(config, name)
+        getattr(config, last)  # whose error names the nearest key
+        setattr(config, last, value)
     except (KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error.args[0]).split())
+        why = error
+        while isinstance(why, Exception):
+            why = why.args[0]
+        why = " ".join(str(why).split())
         raise errors.UserError(f"--grid={key}:{value}: no such key or value ({why})") from error
 
 
