@@ -83,6 +83,7 @@ def build(network, image_shape):
         freq_shift=1,
         norm_eps=1e-6,
         norm_num_groups=network.groups,
+        attn_norm_num_groups=network.groups,  # which scale_shift would leave out
         resnet_time_scale_shift="scale_shift" if network.scale_shift else "default",
         attention_head_dim=None,
     )

@@ -36,7 +36,7 @@ def compare(training, repeats):
         pytorch.synchronize(device)
 
     def infer(state, image):
-        variables = {"params": state.params["vae"]["network"], **state.extra}
+        variables = {"params": state.params["vae"]["network"], "batch_stats": state.extra["vae_stats"]}
         noise = [jnp.zeros((len(image), *shape)) for shape in algorithm.network.latent_shapes]
         return algorithm.network.apply(variables, images.to_float(image), {}, noise, method="infer")[1]
 
