@@ -109,10 +109,7 @@ def _train(config, workdir, stop, wanted):
     def last():
         return _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, None)
 
-    try:
-        position = steps(state, position, told)
-    except nonfinite.NotFiniteError as error:
-        position = _rolled_back(config, steps, last, position, error)
+    position = _with_rollbacks(config, steps, last, state, position, told)
     _tell_end(workdir, algorithm, train_set, position, total_steps)
 
 
@@ -132,30 +129,32 @@ def _nothing_to_do(workdir, config, step):
     return f"{workdir} is trained to step {step}; a longer --config.duration{how} goes on from there"
 
 
-def _rolled_back(config, steps, last, position, error):
-    """What `steps` returns from the last checkpoint on, with other batches and noise, after as many tries as it may take.
+def _with_rollbacks(config, steps, last, state, position, told):
+    """What `steps` returns, from the last checkpoint on as often as it ends in numbers that are not finite and may go back.
 
     Args:
       config: checked.
       steps: (state, position, what is logged at its begin) -> position.
       last: () -> (state, position) of the last checkpoint.
-      position: that the training went on from.
-      error: the nonfinite.NotFiniteError that it ended in.
+      state: to begin with.
+      position: likewise.
+      told: likewise.
 
     Raises:
-      errors.UserError: no (other) try may be made.
+      nonfinite.NotFiniteError: no (other) try may be made.
     """
-    most = config.max_rollbacks if config.on_nonfinite == "rollback" else position.rollbacks
-    for rollbacks in range(position.rollbacks + 1, most + 1):
-        state, back = last()
-        told = f"back to step {back.step}, with other batches and noise ({rollbacks} of {most})"
-        print(f"{error.what}: {told}", file=sys.stderr)
-        back = dataclasses.replace(back, schedules=position.schedules, rollbacks=rollbacks)
+    while True:
         try:
-            return steps(state, back, {"rollbacks": rollbacks})
-        except nonfinite.NotFiniteError as another:
-            error = another
-    raise error
+            return steps(state, position, told)
+        except nonfinite.NotFiniteError as error:
+            if config.on_nonfinite != "rollback" or position.rollbacks >= config.max_rollbacks:
+                raise
+            what = error.what
+        lived, (state, position) = position, last()
+        position = dataclasses.replace(position, schedules=lived.schedules, rollbacks=lived.rollbacks + 1)
+        told = {"rollbacks": position.rollbacks}
+        tries = f"{position.rollbacks} of {config.max_rollbacks}"
+        print(f"{what}: back to step {position.step}, with other batches and noise ({tries})", file=sys.stderr)
 
 
 def _restore_or_initialise(stop, config, algorithm, train_set, mesh, state_shape, workdir, wanted):
