@@ -210,11 +210,7 @@ class Checkpointer:
                 ) from error
 
     def _read(self, step, state):
-        gained, renamed = [], {}
-        if isinstance(state, base.TrainState) and state.extra:
-            saved = self._manager.item_metadata(step)["state"].tree["extra"]
-            renamed = {new: old for new in state.extra.keys() - saved for old in _RENAMED.get(new, ()) if old in saved}
-            gained = [name for name in state.extra.get("ema", {}) if renamed.get(name, name) not in saved.get("ema", {})]
+        gained, renamed = self._changed(step, state)
         asked = state.without_averages(gained) if gained else state
         asked = asked.replace(extra=_with_names(asked.extra, renamed)) if renamed else asked
         placed = ocp.args.PyTreeRestore(asked, restore_args=ocp.checkpoint_utils.construct_restore_args(asked))
@@ -223,6 +219,15 @@ class Checkpointer:
         if renamed:
             found = found.replace(extra=_with_names(found.extra, {old: new for new, old in renamed.items()}))
         return _with_averages(found, state, gained), _position(restored["position"])
+
+    def _changed(self, step, state):
+        """(entries of TrainState.extra whose averages the checkpoint is too old to have, {name: that which it has instead})."""
+        if not isinstance(state, base.TrainState) or not state.extra:
+            return [], {}
+        saved = self._manager.item_metadata(step)["state"].tree["extra"]
+        renamed = {new: old for new in state.extra.keys() - saved for old in _RENAMED.get(new, ()) if old in saved}
+        gained = [name for name in state.extra.get("ema", {}) if renamed.get(name, name) not in saved.get("ema", {})]
+        return gained, renamed
 
     def _is_readable(self, step, state):
         try:
