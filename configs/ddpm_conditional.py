@@ -14,11 +14,12 @@ from configs import variants
 
 def get_config(variant=""):
     """The config of a variant."""
-    told = {name: lambda name=name: _told(ddpm.get_config(name)) for name in ("", "smoke", "fashion")}
-    return variants.choose(__file__, variant, told)
+    known = {name: lambda name=name: told(ddpm.get_config(name)) for name in ("", "smoke", "fashion")}
+    return variants.choose(__file__, variant, known)
 
 
-def _told(c):
+def told(c):
+    """The config of a diffusion that is told the labels."""
     c.diffusion.conditional = True
     c.sample.num = 10 * (c.sample.num // 8)  # a row of the grid for each class
     return c
