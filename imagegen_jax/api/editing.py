@@ -304,9 +304,8 @@ def _codec(trained, request, random=False):
 
 
 def _labels(trained, labels, rows):
-    """(n,) int32 of as many rows, -1 where there are none; checked by inputs.labels."""
-    known = np.broadcast_to(np.asarray(-1 if labels is None else labels, np.int32), len(rows))
-    return inputs.labels(known, None, trained.algorithm.classes)
+    """(n,) int32 of as many rows, -1 where there are none."""
+    return inputs.labels_of(labels, len(rows), trained.algorithm.classes)
 
 
 def _encoded(trained, images, labels):

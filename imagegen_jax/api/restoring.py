@@ -167,8 +167,7 @@ def _drawn(ours, request, draw, labels, samples, seed, *rows):
     """The Restored of arrays with a row for each image."""
     errors.check_at_least({"samples": samples}, samples=1)
     rng.check_seed(seed, "--seed")
-    known = np.broadcast_to(np.asarray(-1 if labels is None else labels, np.int32), len(rows[0]))
-    labels = inputs.labels(known, None, ours.algorithm.classes)
+    labels = inputs.labels_of(labels, len(rows[0]), ours.algorithm.classes)
     mesh = sharding.make_mesh(jax.device_count())
     made = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw)(seed, samples, labels, *rows)
     return Restored(made[:, 0], made)

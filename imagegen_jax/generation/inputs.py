@@ -131,6 +131,12 @@ def numbers(given, text):
     return [int(number) for number in text.split(",")]
 
 
+def labels_of(given, num, classes):
+    """`labels` of `num` arrays: a label of each, or one of all; None for none. Raises errors.UserError."""
+    known = np.broadcast_to(np.asarray(-1 if given is None else given, np.int32), num)
+    return labels(known, None, classes)
+
+
 def labels(known, label, classes):
     """The classes that a model is told.
 
