@@ -16,7 +16,7 @@ from imagegen_jax.training import interruption
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe and its variant; --config.KEY=VALUE changes a key of all.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder in which each training has a folder.")
 _GRID = flags.DEFINE_multi_string("grid", None, "A key and its values, such as optimizer.lr:1e-3,2e-3; several multiply.")
-_METRIC = flags.DEFINE_string("metric", "eval/loss", "Of metrics.jsonl, the less the better.")
+_METRIC = flags.DEFINE_string("metric", "eval/loss", "Of metrics.jsonl, by which the best comes first.")
 
 
 def main():

@@ -4,7 +4,6 @@ import ast
 import copy
 import itertools
 import json
-import math
 import re
 import sys
 
@@ -16,6 +15,7 @@ from imagegen_jax import files
 from imagegen_jax.api import training
 from imagegen_jax.reports import plots
 from imagegen_jax.training import nonfinite
+from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 
 
@@ -52,7 +52,7 @@ def sweep(config, grid, workdir, stop, metric="eval/loss"):
       grid: likewise.
       workdir: folder of the folders.
       stop: an interruption.Interruption that is entered. A stop saves; the same sweep goes on.
-      metric: one that is measured on the way; the least is the best.
+      metric: one that is measured on the way; its name says which way is better (preservation.best).
 
     Returns:
       [{'name', 'step', 'last', 'best', 'error'}, ...], the best last value first: of the metric, or None where it was never
@@ -77,7 +77,8 @@ def sweep(config, grid, workdir, stop, metric="eval/loss"):
     curves = {name: run.scores(workdir / _folder(name), metric) for name in ends}
     if ends and not any(curves.values()):
         raise errors.UserError(f"--metric={metric}: no run has measured it; see the names in its metrics.jsonl")
-    results = sorted((_result(name, curves[name], error) for name, error in ends.items()), key=_order)
+    results = [_result(name, metric, curves[name], error) for name, error in ends.items()]
+    results.sort(key=lambda one: (bool(one["error"]), one["last"] is None, preservation.cost(metric, one["last"] or 0.0)))
     _write(workdir, metric, results, curves)
     return results
 
@@ -127,13 +128,9 @@ def _folder(name):
     return re.sub(r"[^\w.,=()-]", "_", name)
 
 
-def _result(name, curve, error):
-    step = max(curve, default=0)
-    return {"name": name, "step": step, "last": curve.get(step), "best": min(curve.values(), default=None), "error": error}
-
-
-def _order(one):
-    return bool(one["error"]), math.inf if one["last"] is None else one["last"]
+def _result(name, metric, curve, error):
+    step, best = max(curve, default=0), curve.get(preservation.best(metric, curve, curve))
+    return {"name": name, "step": step, "last": curve.get(step), "best": best, "error": error}
 
 
 def _write(workdir, metric, results, curves):

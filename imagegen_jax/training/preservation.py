@@ -22,9 +22,13 @@ def best(metric, scores, steps):
     Returns:
       One of the steps, the earliest of equals; None where none has a finite score.
     """
-    sign = -1 if _MORE_IS_BETTER.fullmatch(metric) else 1
     scored = [step for step in steps if math.isfinite(scores.get(step, math.nan))]
-    return min(scored, key=lambda step: (sign * scores[step], step), default=None)
+    return min(scored, key=lambda step: (cost(metric, scores[step]), step), default=None)
+
+
+def cost(metric, value):
+    """The value of a metric, or its negative where more is better."""
+    return -value if _MORE_IS_BETTER.fullmatch(metric) else value
 
 
 @dataclasses.dataclass

@@ -43,7 +43,8 @@ class Known(base.Algorithm):
         return state.replace(step=state.step + 1), {"loss": jnp.log(self.aim) + 0 * state.step}
 
     def eval_step(self, state, batch, rng):
-        return {"loss": jnp.full(len(batch["index"]), abs(self.aim - 3) / state.step)}
+        loss = jnp.full(len(batch["index"]), abs(self.aim - 3) / state.step)
+        return {"loss": loss, "accuracy": 1 - loss}
 
 
 def swept(workdir, *grid, **options):
@@ -74,6 +75,11 @@ def test_the_best_comes_first_and_what_is_trained_is_not_trained_again(tmp_path,
     assert swept(tmp_path, *grid) == results
     assert capsys.readouterr().err.count("is trained to step 4") == 4
     assert begun == {path: path.stat().st_mtime_ns for path in tmp_path.glob("aim=[12]*/checkpoints/*")}
+
+
+def test_of_some_metrics_more_is_better(tmp_path):
+    results = swept(tmp_path, "aim:1,2.5", metric="eval/accuracy")
+    assert [one["last"] for one in results] == [one["best"] for one in results] == pytest.approx([0.875, 0.5])
 
 
 @pytest.mark.parametrize(
