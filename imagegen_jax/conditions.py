@@ -1,11 +1,13 @@
-"""What images are to show: their class, and later the words of a text, a smaller image, a mask.
+"""What images are to show: their class, or the words of a text.
 
 A batch and a request carry `condition`, {name: array with a row for each image}. images.Spec.conditions describes each by its
 name, so that leaving conditions out in training (Ho & Salimans 2022, algorithm 1) and guidance need not know what they are.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+from typing import ClassVar
 from typing import Protocol
 
 import jax
@@ -29,6 +31,41 @@ class Label:
     def null(self, n):
         """See Condition."""
         return jnp.full(n, self.classes, jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Words, (n, length) int32: the bytes of a text in UTF-8, and Text.PAD behind its end. The null condition is no word.
+
+    That of an empty text is the same.
+    """
+
+    PAD: ClassVar[int] = 256
+    length: int
+
+    def null(self, n):
+        """See Condition."""
+        return jnp.full((n, self.length), self.PAD, jnp.int32)
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, length) int32. What is too long is cut behind its last whole character that fits; see `cut`."""
+        found = np.full((len(texts), self.length), self.PAD, np.int32)
+        for row, text in zip(found, texts):
+            kept = self._kept(text).encode()
+            row[: len(kept)] = list(kept)
+        return found
+
+    def cut(self, text: str) -> str:
+        """What of a text does not fit; '' of most."""
+        return _spaced(text)[len(self._kept(text)) :]
+
+    def _kept(self, text):
+        return _spaced(text).encode()[: self.length].decode(errors="ignore")
+
+
+def _spaced(text):
+    """A text with single spaces between words, without characters that UTF-8 has not."""
+    return " ".join(text.encode(errors="ignore").decode().split())
 
 
 def dropped(condition: Mapping[str, jax.Array], kinds: Mapping[str, Condition], chosen: jax.Array) -> dict[str, jax.Array]:

@@ -17,10 +17,12 @@ class Spec:
       shape: (height, width, channels).
       class_names: of the labels, that of label 0 first; () where there are no labels. A name is '' where it is not known, as
         in runs from before names were kept.
+      caption_length: bytes of the captions that come with the images; 0 where none do.
     """
 
     shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
+    caption_length: int = 0
 
     @property
     def classes(self):
@@ -30,7 +32,8 @@ class Spec:
     @property
     def conditions(self):
         """{name: conditions.Condition} of what is known of each image."""
-        return {"label": conditions.Label(self.classes)} if self.classes else {}
+        label = {"label": conditions.Label(self.classes)} if self.classes else {}
+        return label | ({"text": conditions.Text(self.caption_length)} if self.caption_length else {})
 
     @property
     def known_names(self):

@@ -16,6 +16,9 @@ from jax import numpy as jnp
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.data import augment
+from imagegen_jax.data import captions
+from imagegen_jax.data import fingerprints
+from imagegen_jax.data import held_out
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
 
@@ -82,9 +85,13 @@ def open_domains(data, split, specs=None):
             return None
         if data.balance and not source.class_names:
             raise errors.UserError(f"config.data.balance is True, and the images of {section.source} have no classes")
+        if section.hold_out and split == "train":
+            source = held_out.remaining(source, section.hold_out, section.source)
         shape = spec.shape if spec else pipeline.host_shape(source, section)
-        spec = spec or images.Spec(pipeline.model_shape(source, section), tuple(source.class_names))
-        return Domain(source, pipeline.Reader(source, shape, data.on_bad_image), spec)
+        length = section.caption_length
+        texts = captions.Captions(captions.of_source(source, section.source), length) if length else None
+        spec = spec or images.Spec(pipeline.model_shape(source, section), tuple(source.class_names), length)
+        return Domain(source, pipeline.Reader(source, shape, data.on_bad_image, texts), spec)
 
     sections_of = sections(data)
     found = each(opened, sections_of, specs or each(lambda *_: None, sections_of))
@@ -120,8 +127,13 @@ def smallest(domains):
 
 
 def fingerprint(domains):
-    """Short text that changes with the images."""
-    return " ".join(domain.source.fingerprint for domain in parts(domains))
+    """Short text that changes with the images, and with the captions that come with them."""
+
+    def of(domain):
+        captions = domain.reader.captions
+        return fingerprints.of(domain.source.fingerprint, captions.digest) if captions else domain.source.fingerprint
+
+    return " ".join(map(of, parts(domains)))
 
 
 def skipped(domains):

@@ -14,6 +14,7 @@ import unicodedata
 from PIL import Image
 
 from imagegen_jax import errors
+from imagegen_jax.data import captions
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pictures
 
@@ -43,7 +44,7 @@ class Glyph(NamedTuple):
 class EmojiSource:
     """Bitmaps of a font in memory, as PNG until a record is asked for: padded to squares, on white where alpha is dropped.
 
-    The label is the skin tone, of CLASSES; 'mixed' is that of couples of two. `captions` has a text for each record.
+    The label is the skin tone, of CLASSES; 'mixed' is that of couples of two. What is combined is a figure and its skin tones.
     """
 
     def __init__(self, path, glyphs, side, channels, skipped):
@@ -53,7 +54,8 @@ class EmojiSource:
         self.image_shape = (side, side, channels)
         self.class_names = list(CLASSES)
         self.labels = [skin_tone(glyph.sequence) for glyph in glyphs]
-        self.captions = [caption(glyph.sequence) for glyph in glyphs]
+        self.captions = [captions.reordered(caption(glyph.sequence)) for glyph in glyphs]
+        self.combinations = combinations([glyph.sequence for glyph in glyphs])
         self.skipped = skipped
 
     @functools.cached_property
@@ -209,6 +211,16 @@ def skin_tone(sequence):
     """The number in CLASSES of a sequence of code points."""
     tones = {_TONES.index(point) + 1 for point in sequence if point in _TONES}
     return CLASSES.index("mixed") if len(tones) > 1 else max(tones, default=0)
+
+
+def combinations(sequences):
+    """The captions of those sequences whose figure comes in skin tones, and '' for the others."""
+
+    def figure(sequence):
+        return tuple(point for point in sequence if point not in (*_TONES, *_SILENT))
+
+    toned = {figure(sequence) for sequence in sequences if skin_tone(sequence)}
+    return [caption(sequence) if figure(sequence) in toned else "" for sequence in sequences]
 
 
 def caption(sequence):

@@ -5,6 +5,7 @@ import functools
 
 from imagegen_jax import errors
 from imagegen_jax import progress
+from imagegen_jax.data import captions
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pictures
 from imagegen_jax.data import walk
@@ -28,6 +29,10 @@ class FolderSource:
     def fingerprint(self):
         names = [file.relative_to(self._folder).as_posix() for file in self._files]
         return fingerprints.of(self.class_names, names, fingerprints.of_files(self._folder, self._files))
+
+    @functools.cached_property
+    def captions(self):
+        return captions.of_files(self._folder, self._files)
 
     def __len__(self):
         return len(self._files)

@@ -67,20 +67,23 @@ class Reader:
 
     Attributes:
       shape: (h, w, c) of the arrays.
+      captions: the captions.Captions of the source, where its images come with such, or None.
       skipped: numbers of the unreadable records met so far (on_bad_image 'skip').
     """
 
-    def __init__(self, source, shape, on_bad_image):
+    def __init__(self, source, shape, on_bad_image, captions=None):
         self._source = source
+        self.captions = captions
         self.shape = shape
         self._on_bad_image = on_bad_image
         self._lock = threading.Lock()
         self.skipped = set()
 
-    def __call__(self, indices):
+    def __call__(self, indices, positions=None):
         """{'image': (n, *shape) uint8, 'condition': …, 'index': (n,) int32} of the records `indices`.
 
-        The condition has what the source knows of its images: 'label' (n,) int32, where they have classes.
+        The condition has what the source knows of its images: 'label' (n,) int32, where they have classes; 'text' (n, length)
+        int32, where they have captions, of which that of a record depends on its position in the endless stream.
 
         An unreadable record is an errors.UserError, or with 'skip' its successor's image stands in its place.
         """
@@ -91,10 +94,14 @@ class Reader:
                 # Not to be removed in training, which only goes on with the images that it began with.
                 raise errors.UserError(str(error), "data.on_bad_image=skip", "remove it") from error
             records = [self._readable(i) for i in indices]
-        labels = np.array([record["label"] for record in records], np.int32)
+        condition = {}
+        if self._source.class_names:
+            condition["label"] = np.array([record["label"] for record in records], np.int32)
+        if self.captions:
+            condition["text"] = self.captions(indices, positions)
         return {
             "image": np.stack([fit(record["image"], self.shape) for record in records]),
-            "condition": {"label": labels} if self._source.class_names else {},
+            "condition": condition,
             "index": np.array(indices, np.int32),
         }
 
@@ -155,7 +162,8 @@ def train_batches(
 
     def load(step):
         start = step * batch_size + process_index * share
-        return reader([order(start + i) for i in range(share)])
+        positions = list(range(start, start + share))
+        return reader([order(position) for position in positions], positions)
 
     steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max)
     return iter(steps.map(load).to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=prefetch)))

@@ -7,6 +7,7 @@ A record is {'image': (h, w, c) uint8, 'label': int}; the label is -1 where ther
     idx:PATH            a folder of MNIST-format files (train-images-idx3-ubyte.gz, ...)
     emoji:FONT          the bitmaps of a colour font; without FONT that of Debian's package fonts-noto-color-emoji
     edges:SPEC          drawings of the edges in the images of another source
+    tinted:SPEC         the images of another source in colours of a palette
     anything else       a TFDS data set, read from ArrayRecord without TensorFlow
 """
 
@@ -28,6 +29,7 @@ from imagegen_jax.data import fingerprints
 from imagegen_jax.data import folders
 from imagegen_jax.data import idx
 from imagegen_jax.data import tfds_sources
+from imagegen_jax.data import tinted
 
 
 class Source(Protocol):
@@ -39,6 +41,8 @@ class Source(Protocol):
       labels: of all records, in their order.
       fingerprint: short text that changes with the records' contents, names and labels, and not with the place of the source.
       skipped: how many unreadable files were left out when the source was opened.
+
+    It may have `captions` (captions.py) and `combinations` (held_out.py), too.
     """
 
     image_shape: tuple[int | None, int | None, int | None]
@@ -78,6 +82,10 @@ class Config(Reading):
 
     train_split: str = "train"  # as TFDS names them ('train[:90%]' works there); in a folder, a sub-folder
     test_split: str = "test"
+    # Bytes of each image's caption that come with it, for models that are told such; 0: none.
+    caption_length: Annotated[int, keys.AtLeast(0)] = 0
+    # Share of the combinations of a colour and a class, or of a figure and a skin tone, that training images do not show.
+    hold_out: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.0
 
 
 def open_source(config, split, class_names=None):
@@ -97,9 +105,9 @@ def open_source(config, split, class_names=None):
     kind, colon, path = config.source.partition(":")
     if not config.source:
         raise errors.UserError("config.data.source is empty: write a TFDS name, folder:PATH or idx:PATH")
-    if colon and kind == "edges":
+    if colon and kind in _MADE_OF_OTHERS:
         source = open_source(dataclasses.replace(config, source=path), split, class_names)
-        return source and EdgeSource(source)
+        return source and _MADE_OF_OTHERS[kind](source)
     if kind == "emoji":
         return emoji.open_emoji(config, pathlib.Path(path or emoji.FONT).expanduser(), split, class_names)
     if not colon or kind not in ("folder", "idx"):
@@ -204,3 +212,6 @@ def edges(image, sigma=0.7):
 
     gradient = ndimage.gaussian_gradient_magnitude(image.mean(-1, dtype=np.float32), sigma, mode="nearest")
     return np.clip(gradient * np.sqrt(2 * np.pi) * sigma + 0.5, 0, 255).astype(np.uint8)[..., None]
+
+
+_MADE_OF_OTHERS = {"edges": EdgeSource, "tinted": tinted.TintedSource}

@@ -126,8 +126,9 @@ def from_json(text):
 def _specs(saved):
     """The images.Spec, or {domain: Spec} of two domains, of what config.json says under 'images'."""
 
-    def one(shape, class_names=None, classes=0):  # before names were kept, there was the number of classes
-        return images.Spec(tuple(shape), images.unnamed(classes) if class_names is None else tuple(class_names))
+    def one(shape, class_names=None, classes=0, **others):  # before names were kept, there was the number of classes
+        names = images.unnamed(classes) if class_names is None else tuple(class_names)
+        return images.Spec(tuple(shape), names, **others)
 
     found = {name: one(**spec) for name, spec in saved.items()}
     return found.get("", found)

@@ -88,13 +88,30 @@ def opened(path, split="train", **changes):
     return sources.open_source(sources.Config(source=f"emoji:{path}", **changes), split)
 
 
+def _first(source):
+    """The first caption of each record."""
+    return [texts[0] for texts in source.captions]
+
+
 def read(source):
     return source.__getitems__(range(len(source)))
 
 
+def test_a_figure_and_its_skin_tones_are_combined_and_captions_come_in_all_orders(font):
+    train = opened(font)
+    combined = dict(zip(_first(train), train.combinations))
+    assert {text for text, name in combined.items() if name} == {
+        "golfer",
+        "golfer, medium skin tone",
+        "golfer, medium skin tone, woman",
+    }
+    texts = train.captions[_first(train).index("golfer, medium skin tone, woman")]
+    assert len(set(texts)) == 6 and "woman, golfer, medium skin tone" in texts
+
+
 def test_images_captions_and_labels_are_in_the_order_of_code_points(font):
     train, test = opened(font), opened(font, "test")
-    assert train.captions == [
+    assert _first(train) == [
         "flag AU",
         "golfer",
         "golfer, medium skin tone",
@@ -102,7 +119,7 @@ def test_images_captions_and_labels_are_in_the_order_of_code_points(font):
         "grinning face",
     ]
     assert train.labels == [0, 0, 3, 3, 0] and train.class_names[3] == "medium"
-    assert test.captions == ["weight lifter", "weight lifter, dark skin tone, woman"] and test.labels == [0, 5]
+    assert _first(test) == ["weight lifter", "weight lifter, dark skin tone, woman"] and test.labels == [0, 5]
     assert [record["label"] for record in read(train)] == train.labels
 
 
@@ -150,7 +167,7 @@ def test_each_image_is_there_once_under_the_sequence_that_it_is_drawn_for(tmp_pa
     mirrored = ((WOMAN, JOINER, GOLFER), (GOLFER, JOINER, WOMAN))  # for text from right to left
     borrowed = ((0x1F1E6, 0x1F1E8), (0x1F1E6, 0x1F1FA))  # another's flag
     source = opened(save_font(tmp_path / "a.ttf", drawn, [mirrored, borrowed]))
-    assert source.captions == ["flag AT", "flag AU", "golfer, woman", "thumbs up sign", "grinning face"]
+    assert _first(source) == ["flag AT", "flag AU", "golfer, woman", "thumbs up sign", "grinning face"]
     assert source.labels == [0] * 5
 
 
@@ -274,7 +291,7 @@ def test_debians_font_has_each_image_once(debian):
 
 
 def test_debians_captions_tell_all_images_apart_and_no_figure_is_in_both_splits(debian):
-    captions = {split: set(source.captions) for split, source in debian.items()}
+    captions = {split: set(_first(source)) for split, source in debian.items()}
     assert len(captions["train"] | captions["test"]) == sum(map(len, debian.values()))
     figures = [{text.split(",")[0] for text in found if not text.startswith("flag ")} for found in captions.values()]
     assert not figures[0] & figures[1] and not {"woman", "man"} & figures[1]
@@ -293,7 +310,7 @@ def test_debians_captions_tell_all_images_apart_and_no_figure_is_in_both_splits(
 
 def test_debians_images_are_on_white(debian):
     train = debian["train"]
-    (face,) = train.__getitems__([train.captions.index("grinning face")])
+    (face,) = train.__getitems__([_first(train).index("grinning face")])
     assert (face["image"][[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
     red, green, blue = face["image"][45, 68].astype(int)  # its forehead is yellow
     assert red > 200 and green > 150 and blue < 120

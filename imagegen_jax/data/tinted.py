@@ -1,0 +1,90 @@
+"""The images of another source in colours of a palette, so that colour comes without a download and with its truth known."""
+
+import functools
+
+import numpy as np
+
+from imagegen_jax.data import captions
+from imagegen_jax.data import fingerprints
+
+# RGB. The largest channel of each is 255, so that the largest channel of a tinted image is the grey one that it was made of.
+PALETTE = {
+    "red": (255, 40, 40),
+    "orange": (255, 140, 0),
+    "yellow": (255, 235, 0),
+    "lime": (160, 255, 0),
+    "green": (40, 255, 90),
+    "turquoise": (0, 255, 230),
+    "blue": (40, 90, 255),
+    "purple": (150, 40, 255),
+    "pink": (255, 120, 200),
+    "white": (255, 255, 255),
+}
+
+
+class TintedSource:
+    """The images of another source, grey, times a colour each: black stays black, and white becomes the colour.
+
+    The colour of a record depends on its number alone, and so not on its class.
+
+    Attributes:
+      colours: (len,) numbers of PALETTE's colours.
+      combinations: the colour and class of each record in words; of a source without classes there are none.
+    """
+
+    def __init__(self, source):
+        self._source = source
+        self.image_shape = (*source.image_shape[:2], 3)
+        self.class_names = source.class_names
+        self.skipped = source.skipped
+        self.colours = np.random.default_rng(0).integers(len(PALETTE), size=len(source))
+
+    @property
+    def labels(self):
+        return self._source.labels
+
+    @property
+    def fingerprint(self):
+        return fingerprints.of("tinted", PALETTE, self._source.fingerprint)
+
+    @functools.cached_property
+    def captions(self):
+        return [captions.alternatives(thing, colour) for thing, colour in self._words()]
+
+    @functools.cached_property
+    def combinations(self):
+        return [thing and f"{colour} {thing}" for thing, colour in self._words()]
+
+    def _words(self):
+        """(name of the class or '', name of the colour) of each record."""
+        names = list(PALETTE)
+        things = [self.class_names[label] for label in self.labels] if self.class_names else [""] * len(self)
+        return [(thing, names[colour]) for thing, colour in zip(things, self.colours)]
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitems__(self, indices):
+        records = self._source.__getitems__(indices)
+        return [dict(record, image=tinted(record["image"], self.colours[i])) for record, i in zip(records, indices)]
+
+
+def tinted(image, colour):
+    """(h, w, c) uint8 -> (h, w, 3) uint8: the mean of its channels in the colour of this number."""
+    grey = image.mean(-1, keepdims=True, dtype=np.float32)
+    return np.rint(grey / 255 * np.asarray(list(PALETTE.values())[colour], np.float32)).astype(np.uint8)
+
+
+def colours_of(image):
+    """Which colours images have: of PALETTE that whose shares of red, green and blue are nearest to the image's.
+
+    Args:
+      image: (n, h, w, 3) uint8.
+
+    Returns:
+      (n,) integers.
+    """
+    palette = np.asarray(list(PALETTE.values()), np.float32)
+    mean = image.astype(np.float32).mean((1, 2)) + 1e-6
+    shares, known = (x / x.sum(-1, keepdims=True) for x in (mean, palette))
+    return np.square(shares[:, None] - known).sum(-1).argmin(-1)
