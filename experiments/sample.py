@@ -4,7 +4,6 @@ python -m experiments.sample --workdir=runs/ddpm --num=64 --seed=0 --out=grid.pn
 """
 
 from absl import flags
-import numpy as np
 
 from imagegen_jax import command_line
 from imagegen_jax import progress
@@ -32,9 +31,9 @@ def main():
     drawing = sampling.prepare(trained, _NUM.value, _SEED.value, **asked)
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
     with progress.Progress(_NUM.value, "image", f"step {trained.step}") as bar:
-        output.save(_OUT.value, bar.over(drawing.batches()), drawing.labels)
-    if drawing.labels is not None and _OUT.value.endswith(".png"):
-        progress.tell(f"rows, from the top: {', '.join(map(trained.spec.name_of, np.unique(drawing.labels)))}")
+        output.save(_OUT.value, bar.over(drawing.batches()), drawing.labels, rows=drawing.rows)
+    if drawing.rows is not None and _OUT.value.endswith(".png"):
+        progress.tell(f"rows, from the top: {', '.join(drawing.row_names)}")
 
 
 if __name__ == "__main__":

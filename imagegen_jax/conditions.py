@@ -14,6 +14,8 @@ import jax
 from jax import numpy as jnp
 import numpy as np
 
+NO_TEXTS = "this run is told no texts; leave it out, or train one as configs/text_to_image.py does"
+
 
 class Condition(Protocol):
     """A kind of condition."""
@@ -55,6 +57,10 @@ class Text:
             row[: len(kept)] = list(kept)
         return found
 
+    def rows(self, text: str, n: int) -> np.ndarray:
+        """(n, length) int32 of one text."""
+        return np.repeat(self.tokens([text]), n, 0)
+
     def cut(self, text: str) -> str:
         """What of a text does not fit; '' of most."""
         return _spaced(text)[len(self._kept(text)) :]
@@ -66,6 +72,16 @@ class Text:
 def _spaced(text):
     """A text with single spaces between words, without characters that UTF-8 has not."""
     return " ".join(text.encode(errors="ignore").decode().split())
+
+
+def null(kinds: Mapping[str, Condition], n: int) -> dict[str, jax.Array]:
+    """The null condition of n images."""
+    return {name: kind.null(n) for name, kind in kinds.items()}
+
+
+def told(condition: Mapping[str, jax.Array], kinds: Mapping[str, Condition], n: int) -> dict[str, jax.Array]:
+    """What n images are to show, of these kinds; the null condition where nothing is said."""
+    return null(kinds, n) | {name: condition[name] for name in kinds if name in condition}
 
 
 def dropped(condition: Mapping[str, jax.Array], kinds: Mapping[str, Condition], chosen: jax.Array) -> dict[str, jax.Array]:

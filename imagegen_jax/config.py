@@ -92,6 +92,7 @@ class Sample:
     every: keys.Duration = "500 steps"  # a grid from fixed noise goes to samples/<step>.png
     num: Annotated[int, keys.AtLeast(1)] = 64
     batch_size: Annotated[int, keys.AtLeast(1)] = 16  # images drawn at once
+    prompts: tuple[str, ...] = ()  # what is drawn in turn, by runs that are told texts; () for no words
 
 
 @dataclasses.dataclass(frozen=True)

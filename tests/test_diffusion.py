@@ -46,7 +46,7 @@ def constant(process, optimizer=None, **objective):
 def test_loss_is_the_weighted_error_of_the_target():
     """For a network that predicts the constant c, E|c - eps|^2 = c^2 + 1 by hand; v and x0 of a black image likewise."""
     n = 4000
-    batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "index": np.arange(n, dtype=np.int32)}  # x0 = -1
+    batch = {"image": np.zeros((n, 2, 2, 1), np.uint8), "condition": {}, "index": np.arange(n, dtype=np.int32)}  # x0 = -1
     for name, expected in (("eps", 2.0), ("x0", 4.0), ("v", None)):
         algorithm = constant(DISCRETE, prediction_type=name)
         state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
@@ -143,7 +143,7 @@ def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, process, 
     w, v, average = 0.3, -0.2, {"w": 1.0, "v": 2.0}
     params = {"w": jnp.float32(w), "v": jnp.float32(v)}
     before = base.TrainState(jnp.int32(3), {"unet": params}, {"unet": sgd.init(params)}, {"unet": average})
-    after, metrics = algorithm.train_step(before, {"image": image}, jax.random.key(0))
+    after, metrics = algorithm.train_step(before, {"image": image, "condition": {}}, jax.random.key(0))
     jax.effects_barrier()
     ((seen, told),) = shown
 
@@ -174,7 +174,7 @@ def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, process, 
 def test_learned_uncertainty_is_the_likelihood_of_a_gaussian_of_the_error():
     """Karras et al. 2024, equation 14: error / exp(u) + u, the least for u = log E error, with errors of 4 here."""
     algorithm = constant(DISCRETE, prediction_type="x0", uncertainty=True, optimizer=optax.sgd(0.05))
-    batch = {"image": np.zeros((64, 2, 2, 1), np.uint8)}  # x0 = -1, and 1 is predicted
+    batch = {"image": np.zeros((64, 2, 2, 1), np.uint8), "condition": {}}  # x0 = -1, and 1 is predicted
     state, step = algorithm.init(jax.random.key(0)), jax.jit(algorithm.train_step)
     _, metrics = step(state, batch, jax.random.key(0))
     assert float(metrics["loss"]) == pytest.approx(4.0, rel=1e-5)  # u is 0 at first
@@ -203,7 +203,7 @@ def learned_variance(**objective):
 
 def test_a_learned_variance_moves_by_the_bound_and_the_prediction_does_not():
     """L_hybrid of Nichol & Dhariwal 2021, section 3.1: the other gradients are those of L_simple alone, bit for bit."""
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)}
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8), "condition": {}}
     hybrid, simple = learned_variance(), constant(DISCRETE, optax.sgd(1.0))
     at = {"mean": jnp.float32(0.3), "spread": jnp.float32(0.5)}
     state = hybrid.init(jax.random.key(0)).replace(params={"unet": at})
@@ -264,7 +264,7 @@ def test_optimal_coupling_shortens_the_ways_from_images_to_noise():
         network = Affine(lambda *given, seen=seen: seen.append(map(np.asarray, given)))
         training = base.Training(optimizer=optax.sgd(0.0), ema_decay=lambda step: 0.0)
         algorithm = diffusion.Diffusion(network, (2, 2, 1), processes.RectifiedFlow(), objective, samplers.Sampler(), training)
-        algorithm.train_step(algorithm.init(jax.random.key(0)), {"image": image}, jax.random.key(0))
+        algorithm.train_step(algorithm.init(jax.random.key(0)), {"image": image, "condition": {}}, jax.random.key(0))
     jax.effects_barrier()
     noises = {}
     for coupling, ((x_t, told),) in shown.items():
@@ -280,8 +280,8 @@ def test_eval_depends_on_the_image_and_its_index_alone():
     state = base.TrainState(0, {"unet": {"value": jnp.ones(())}}, {}, {})
     image = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1), np.uint8)
     index = np.arange(8, dtype=np.int32)
-    whole = algorithm.eval_step(state, {"image": image, "index": index}, jax.random.key(0))["loss"]
-    part = algorithm.eval_step(state, {"image": image[5:7], "index": index[5:7]}, jax.random.key(0))["loss"]
+    whole = algorithm.eval_step(state, {"image": image, "condition": {}, "index": index}, jax.random.key(0))["loss"]
+    part = algorithm.eval_step(state, {"image": image[5:7], "condition": {}, "index": index[5:7]}, jax.random.key(0))["loss"]
     np.testing.assert_allclose(part, whole[5:7], rtol=1e-6)
 
 
@@ -405,7 +405,9 @@ def test_a_share_of_the_conditions_is_left_out_in_training_and_none_in_evaluatio
 
 
 def test_guidance_without_labels_is_refused():
-    with pytest.raises(errors.UserError, match=r"--guidance_scale=2.0: this run is told no labels; .*conditional=True"):
+    with pytest.raises(
+        errors.UserError, match=r"--guidance_scale=2.0: this run is told neither labels nor texts; .*conditional=True"
+    ):
         constant(DISCRETE).check_request(diffusion.Request(guidance_scale=2.0))
 
 
@@ -420,5 +422,5 @@ def test_guidance_needs_images_without_a_label_in_training():
             config_lib.check(wrong)
     never = of_label(condition_dropout=0.0)
     never.check_request(never.Request(guidance_scale=1.0))
-    with pytest.raises(errors.UserError, match="--guidance_scale=2.0: this run has seen no images without a label"):
+    with pytest.raises(errors.UserError, match="--guidance_scale=2.0: this run has seen no images without a condition"):
         never.check_request(never.Request(guidance_scale=2.0))

@@ -235,7 +235,7 @@ def test_a_scale_that_is_told_is_an_option_and_a_fixed_one_is_not():
 @pytest.mark.parametrize(
     ("objective", "scale", "words"),
     [
-        ({}, 2.0, "this run is told no labels"),
+        ({}, 2.0, "this run is told neither labels nor texts"),
         ({"conditional": True}, 2.0, "this run was trained with the scale 1.0; leave it out"),
         ({"conditional": True, "guidance": (2.0, 2.0)}, 1.0, "this run was trained with the scale 2.0; leave it out"),
         ({"conditional": True, "guidance": (1.0, 8.0)}, 9.0, "this run was trained with the scales 1.0 to 8.0"),

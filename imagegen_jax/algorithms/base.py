@@ -102,6 +102,7 @@ class Algorithm(abc.ABC):
       Request: its options of drawing, likewise.
       defaults: {key: value} where its default of a key that all families share is another, such as {'optimizer.b1': 0.5}.
       domains: names of the sets of images that a batch has one of each of: {'a': ..., 'b': ...}; () for batches of one set.
+      text: the conditions.Text of what it is told of an image; None where it is told no texts.
       optimized: whether it takes gradients: it has the sections `optimizer` and `ema`.
       hint: what to try where its samples collapse to few; '' for nothing in particular.
     """
@@ -110,6 +111,7 @@ class Algorithm(abc.ABC):
     Request: ClassVar[type] = NoOptions
     defaults: ClassVar[dict[str, Any]] = {}
     domains: ClassVar[tuple[str, ...]] = ()
+    text = None
     optimized: ClassVar[bool] = True
     hint: ClassVar[str] = ""
 
@@ -155,6 +157,23 @@ def told_classes(conditional: bool, spec, key: str) -> int:
             f"or set --config.{key}=False"
         )
     return spec.classes if conditional else 0
+
+
+def told_conditions(aim, spec, section: str):
+    """{name: conditions.Condition} of what a method is told, by the keys `conditional` and `text` of a section.
+
+    Args:
+      aim: the section.
+      spec: the images.Spec.
+      section: its name.
+
+    Raises:
+      errors.UserError: the images have no labels, or come without captions.
+    """
+    if aim.text and not spec.caption_length:
+        raise errors.UserError(f"config.{section}.text needs captions: set --config.data.caption_length=64")
+    labels = told_classes(aim.conditional, spec, f"{section}.conditional")
+    return {name: spec.conditions[name] for name, wanted in (("label", labels), ("text", aim.text)) if wanted}
 
 
 def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate: int):

@@ -32,6 +32,7 @@ from imagegen_jax.diffusion import solvers
 from imagegen_jax.diffusion import times as times_lib
 from imagegen_jax.diffusion import weightings
 from imagegen_jax.networks import denoisers
+from imagegen_jax.networks import text_encoder as text_encoder_lib
 from imagegen_jax.networks import uncertainty
 from imagegen_jax.networks import unet
 
@@ -58,6 +59,7 @@ class Objective:
     stratified: bool = False  # spread the times of a batch evenly
     coupling: Annotated[str, keys.OneOf(("independent", "optimal"))] = "independent"  # which noise an image is trained with
     conditional: bool = False  # on labels, which the network is told
+    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
 
@@ -73,6 +75,7 @@ class Config:
     """The keys of a diffusion."""
 
     network: denoisers.Config = unet.Config()
+    text_encoder: text_encoder_lib.Config = text_encoder_lib.Config()
     diffusion: Objective = Objective()
     sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
     guidance: guidance_lib.Guidance = keys.resumable(guidance_lib.Guidance())
@@ -83,7 +86,7 @@ class Config:
             yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
         if self.sampler.variance == "learned" and not self.diffusion.learn_variance:
             yield "sampler.variance", "it needs config.diffusion.learn_variance=True"
-        if self.guidance.scale != 1 and not self.diffusion.conditional:
+        if self.guidance.scale != 1 and not (self.diffusion.conditional or self.diffusion.text):
             yield "guidance.scale", "it needs config.diffusion.conditional=True"
         if self.guidance.scale != 1 and not self.diffusion.condition_dropout:
             yield "guidance.scale", "it needs images without conditions in training: config.diffusion.condition_dropout above 0"
@@ -97,7 +100,12 @@ def _of_guidance(key):
     return f"guidance_{key}"
 
 
-Request = keys.options((samplers.Sampler, _of_sampler), (guidance_lib.Guidance, _of_guidance), (guidance_lib.Companions, str))
+Request = keys.options(
+    (samplers.Sampler, _of_sampler),
+    (guidance_lib.Guidance, _of_guidance),
+    (guidance_lib.Companions, str),
+    (guidance_lib.Words, str),
+)
 _GUIDES = "guides"  # of TrainState.extra: {option: TrainState} of the companions
 
 
@@ -136,10 +144,10 @@ class Diffusion(base.Algorithm):
     @classmethod
     def from_config(cls, config, spec, training):
         objective = config.diffusion
-        classes = base.told_classes(objective.conditional, spec, "diffusion.conditional")
+        told = base.told_conditions(objective, spec, "diffusion")
         outputs = spec.shape[-1] * (2 if objective.learn_variance else 1)
         return cls(
-            network=denoisers.build(config.network, spec.shape, out_channels=outputs, classes=classes),
+            network=denoisers.build(config.network, spec.shape, told, config.text_encoder, out_channels=outputs),
             network_name=config.network.name,
             image_shape=spec.shape,
             process=processes.PROCESSES[objective.process](objective),
@@ -147,18 +155,23 @@ class Diffusion(base.Algorithm):
             sampler=config.sampler,
             training=training,
             guidance=config.guidance,
-            conditions=spec.conditions if classes else {},
+            conditions=told,
         )
 
     @property
     def classes(self):
         """See capabilities.Draws."""
-        if self.conditions:
+        if "label" in self.conditions:
             return self.conditions["label"].classes
         return self.classifier.classes if self.classifier else 0
 
+    @property
+    def text(self):
+        """See base.Algorithm."""
+        return self.conditions.get("text")
+
     def init(self, rng):
-        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), self._null(1)
+        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), conditions_lib.null(self.conditions, 1)
         params = self.network.init(rng, *blank)["params"]
         if self.objective.uncertainty:
             params |= {"uncertainty": self._uncertainty.init(jax.random.fold_in(rng, 1), jnp.zeros(1))["params"]}
@@ -171,7 +184,7 @@ class Diffusion(base.Algorithm):
         eps = jax.random.normal(eps_rng, x0.shape)
         if self.objective.coupling == "optimal":
             eps = coupling.optimal(x0, eps)
-        condition = self._told(batch)
+        condition = conditions_lib.told(batch["condition"], self.conditions, len(x0))
         if condition:
             left_out = jax.random.bernoulli(jax.random.fold_in(rng, 3), self.objective.condition_dropout, (len(x0),))
             condition = conditions_lib.dropped(condition, self.conditions, left_out)
@@ -194,13 +207,14 @@ class Diffusion(base.Algorithm):
             return self._times.draw(t_key), jax.random.normal(eps_key, self.image_shape)
 
         t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
-        error, parts = self._error(state.params[self.network_name], x0, eps, t, self._told(batch))
+        condition = conditions_lib.told(batch["condition"], self.conditions, len(x0))
+        error, parts = self._error(state.params[self.network_name], x0, eps, t, condition)
         return {"loss": _hybrid(error, **parts), **parts}
 
     def likelihood_costs(self, state, batch, rng, kind, samples):
         """See capabilities.HasLikelihood. The bounds are of images that are limited as those drawn are."""
         denoise = self._denoiser(state)
-        given = self.process, rng_lib.per_index(rng, batch["index"]), images.to_float(batch["image"]), self._told(batch)
+        given = self.process, rng_lib.per_index(rng, batch["index"]), images.to_float(batch["image"]), batch["condition"]
         if kind == "ode":
             return likelihood.ode_bound(denoise, *given, samples=samples)
 
@@ -215,8 +229,7 @@ class Diffusion(base.Algorithm):
 
     def sample(self, state, keys, condition, request):
         denoise = self._guided(state, request)
-        wanted = {name: condition[name] for name in {*self.conditions, *(["label"] if self.classifier else [])}}
-        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), wanted)
+        x = samplers.sample(denoise, keys, self.image_shape, self.process, self._sampler(request), condition)
         return self._images(state, x, condition)
 
     def denoising(self, state, request):
@@ -252,7 +265,7 @@ class Diffusion(base.Algorithm):
             weaker = self._denoiser(state.extra[_GUIDES]["guidance_checkpoint"])
             denoise = guidance_lib.by_weaker(denoise, weaker, strength)
         else:
-            denoise = guidance_lib.classifier_free(denoise, self._null, strength)
+            denoise = guidance_lib.classifier_free(denoise, lambda n: self._opposite(request, n), strength)
         if request.classifier is None:
             return denoise
 
@@ -266,13 +279,20 @@ class Diffusion(base.Algorithm):
         if request.guidance_checkpoint is None:
             for name in guided if not self.conditions else ():
                 raise errors.UserError(
-                    f"--guidance_{name}={guided[name]}: this run is told no labels; leave it out, name an earlier checkpoint "
-                    "with --guidance_checkpoint, or train a run with --config.diffusion.conditional=True"
+                    f"--guidance_{name}={guided[name]}: this run is told neither labels nor texts; leave it out, name an "
+                    "earlier checkpoint with --guidance_checkpoint, or train a run with --config.diffusion.conditional=True"
                 )
             if guided and strength.scale != 1 and not self.objective.condition_dropout:
                 raise errors.UserError(
-                    f"--guidance_scale={strength.scale}: this run has seen no images without a label "
+                    f"--guidance_scale={strength.scale}: this run has seen no images without a condition "
                     "(config.diffusion.condition_dropout is 0); leave it out"
+                )
+        if (words := request.negative_prompt) is not None:
+            if not self.text:
+                raise errors.UserError(f"--negative_prompt={words}: {conditions_lib.NO_TEXTS}")
+            if strength.scale in (0, 1) or request.guidance_checkpoint is not None:
+                raise errors.UserError(
+                    f"--negative_prompt={words}: guidance leads away from it: give a --guidance_scale above 1"
                 )
         if (scale := request.classifier_scale) is not None and request.classifier is None:
             raise errors.UserError(f"--classifier_scale={scale} is of --classifier: name a run, or leave it out")
@@ -316,19 +336,17 @@ class Diffusion(base.Algorithm):
         """The images of what was drawn of x0."""
         return jnp.clip(x, -1.0, 1.0)
 
-    def _told(self, batch):
-        """What the network is told of a batch."""
-        return {name: batch["condition"][name] for name in self.conditions}
-
-    def _null(self, n):
-        """The null condition of n images."""
-        return {name: kind.null(n) for name, kind in self.conditions.items()}
+    def _opposite(self, request, n):
+        """What guidance leads n images away from: no condition, or a negative prompt."""
+        if request.negative_prompt is None:
+            return conditions_lib.null(self.conditions, n)
+        return conditions_lib.told({"text": self.text.rows(request.negative_prompt, n)}, self.conditions, n)
 
     def _denoiser(self, state) -> solvers.Denoiser:
         """What the network with state.params makes of noisy images."""
 
         def denoise(x, level, condition):
-            condition = {name: condition[name] for name in self.conditions}
+            condition = conditions_lib.told(condition, self.conditions, len(x))
             t = jnp.broadcast_to(jnp.ravel(self.process.network_time(level.time)), (len(x),))
             shown = self.process.network_input(x, level)
             prediction, variance = self._split(

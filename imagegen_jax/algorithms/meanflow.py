@@ -28,6 +28,7 @@ from imagegen_jax.diffusion import mean_velocity
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import times as times_lib
 from imagegen_jax.networks import denoisers
+from imagegen_jax.networks import text_encoder as text_encoder_lib
 from imagegen_jax.networks import unet
 
 
@@ -48,6 +49,7 @@ class Objective:
     # Of the numbers that the network is told. With 1000, as a diffusion's are, du/dt is that much more of the fastest waves.
     time_scale: Annotated[float, keys.Above(0)] = 1.0
     conditional: bool = False  # on labels, which the network is told
+    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
     # Least and most scale of guidance, log-uniform in training. Of a single one the network is not told.
@@ -57,7 +59,7 @@ class Objective:
         """See keys.objections."""
         if len(self.guidance) != 2 or self.guidance[0] > self.guidance[1]:
             yield "guidance", "give the least and the most scale, such as (1, 8)"
-        elif self.guided and not self.conditional:
+        elif self.guided and not (self.conditional or self.text):
             yield "guidance", "it needs config.meanflow.conditional=True"
         elif self.guided and not self.condition_dropout:
             yield "guidance", "it needs images without conditions in training: config.meanflow.condition_dropout above 0"
@@ -88,6 +90,7 @@ class Config:
     """The keys of a MeanFlow."""
 
     network: denoisers.Config = unet.Config()
+    text_encoder: text_encoder_lib.Config = text_encoder_lib.Config()
     meanflow: Objective = Objective()
     sampler: Sampler = keys.resumable(Sampler())
 
@@ -130,18 +133,24 @@ class MeanFlow(base.Algorithm):
     @classmethod
     def from_config(cls, config, spec, training):
         aim = config.meanflow
-        classes = base.told_classes(aim.conditional, spec, "meanflow.conditional")
-        made = {"out_channels": spec.shape[-1] * (1 + aim.velocity_head), "classes": classes, "times": 2 + aim.tells_scale}
-        network, told = denoisers.build(config.network, spec.shape, **made), spec.conditions if classes else {}
+        told = base.told_conditions(aim, spec, "meanflow")
+        made = {"out_channels": spec.shape[-1] * (1 + aim.velocity_head), "times": 2 + aim.tells_scale}
+        network = denoisers.build(config.network, spec.shape, told, config.text_encoder, **made)
         return cls(network, spec.shape, aim, config.sampler, training, told, config.network.name)
 
     @property
     def classes(self):
         """See capabilities.Draws."""
-        return self.conditions["label"].classes if self.conditions else 0
+        return self.conditions["label"].classes if "label" in self.conditions else 0
+
+    @property
+    def text(self):
+        """See base.Algorithm."""
+        return self.conditions.get("text")
 
     def init(self, rng):
-        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 2 + self.objective.tells_scale)), self._null(1)
+        null = conditions_lib.null(self.conditions, 1)
+        blank = jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 2 + self.objective.tells_scale)), null
         return base.first_state(self.network_name, self.network.init(rng, *blank)["params"], self.training)
 
     def train_step(self, state, batch, rng):
@@ -180,7 +189,7 @@ class MeanFlow(base.Algorithm):
 
     def sample(self, state, keys, condition, request):
         asked = self._sampler(request)
-        told = {name: condition[name] for name in self.conditions}
+        told = conditions_lib.told(condition, self.conditions, len(keys))
         scale = self._scale_of_drawing(len(keys), asked.guidance_scale)
 
         def velocity(z, r, t):
@@ -195,7 +204,8 @@ class MeanFlow(base.Algorithm):
         flag, (least, most) = f"--guidance_scale={request.guidance_scale}", self.objective.guidance
         if not self.conditions:
             raise errors.UserError(
-                f"{flag}: this run is told no labels; leave it out, or train one with --config.meanflow.conditional=True"
+                f"{flag}: this run is told neither labels nor texts; leave it out, or train one with "
+                "--config.meanflow.conditional=True"
             )
         if not self.objective.tells_scale and request.guidance_scale != least:
             raise errors.UserError(
@@ -215,11 +225,7 @@ class MeanFlow(base.Algorithm):
 
     def _told(self, batch):
         """What the network is told of a batch, beside times and scale."""
-        return {name: batch["condition"][name] for name in self.conditions}
-
-    def _null(self, n):
-        """The null condition of n images."""
-        return {name: kind.null(n) for name, kind in self.conditions.items()}
+        return conditions_lib.told(batch["condition"], self.conditions, len(batch["image"]))
 
     def _times(self, rng, shape):
         """(r, t), r <= t, of independent draws."""
@@ -255,7 +261,7 @@ class MeanFlow(base.Algorithm):
         if not self.objective.guided:
             return self._velocity(params, z, t, condition, scale), velocity
         n = len(z)
-        both = jax.tree.map(lambda *two: jnp.concatenate(two), dict(condition), self._null(n))
+        both = jax.tree.map(lambda *two: jnp.concatenate(two), dict(condition), conditions_lib.null(self.conditions, n))
         scales = jnp.concatenate([scale, jnp.ones(n)])
         found = self._velocity(params, jnp.concatenate([z, z]), jnp.concatenate([t, t]), both, scales)
         along, unconditional = jnp.split(found, 2)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import jax
 
+from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import errors
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import meanflow
@@ -53,6 +54,6 @@ class DistilledMeanFlow(meanflow.MeanFlow):
         teach = mean_velocity.of_denoiser(denoise, self.first_stage.process)
         known = teach(z, t, condition)
         if self.objective.guided:
-            without = teach(z, t, self._null(len(z)))
+            without = teach(z, t, conditions_lib.null(self.conditions, len(z)))
             known = without + scale.reshape(-1, 1, 1, 1) * (known - without)
         return known, known

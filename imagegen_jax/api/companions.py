@@ -74,7 +74,7 @@ def _named(algorithm, request):
     """((option, its value, capabilities.Companion), ...) of a request."""
     if not isinstance(algorithm, capabilities.TakesCompanions):
         return ()
-    options = {name: value for name, value in request.items() if name != requests_lib.LABEL}
+    options = requests_lib.options(request)
     found = algorithm.companions(algorithm.Request(**options))
     return tuple((option, options[option], companion) for option, companion in found.items())
 

@@ -299,8 +299,8 @@ def _codec(trained, request, random=False):
         raise errors.UserError(
             f"--sampler={request['sampler']}: from images to noise and back there is one solver; leave it out"
         )
-    ours, request = restoring.prepared(trained, request, steps=100)
-    return ours.codec_of(redrawing.Inversions(ours.algorithm, request, request.steps))
+    ours, request, prompt = restoring.prepared(trained, request, steps=100)
+    return ours.codec_of(redrawing.Inversions(ours.algorithm, request, request.steps, prompt))
 
 
 def _labels(trained, labels, rows):

@@ -72,10 +72,15 @@ def _grids(context):
     if not isinstance(algorithm, capabilities.Draws):
         return
 
+    num, texts = config.sample.num, None
+    if algorithm.text:
+        texts = algorithm.text.tokens(config.sample.prompts or ("",))
+
     def draw(step, state, writer):
-        drawn = np.concatenate(list(stop.each(context.drawer.batches(state.with_ema(), config.seed, config.sample.num))))
-        labels = sampling.labels(np.arange(config.sample.num), algorithm.classes)
-        sheet = [drawn] if labels is None else images.rows_by_label(drawn, labels)
+        drawn = np.concatenate(list(stop.each(context.drawer.batches(state.with_ema(), config.seed, num, texts=texts))))
+        labels = sampling.labels(np.arange(num), algorithm.classes)
+        rows = sampling.rows(num, labels, texts)
+        sheet = [drawn] if rows is None else images.rows_by_label(drawn, rows)
         return context.save(writer, step, "samples", *sheet)
 
     yield loop.Hook(context.steps(config.sample.every), draw)
@@ -142,9 +147,10 @@ def _distances(context):
         measure = tracking.Distances(extractor, compared)
         monitor = tracking.CollapseMonitor(context.steps(config.duration) // 10, algorithm.hint)
         shares = compared.class_shares() if algorithm.classes else None
+        texts = domains.captions_of(context.test_set, num) if algorithm.text else None
 
         def drawn(step, state, _):
-            batches = context.drawer.batches(state.with_ema(), config.seed, num, shares=shares)
+            batches = context.drawer.batches(state.with_ema(), config.seed, num, shares=shares, texts=texts)
             measured = measure(context.stop.each(batches))
             monitor(step, measured)
             return measured

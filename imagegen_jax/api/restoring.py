@@ -87,10 +87,10 @@ def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **req
     """
     if not 0 < strength <= 1:
         raise errors.UserError(f"--strength={strength}: it must be above 0, and at most 1")
-    ours, request = prepared(trained, request, steps=100)
+    ours, request, prompt = prepared(trained, request, steps=100)
     if ours.algorithm.denoising(ours.state, request)[1].name == "ode":
         raise errors.UserError("--sampler=ode draws from noise alone: choose another")
-    return _drawn(ours, request, redrawing.varies(strength), labels, samples, seed, images)
+    return _drawn(ours, request, prompt, redrawing.varies(strength), labels, samples, seed, images)
 
 
 def restore(trained, damage, images, labels=None, *, noise=None, alpha=None, **options) -> Restored:
@@ -107,10 +107,10 @@ def restore(trained, damage, images, labels=None, *, noise=None, alpha=None, **o
 def solve(trained, problem, y, labels=None, *, samples=1, seed=0, **options) -> Restored:
     """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem."""
     method, request = _split(options)
-    ours, request = prepared(trained, request)
+    ours, request, prompt = prepared(trained, request)
     _check_method(method, ours.algorithm.denoising(ours.state, request)[1])
     draw, rows = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
-    made = _drawn(ours, request, draw, labels, samples, seed, *rows(y))
+    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows(y))
     if problem.hidden is None:
         return made
     kept = np.where(problem.hidden[:, None, ..., None], made.samples, y[:, None])
@@ -127,7 +127,7 @@ def check_denoises(trained):
 
 
 def prepared(trained, request, steps=_STEPS):
-    """(the run with the companions that a request names, its algorithm.Request), checked. Raises errors.UserError.
+    """(the run with the companions that a request names, its algorithm.Request, the prompt), checked. Raises errors.UserError.
 
     The request is for ancestral steps, of which `steps` is the number, unless it says otherwise.
     """
@@ -136,9 +136,10 @@ def prepared(trained, request, steps=_STEPS):
     typed = requests_lib.typed(asked, trained.algorithm, trained.spec)
     ours = companions.each(trained, [typed])[0].run
     default = {"sampler": "ddpm", "steps": min(steps, ours.algorithm.process.longest)}
-    request = ours.algorithm.Request(**default | typed)
+    request = ours.algorithm.Request(**default | requests_lib.options(typed))
     ours.algorithm.check_request(request)
-    return ours, request
+    (prompt,) = typed.get(requests_lib.PROMPT, ("",))
+    return ours, request, prompt
 
 
 def _split(options):
@@ -163,11 +164,12 @@ def _check_method(method, sampler):
         )
 
 
-def _drawn(ours, request, draw, labels, samples, seed, *rows):
+def _drawn(ours, request, prompt, draw, labels, samples, seed, *rows):
     """The Restored of arrays with a row for each image."""
     errors.check_at_least({"samples": samples}, samples=1)
     rng.check_seed(seed, "--seed")
     labels = inputs.labels_of(labels, len(rows[0]), ours.algorithm.classes)
     mesh = sharding.make_mesh(jax.device_count())
-    made = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw)(seed, samples, labels, *rows)
+    redraw = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw, prompt)
+    made = redraw(seed, samples, labels, *rows)
     return Restored(made[:, 0], made)

@@ -25,8 +25,11 @@ class Drawing:
 
     Attributes:
       num: how many.
-      request: {name: value} of the options and of 'label', as far as they were asked for.
+      request: {name: value} of the options, of 'label' and of 'prompt', as far as they were asked for.
       labels: (num,) int32, their classes; None where the run knows none.
+      prompts: what they are told in turn; None where the run is told no texts, or captions.
+      rows: (num,) int32, which row of a grid each belongs to, of a label or a prompt; None for no such order.
+      row_names: of the rows, from the top.
       batches: (first=0) -> iterator of (n, height, width, channels) uint8 arrays, one after the other, from image `first` on.
       protocol: () -> {name: value}, what the images depend on beside the run and the labels, as JSON.
     """
@@ -34,6 +37,9 @@ class Drawing:
     num: int
     request: dict[str, Any]
     labels: np.ndarray | None
+    prompts: tuple[str, ...] | None
+    rows: np.ndarray | None
+    row_names: list[str]
     batches: Callable[..., Iterator[np.ndarray]]
     protocol: Callable[[], dict[str, Any]]
 
@@ -47,8 +53,9 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **r
       seed: image i depends on the seed, on i and on what is asked for alone, whatever the batch size.
       batch_size: images drawn at once; by default the run's sample.batch_size.
       latents: latents.Options or the name of a kind, what latents are drawn from; None leaves the choice to the run's family.
-      **request: `label`, number or name of the class that is drawn, by default all in turn; and fields of
-        trained.algorithm.Request, as values or as a person writes them: steps=50, temperature='0.7'. None is not asked for.
+      **request: `label`, number or name of the class that is drawn, by default all in turn; `prompt`, a text or several that
+        are drawn in turn, by default the run's sample.prompts; and fields of trained.algorithm.Request, as values or as a
+        person writes them: steps=50, temperature='0.7'. None is not asked for.
 
     Raises:
       errors.UserError: the run cannot draw what is asked for.
@@ -56,10 +63,11 @@ def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **r
     return prepare_each(trained, num, seed, [request], batch_size=batch_size, latents=latents)[0]
 
 
-def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=lambda: None):
+def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=lambda: None, captions=None):
     """The Drawing of each of several requests, of the same companions compiled once.
 
-    `shares` makes those of sampling.labels, where all classes are drawn.
+    `shares` makes those of sampling.labels, where all classes are drawn. `captions` makes the (k, length) int32 tokens of texts
+    where a run is told such and no prompt is asked for; by default those are the run's sample.prompts.
     """
     errors.check_at_least({"num": num, "batch_size": batch_size}, num=1, batch_size=1)
     rng.check_seed(seed, "--seed")
@@ -79,17 +87,27 @@ def prepare_each(trained, num, seed, requests, *, batch_size, latents, shares=la
 
     def drawing(request, ours):
         algorithm = ours.run.algorithm
-        options = {name: value for name, value in request.items() if name != requests_lib.LABEL}
+        options = requests_lib.options(request)
+        label, prompts = request.get(requests_lib.LABEL), request.get(requests_lib.PROMPT)
         own = shares() if algorithm.classes else None
+        if algorithm.text and not captions:
+            prompts = prompts or trained.config.sample.prompts or ("",)
 
         def batches(first=0):
-            return fitted(ours)[0].batches(ours.run.state, seed, num, first, shares=own, **request)
+            texts = None
+            if algorithm.text:
+                texts = algorithm.text.tokens(prompts) if prompts else captions()
+            told = dict(label=label, shares=own, texts=texts)
+            return fitted(ours)[0].batches(ours.run.state, seed, num, first, **told, **options)
 
         def protocol():
             sampler = algorithm.about_request(algorithm.Request(**options))
             return fitted(ours)[1] | {"seed": seed, "sampler": sampler} | ours.about()
 
-        labels = sampling.labels(np.arange(num), algorithm.classes, request.get(requests_lib.LABEL), own)
-        return Drawing(num, request, labels, batches, protocol)
+        labels = sampling.labels(np.arange(num), algorithm.classes, label, own)
+        rows = sampling.rows(num, labels, prompts)
+        name = trained.spec.name_of if labels is not None else (prompts or ("",)).__getitem__
+        names = [] if rows is None else list(map(name, np.unique(rows)))
+        return Drawing(num, request, labels, prompts, rows, names, batches, protocol)
 
     return [drawing(*both) for both in zip(typed, accompanied)]

@@ -10,10 +10,12 @@ from imagegen_jax.algorithms import capabilities
 from imagegen_jax.api import companions
 from imagegen_jax.api import sampling
 from imagegen_jax.data import domains
+from imagegen_jax.data import fingerprints
 from imagegen_jax.evaluation import bounds
 from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import scorer
+from imagegen_jax.generation import inputs
 from imagegen_jax.generation import sampling as sampling_lib
 from imagegen_jax.training import sharding
 
@@ -105,13 +107,19 @@ def _drawn(trained, reference, num, seed, batch_size, about, class_shares, laten
                 return shares, f"shares of the reference {images.protocol['fingerprint']}"
         return None, "equal shares"
 
-    made = dict(batch_size=batch_size, latents=latents, shares=lambda: of_reference()[0])
+    @functools.cache
+    def captions():
+        return domains.captions_of(inputs.test_or_train(trained.config.data, spec)[1], num)
+
+    made = dict(batch_size=batch_size, latents=latents, shares=lambda: of_reference()[0], captions=captions)
     for drawing in sampling.prepare_each(trained, num, seed, [request | one for one in sweep or [{}]], **made):
         protocol = about | drawing.protocol()
         kind = {"latents": latents.kind} if latents.kind else {}
         if drawing.labels is not None:
             kind |= {"class_shares": "equal"} if class_shares == "equal" else {}
             protocol["labels"] = f"all {drawing.request['label']}" if "label" in drawing.request else of_reference()[1]
+        if trained.algorithm.text:
+            protocol["prompts"] = drawing.prompts or f"captions {fingerprints.digest(captions())}"
         images = image_sets.ImageSet.made(protocol, num, spec.shape, drawing.batches, drawing.labels)
         yield images, compared, {"step": trained.step} | kind | drawing.request
 

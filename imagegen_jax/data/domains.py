@@ -12,13 +12,13 @@ import zlib
 
 import jax
 from jax import numpy as jnp
+import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.data import augment
 from imagegen_jax.data import captions
 from imagegen_jax.data import fingerprints
-from imagegen_jax.data import held_out
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
 
@@ -85,8 +85,6 @@ def open_domains(data, split, specs=None):
             return None
         if data.balance and not source.class_names:
             raise errors.UserError(f"config.data.balance is True, and the images of {section.source} have no classes")
-        if section.hold_out and split == "train":
-            source = held_out.remaining(source, section.hold_out, section.source)
         shape = spec.shape if spec else pipeline.host_shape(source, section)
         length = section.caption_length
         texts = captions.Captions(captions.of_source(source, section.source), length) if length else None
@@ -139,6 +137,12 @@ def fingerprint(domains):
 def skipped(domains):
     """How many unreadable images were met so far."""
     return sum(domain.source.skipped + len(domain.reader.skipped) for domain in parts(domains))
+
+
+def captions_of(domain, num):
+    """(k, length) int32 tokens of the captions of at most so many images, a fair draw in random order, always the same."""
+    order = np.random.default_rng(0).permutation(len(domain.source))
+    return domain.reader.captions(order[:num].tolist())
 
 
 def abstract_batch(domains, batch_size, sharding):

@@ -27,6 +27,7 @@ from imagegen_jax import keys
 from imagegen_jax.data import emoji
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import folders
+from imagegen_jax.data import held_out
 from imagegen_jax.data import idx
 from imagegen_jax.data import tfds_sources
 from imagegen_jax.data import tinted
@@ -102,11 +103,19 @@ def open_source(config, split, class_names=None):
     Raises:
       errors.UserError: what was asked for is missing or cannot be read, or has other classes than those.
     """
+    source = _opened(config, split, class_names)
+    if config.hold_out and split == "train":
+        return held_out.remaining(source, config.hold_out, config.source)
+    return source
+
+
+def _opened(config, split, class_names):
+    """The whole source."""
     kind, colon, path = config.source.partition(":")
     if not config.source:
         raise errors.UserError("config.data.source is empty: write a TFDS name, folder:PATH or idx:PATH")
     if colon and kind in _MADE_OF_OTHERS:
-        source = open_source(dataclasses.replace(config, source=path), split, class_names)
+        source = _opened(dataclasses.replace(config, source=path), split, class_names)
         return source and _MADE_OF_OTHERS[kind](source)
     if kind == "emoji":
         return emoji.open_emoji(config, pathlib.Path(path or emoji.FONT).expanduser(), split, class_names)

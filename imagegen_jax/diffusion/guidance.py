@@ -71,12 +71,19 @@ class Companions:
     ] = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What guidance leads away from, as an option of drawing."""
+
+    negative_prompt: Annotated[str, "Diffusion told texts: what not to show, from which --guidance_scale leads away."]
+
+
 def classifier_free(denoise: solvers.Denoiser, null, strength: Guidance) -> solvers.Denoiser:
     """Away from what the network makes of no condition, in one call for both (Ho & Salimans 2022, equation 6: scale is 1 + w).
 
     Args:
       denoise: of a network that was trained with conditions left out.
-      null: n -> the null condition of n images.
+      null: n -> the null condition of n images, or another one that they are not to show.
       strength: of the guidance.
     """
     if strength.scale == 1:
@@ -85,7 +92,7 @@ def classifier_free(denoise: solvers.Denoiser, null, strength: Guidance) -> solv
         return lambda x, level, condition: denoise(x, level, null(len(x)))
 
     def guided(x, level, condition):
-        both = jax.tree.map(lambda *two: jnp.concatenate(two), null(len(x)), dict(condition))
+        both = {name: jnp.concatenate([value, condition[name]]) for name, value in null(len(x)).items()}
         x0, variance = denoise(jnp.concatenate([x, x]), level, both)
         away, towards = jnp.split(x0, 2)
         variance = None if variance is None else jnp.split(variance, 2)[1]

@@ -13,6 +13,7 @@ from absl import flags
 
 from imagegen_jax import algorithms
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax import keys
 from imagegen_jax.generation import latents as latents_lib
 from imagegen_jax.generation import requests
@@ -27,6 +28,10 @@ def define():
     flags.DEFINE_string(
         requests.LABEL, None, "The class that is drawn, by name or number; by default all in turn, a row of a grid each."
     )
+    flags.DEFINE_multi_string(
+        requests.PROMPT, None, "What is drawn, of a run that is told texts; several, each with its flag, are drawn in turn."
+    )
+    flags.DEFINE_string("prompts", None, "File of such, one a line.")
     for name, (kind, meaning) in declared().items():
         (flags.DEFINE_bool if kind is bool else flags.DEFINE_string)(name, None, meaning)
     flags.DEFINE_enum(
@@ -62,9 +67,27 @@ def _outside(argv):
 
 
 def given():
-    """{name: value} of the flags of drawing, as they are written, that are given; among them 'label'."""
+    """{name: value} of the flags of drawing, as they are written, that are given; among them 'label' and 'prompt'.
+
+    Raises:
+      errors.UserError: the file of prompts cannot be read.
+    """
     values = {name: flags.FLAGS[name].value for name in (requests.LABEL, *declared()) if name in flags.FLAGS}
-    return {name: value for name, value in values.items() if value is not None}
+    prompts = [*(flags.FLAGS[requests.PROMPT].value or []), *_lines(flags.FLAGS["prompts"].value)]
+    return {name: value for name, value in (values | {requests.PROMPT: prompts or None}).items() if value is not None}
+
+
+def _lines(path):
+    """The lines of --prompts that are not blank."""
+    if path is None:
+        return []
+    try:
+        found = [line.strip() for line in files.to_path(path).read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.UserError(f"--prompts={path}: cannot read it: {error}") from error
+    if not found:
+        raise errors.UserError(f"--prompts={path}: it has no lines; write a prompt in each")
+    return found
 
 
 def latents():

@@ -10,6 +10,7 @@ from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import output
+from imagegen_jax.generation import requests
 from imagegen_jax.generation import translation
 
 
@@ -27,6 +28,7 @@ def define():
     text("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
     number("batch_size", None, "Images drawn, or (un)coded, at once; by default the run's sample.batch_size.")
     text("label", None, "The class of files and random latents, by name or number, for a run with labels.")
+    text("prompt", None, "By a diffusion that is told texts: what all images are to show.")
     flags.DEFINE_enum("on_bad_image", "error", ["error", "skip"], "translate: where a file cannot be read.")
     text("direction", None, "translate: one of the run's directions, such as ab or ba.")
     number("tile", 512, "translate: larger images are translated in square tiles with this side, in pixels.")
@@ -57,12 +59,12 @@ def define():
 
 def drawing():
     """{name: value} of the families' options that are given, as they are written."""
-    return _given(drawing_flags.declared())
+    return _given([requests.PROMPT, *drawing_flags.declared()])
 
 
 def given():
     """The same, and of damages and methods."""
-    return _given(_of_repair() | drawing_flags.declared())
+    return _given([requests.PROMPT, *(_of_repair() | drawing_flags.declared())])
 
 
 def _given(names):

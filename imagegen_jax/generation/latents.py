@@ -66,7 +66,7 @@ class Options:
         errors.check_at_least(vars(self), components=1, leaves=2)
 
 
-def resolve(options, algorithm, spec, label=None, **request):
+def resolve(options, algorithm, spec, label=None, prompt=None, **request):
     """Checks all that can be checked before anything is read, encoded or drawn.
 
     Args:
@@ -74,6 +74,7 @@ def resolve(options, algorithm, spec, label=None, **request):
       algorithm: the run's Algorithm.
       spec: the run's images.Spec, whose labels those strategies draw by that are fitted to the data.
       label: the class that is wanted; None for all.
+      prompt: texts, likewise.
       **request: the options of drawing that were asked for, fields of algorithm.Request.
 
     Returns:
@@ -94,7 +95,7 @@ def resolve(options, algorithm, spec, label=None, **request):
         algorithm.check_request(algorithm.Request(**requests.typed(request, algorithm, spec)))
         classes = algorithm.classes
     else:
-        for name in request:
+        for name in [*request, *(["prompt"] if prompt else [])]:
             raise errors.UserError(f"--{name} means nothing with --latents={kind}: leave it out")
         classes = spec.classes
     if label is not None:

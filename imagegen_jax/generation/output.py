@@ -90,7 +90,7 @@ def save_grid(path, batch, columns=None):
     return sheet
 
 
-def save(out, batches, labels=None, texts=None):
+def save(out, batches, labels=None, texts=None, rows=None):
     """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names, as a whole or not at all.
 
     Of several processes, all of which draw, the first writes.
@@ -98,7 +98,8 @@ def save(out, batches, labels=None, texts=None):
     Args:
       out: path. A folder gets 00000.png, 00001.png, ... and takes the place of what was there.
       batches: iterable of the arrays.
-      labels: (n,) int32 of the images, or None. They stand in an .npz under 'labels'; a grid of several has one row for each.
+      labels: (n,) int32 of the images, or None. They stand in an .npz under 'labels'.
+      rows: (n,) int32, which row of a grid each image belongs to; by default one for each label.
       texts: {name: text} of files that a folder gets beside the images.
 
     Raises:
@@ -114,16 +115,16 @@ def save(out, batches, labels=None, texts=None):
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text)
     else:
-        _save_file(files.to_path(out), np.concatenate(list(batches)), labels)
+        _save_file(files.to_path(out), np.concatenate(list(batches)), labels, labels if rows is None else rows)
 
 
-def _save_file(path, drawn, labels):
+def _save_file(path, drawn, labels, rows):
     if path.suffix == ".npz":
         known = {} if labels is None else {"labels": labels}
         with files.atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, images=drawn, **known)
-    elif labels is not None and len(set(labels.tolist())) > 1:
-        save_grid(path, *images.rows_by_label(drawn, labels))
+    elif rows is not None and len(set(rows.tolist())) > 1:
+        save_grid(path, *images.rows_by_label(drawn, rows))
     else:
         save_grid(path, drawn)
 

@@ -23,7 +23,7 @@ from imagegen_jax.training import sharding
 class Redrawer:
     """Draws images from others: sample j of image i depends on the seed, on i, on j and on what is asked for alone."""
 
-    def __init__(self, algorithm, state, mesh, batch_size, request, draw):
+    def __init__(self, algorithm, state, mesh, batch_size, request, draw, prompt=""):
         """Prepares the drawing.
 
         Args:
@@ -33,6 +33,7 @@ class Redrawer:
           batch_size: images drawn at once, rounded up to a multiple of the number of devices.
           request: of algorithm.Request.
           draw: (inverse_problems.Drawing, *rows) -> (n, h, w, c), of what is given for each image.
+          prompt: what all images are to show, of a method that is told texts.
         """
         self._batch_size = sharding.divisible(batch_size, mesh)
         self._mesh = mesh
@@ -42,6 +43,7 @@ class Redrawer:
         def drawn(state, key, index, number, label, *rows):
             keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
             condition = {"label": label} if algorithm.classes else {}
+            condition |= {"text": algorithm.text.rows(prompt, len(keys))} if algorithm.text else {}
             denoise, sampler = algorithm.denoising(state, request)
             given = denoise, algorithm.process, sampler, keys, algorithm.image_shape, condition
             return images.to_uint8(draw(inverse_problems.Drawing(*given), *rows))
@@ -96,11 +98,13 @@ class Inversions:
       algorithm: one with capabilities.DrawsByDenoising.
       request: of its Request.
       steps: of the solver, from an image to noise and from noise to an image.
+      prompt: what images show, where the method is told texts.
     """
 
     algorithm: capabilities.DrawsByDenoising
     request: Any
     steps: int
+    prompt: str = ""
     prior_is_normal: ClassVar[bool] = True
 
     @property
@@ -123,4 +127,6 @@ class Inversions:
 
     def _flow(self, state, x, condition):
         denoise, _ = self.algorithm.denoising(state, self.request)
-        return denoise, x, condition if self.classes else {}, self.algorithm.process, self.steps
+        condition = condition if self.classes else {}
+        condition |= {"text": self.algorithm.text.rows(self.prompt, len(x))} if self.algorithm.text else {}
+        return denoise, x, condition, self.algorithm.process, self.steps

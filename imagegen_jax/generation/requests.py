@@ -1,16 +1,21 @@
-"""What may be asked of a run that draws: its family's options, and a label."""
+"""What may be asked of a run that draws: its family's options, and what the images are to show."""
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import keys
+from imagegen_jax import progress
 
 LABEL = "label"
+PROMPT = "prompt"
+_SHOWN = (LABEL, PROMPT)
 
 
 def typed(written, algorithm, spec):
     """A request with values in place of what is written.
 
     Args:
-      written: {name: text or value} of options of drawing, and of 'label', the name or number of a class.
+      written: {name: text or value} of options of drawing; of 'label', the name or number of a class; and of 'prompt', a text
+        or several.
       algorithm: of the run.
       spec: the run's images.Spec.
 
@@ -29,6 +34,9 @@ def typed(written, algorithm, spec):
                 raise errors.UserError(f"--label={value}: give the name or the number of a class")
             values[name] = spec.label_of(value) if isinstance(value, str) else value
             continue
+        if name == PROMPT:
+            values[name] = _prompts(value, algorithm.text)
+            continue
         if name not in declared:
             raise errors.UserError(f"--{name}={value}: this family of generators has no such option; leave it out")
         try:
@@ -40,3 +48,21 @@ def typed(written, algorithm, spec):
         if text := declared[name].objection(values[name]):
             raise errors.UserError(f"--{name}={value}: {text}")
     return values
+
+
+def options(typed):
+    """Those of a typed request that are fields of its algorithm's Request."""
+    return {name: value for name, value in typed.items() if name not in _SHOWN}
+
+
+def _prompts(written, kind):
+    """A tuple of texts; of those that are too long it tells what is cut."""
+    texts = (written,) if isinstance(written, str) else tuple(written)
+    if not kind:
+        raise errors.UserError(f"--prompt={texts[0] if texts else ''}: {conditions.NO_TEXTS}")
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise errors.UserError(f"--prompt={written}: give a text, or several")
+    for text in texts:
+        if cut := kind.cut(text):
+            progress.tell(f"--prompt={text}: this run reads {kind.length} bytes of a text; '{cut}' is cut")
+    return texts

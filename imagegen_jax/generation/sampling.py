@@ -24,6 +24,7 @@ class Drawer:
         self._mesh = mesh
         self._batch_size = sharding.divisible(batch_size, mesh)
         self._classes = algorithm.classes
+        self._text = algorithm.text
         self._request = algorithm.Request
         draw = draw or algorithm.sample
 
@@ -37,7 +38,7 @@ class Drawer:
             compiler_options=compiler.options(),
         )
 
-    def batches(self, state, seed, num, first=0, label=None, shares=None, **options):
+    def batches(self, state, seed, num, first=0, label=None, shares=None, texts=None, **options):
         """Yields (n, h, w, c) uint8 arrays, images `first` to num - 1: image i depends on (seed, i) and the options alone.
 
         Args:
@@ -47,6 +48,7 @@ class Drawer:
           first: number of the first; those before it are left out.
           label: see `labels`.
           shares: see `labels`.
+          texts: (k, length) int32 tokens of what is to be shown, in turn; None for no words.
           **options: fields of algorithm.Request.
         """
         request = self._request(**options)
@@ -56,7 +58,10 @@ class Drawer:
             rows = np.arange(start, start + self._batch_size, dtype=np.int32)
             index = sharding.put_rows(self._mesh, rows)
             wanted = labels(rows, self._classes, label, shares)
-            condition = {} if wanted is None else {"label": sharding.put_rows(self._mesh, wanted)}
+            condition = {} if wanted is None else {"label": wanted}
+            if self._text:
+                condition["text"] = self._text.tokens([""] * len(rows)) if texts is None else texts[rows % len(texts)]
+            condition = {name: sharding.put_rows(self._mesh, value) for name, value in condition.items()}
             drawn = self._sample(state, key, index, condition, request=request)
             yield np.asarray(drawn)[: num - start]
 
@@ -86,6 +91,13 @@ def labels(index, classes, label=None, shares=None):
     fractions = (np.asarray(index, np.float64) + 0.5) * ((np.sqrt(5) - 1) / 2) % 1
     found = np.searchsorted(np.cumsum(shares), fractions, side="right")
     return np.minimum(found, np.flatnonzero(shares)[-1]).astype(np.int32)
+
+
+def rows(num, labels, texts):
+    """(num,) int32, the row of a grid that each image belongs to: of its label, or of its text; None for no such order."""
+    if labels is None and texts is not None and len(texts) > 1:
+        return np.arange(num, dtype=np.int32) % len(texts)
+    return labels
 
 
 def compiled_translation(algorithm, direction, out_sharding=None):

@@ -102,8 +102,17 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, theta):
-        """(n, l, width) and the angles of rotary positions, (l, width / heads / 2) or None -> (n, l, width)."""
+    def __call__(self, x, theta, visible=None):
+        """Mixes tokens.
+
+        Args:
+          x: (n, l, width).
+          theta: angles of rotary positions, (l, width / heads / 2), or None.
+          visible: (n, l) bool, which tokens there are; None for all.
+
+        Returns:
+          (n, l, width).
+        """
         n, length, width = x.shape
         qkv = nn.Dense(3 * width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="query_key_value")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(n, length, 3, self.heads, width // self.heads), 2, 0)
@@ -111,7 +120,8 @@ class Attention(nn.Module):
             q, k = (nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, name=f"{name}_norm")(y) for name, y in (("q", q), ("k", k)))
         if theta is not None:
             q, k = rotated(q, theta), rotated(k, theta)
-        h = jax.nn.dot_product_attention(q.astype(self.dtype), k.astype(self.dtype), v).reshape(x.shape)
+        mask = None if visible is None else visible[:, None, None]
+        h = jax.nn.dot_product_attention(q.astype(self.dtype), k.astype(self.dtype), v, mask=mask).reshape(x.shape)
         return nn.Dense(width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="out")(h)
 
 
@@ -148,11 +158,11 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, told, theta):
-        """(n, l, width) tokens, (n, width) of time and label, and angles as in Attention -> (n, l, width)."""
+    def __call__(self, x, told, theta, visible=None):
+        """(n, l, width) tokens, (n, width) of time and label, and what Attention takes -> (n, l, width)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, self.dtype, name="modulation")(told)
         h = Norm(self.norm, name="norm1")(x, shift1, scale1).astype(self.dtype)
-        x = x + gate1 * Attention(self.heads, self.qk_norm, self.dtype, name="attention")(h, theta)
+        x = x + gate1 * Attention(self.heads, self.qk_norm, self.dtype, name="attention")(h, theta, visible)
         h = Norm(self.norm, name="norm2")(x, shift2, scale2).astype(self.dtype)
         return x + gate2 * Hidden(self.mlp, self.mlp_ratio, self.dtype, name="mlp")(h)
 
@@ -178,6 +188,8 @@ class DiT(nn.Module):
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
+      text: makes text_encoder.Words of a text, which stand beside those of patches (Esser et al. 2024, section 4, with one set
+        of weights for both), and whose sum is added to the embedding of the time; None where it is told none.
       times: numbers that it is told of each image, such as two timesteps, each by a layer of its own.
       dtype: of the computation; parameters, norms, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
@@ -198,6 +210,7 @@ class DiT(nn.Module):
     trained_size: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = ()
     out_channels: int = 3
     classes: int = 0
+    text: nn.Module | None = None
     times: int = 1
     dtype: Any = jnp.float32
     remat: bool = keys.resumable(False)
@@ -209,7 +222,7 @@ class DiT(nn.Module):
         Args:
           x: (n, h, w, c) float.
           t: (n,) timesteps; (n, times) where `times` is above 1.
-          condition: with 'label', (n,) int32, where classes is not 0.
+          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one.
           train: nothing here depends on it.
 
         Returns:
@@ -224,13 +237,18 @@ class DiT(nn.Module):
         at = places(sides, before)
         x = self._patches(x.reshape(n, len(at), -1)) + jnp.asarray(embedded(at, self.width), self.dtype)
         theta = angles(at, self.width // self.heads // 4).reshape(len(at), -1) if self.rotary else None
+        visible = None
+        if self.text:
+            words = self.text(condition["text"])
+            told = told + nn.Dense(self.width, kernel_init=_small, dtype=self.dtype, name="text_pooled")(words.pooled)
+            tokens = nn.Dense(self.width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="text_tokens")(words.tokens)
+            x, theta, visible = _joined(tokens, words.visible, x, theta, visible)
         block = nn.remat(Block) if self.remat else Block
         options = self.heads, self.norm, self.mlp, self.mlp_ratio, self.qk_norm, self.dtype
         for i in range(self.layers):
             if self.class_tokens and i == self.class_tokens_from:
-                x = jnp.concatenate([self._class_tokens(n, label), x], 1)
-                theta = None if theta is None else np.pad(theta, ((self.class_tokens, 0), (0, 0)))  # they have no place
-            x = block(*options, name=f"block{i}")(x, told, theta)
+                x, theta, visible = _joined(self._class_tokens(n, label), None, x, theta, visible)
+            x = block(*options, name=f"block{i}")(x, told, theta, visible)
         x = x[:, -len(at) :]
 
         x = Norm(self.norm, name="norm_out")(x, *Modulation(2, self.dtype, name="modulation_out")(told))
@@ -271,8 +289,17 @@ class DiT(nn.Module):
         return jnp.broadcast_to(own, (n, *own.shape)) + (0 if label is None else label[:, None])
 
 
+def _joined(tokens, there, x, theta, visible):
+    """Tokens that have no place before others, x, with those others' angles and visibility."""
+    theta = None if theta is None else np.pad(theta, ((tokens.shape[1], 0), (0, 0)))
+    if there is not None or visible is not None:
+        parts = [jnp.ones(y.shape[:2], bool) if seen is None else seen for seen, y in ((there, tokens), (visible, x))]
+        visible = jnp.concatenate(parts, 1)
+    return jnp.concatenate([tokens, x], 1), theta, visible
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(keys.section(DiT, without=("out_channels", "classes", "times"))):
+class Config(keys.section(DiT, without=("out_channels", "classes", "text", "times"))):
     """The section `network` of a DiT."""
 
     name: Literal["dit"] = "dit"

@@ -87,6 +87,29 @@ class AttentionBlock(nn.Module):
         return (x + dense(blocks.near_zero, "out")(h)) * self.skip_scale
 
 
+class CrossAttentionBlock(nn.Module):
+    """Residual attention of all positions to the tokens of a text (Rombach et al. 2022, section 3.3)."""
+
+    heads: int
+    groups: int
+    dtype: Any
+    skip_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x, words):
+        n, height, width, channels = x.shape
+
+        def split(x, name):
+            x = nn.Dense(channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)(x)
+            return x.reshape(n, -1, self.heads, channels // self.heads)
+
+        q = split(blocks.GroupNorm(self.groups, name="norm")(x).reshape(n, height * width, channels), "q")
+        k, v = split(words.tokens, "k"), split(words.tokens, "v")
+        h = jax.nn.dot_product_attention(q, k, v, mask=words.visible[:, None, None]).reshape(x.shape)
+        out = nn.Dense(channels, kernel_init=blocks.near_zero, dtype=self.dtype, name="out")
+        return (x + out(h)) * self.skip_scale
+
+
 class UNet(nn.Module):
     """Predicts one array of the image's shape from a noisy image and its timestep.
 
@@ -107,6 +130,8 @@ class UNet(nn.Module):
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
+      text: makes text_encoder.Words of a text, to which each self-attention is followed by attention, and whose sum is added
+        to the embedding of the time; None where it is told none.
       times: numbers that it is told of each image, such as two timesteps, each by a layer of its own.
       dtype: of the computation; parameters, normalisation, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
@@ -125,6 +150,7 @@ class UNet(nn.Module):
     patch_size: Annotated[int, keys.AtLeast(1)] = 1
     out_channels: int = 3
     classes: int = 0
+    text: nn.Module | None = None
     times: int = 1
     dtype: Any = jnp.float32
     remat: bool = keys.resumable(False)
@@ -136,7 +162,7 @@ class UNet(nn.Module):
         Args:
           x: (n, h, w, c) float.
           t: (n,) timesteps; (n, times) where `times` is above 1.
-          condition: with 'label', (n,) int32, where classes is not 0.
+          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one.
           train: with dropout, whose key is 'dropout'.
 
         Returns:
@@ -144,7 +170,7 @@ class UNet(nn.Module):
         """
         wrap = (lambda module, **kw: nn.remat(module, **kw)) if self.remat else (lambda module, **kw: module)
         residual_block = wrap(ResidualBlock, static_argnums=(3,))
-        attention_block = wrap(AttentionBlock)
+        attention_block, cross_attention_block = wrap(AttentionBlock), wrap(CrossAttentionBlock)
 
         def residual(x, i, name, resample=None):
             width = self.channels * self.multipliers[i]
@@ -152,7 +178,9 @@ class UNet(nn.Module):
             return residual_block(width, *settings, name=name)(x, embedding, train)
 
         def attention(x, name):
-            return attention_block(self.heads, self.groups, self.dtype, self.skip_scale, name=name)(x)
+            settings = self.heads, self.groups, self.dtype, self.skip_scale
+            x = attention_block(*settings, name=name)(x)
+            return cross_attention_block(*settings, name=f"{name}_text")(x, words) if self.text else x
 
         def level(x, i, name):
             x = residual(x, i, f"{name}_block")
@@ -182,6 +210,9 @@ class UNet(nn.Module):
         if self.classes:
             told = nn.Embed(self.classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(condition["label"])
             embedding = embedding + told
+        if self.text:
+            words = self.text(condition["text"])
+            embedding = embedding + dense("text_pooled")(words.pooled)
 
         levels = range(len(self.multipliers))
         x = blocks.space_to_depth(x, self.patch_size)
@@ -211,7 +242,7 @@ class UNet(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(keys.section(UNet, without=("out_channels", "classes", "times"))):
+class Config(keys.section(UNet, without=("out_channels", "classes", "text", "times"))):
     """The section `network` of a U-Net."""
 
     name: Literal["unet"] = "unet"

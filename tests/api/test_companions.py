@@ -120,7 +120,10 @@ def test_commands_take_companions(runs, tmp_path, command):
     [
         ("--guidance_checkpoint=3", "--guidance_checkpoint=3: no checkpoint of step 3 in PLAIN/checkpoints: there are 2, 4"),
         ("--guidance_checkpoint=early", "--guidance_checkpoint=early: write a whole number"),
-        ("--guidance_scale=2", "--guidance_scale=2.0: this run is told no labels; leave it out, name an earlier checkpoint"),
+        (
+            "--guidance_scale=2",
+            "--guidance_scale=2.0: this run is told neither labels nor texts; leave it out, name an earlier checkpoint",
+        ),
         ("--classifier=/nowhere", "--classifier=/nowhere: /nowhere is not the folder of a run"),
         ("--classifier=PLAIN", "--classifier=PLAIN: it is a run of diffusion, and not of a classifier of noisy images"),
         ("--classifier=CLASSIFIER", "--classifier=CLASSIFIER: it is a run of classifier, and not of a classifier of noisy"),
