@@ -13,6 +13,7 @@ from absl import flags
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax.algorithms import cyclegan
+from imagegen_jax.api import composing
 from imagegen_jax.api import runs
 from imagegen_jax.api import scoring
 from imagegen_jax.evaluation import features
@@ -63,6 +64,12 @@ flags.DEFINE_enum(
     "How often each class is drawn: as often as in the reference (data, the default), or all alike.",
 )
 flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
+_COMPOSITIONS = flags.DEFINE_integer(
+    "compositions",
+    None,
+    "Of a run that is told captions of tinted images: whether so many images of each combination of a colour and a class show "
+    "what their prompts say, alone.",
+)
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
 _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path ending in .json.")
 
@@ -84,6 +91,10 @@ def main():
     asked["sweep"] = drawing_flags.sweep(_SWEEP.value) if _SWEEP.value else None
     file = {"inception": _INCEPTION.value, "vgg": _VGG.value}.get(_FEATURES.value)
     named = f"{_FEATURES.value}:{file}" if file else _FEATURES.value
+    if _COMPOSITIONS.value is not None:
+        found = _composed(named)
+        print(composing.text(found))
+        return scoring.save([found], _OUT.value, _WORKDIR.value)
     scored = _SAMPLES.value or runs.load_each(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     found = []
     for report in scoring.reports(
@@ -92,6 +103,14 @@ def main():
         print(scoring.text(report), flush=True)
         found.append(report)
     scoring.save(found, _OUT.value, _WORKDIR.value)
+
+
+def _composed(features):
+    if _SAMPLES.value or _COMPOSITIONS.value < 1:
+        raise errors.UserError("--compositions: give how many images of each combination, 1 or more, and --workdir")
+    trained = runs.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    options = dict(features=features, seed=flags.FLAGS.seed, batch_size=flags.FLAGS.batch_size)
+    return composing.evaluate(trained, _COMPOSITIONS.value, **options, **drawing_flags.given())
 
 
 if __name__ == "__main__":

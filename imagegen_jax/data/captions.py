@@ -34,13 +34,22 @@ _VARIANTS = 24  # of what a person's caption, split at its commas, is said in
 
 @functools.cache
 def alternatives(thing, colour=""):
-    """What a grammar says of a thing in a colour, either of which may be '': in all words and orders, and in part."""
-    things, colours = (_SYNONYMS.get(word.lower(), (word.lower(),)) if word else () for word in (thing, colour))
-    both = list(itertools.product(colours, things))
-    whole = [f"{c} {t}" for c, t in both]
-    whole += [_article(f"{c} {t}") for c, t in both if t not in _PLURAL]
-    whole += [f"{t}, {c}" for c, t in both] + [f"{t}, in {c}" for c, t in both]
-    return (*whole, *things, *colours) or ("",)
+    """What a grammar says of a thing in a colour, either of which may be '': `whole`, and in part."""
+    return (*whole(thing, colour), *_words(thing), *_words(colour)) or ("",)
+
+
+@functools.cache
+def whole(thing, colour):
+    """What says all of a thing in a colour, in all words and orders."""
+    both = list(itertools.product(_words(colour), _words(thing)))
+    said = [f"{c} {t}" for c, t in both]
+    said += [_article(f"{c} {t}") for c, t in both if t not in _PLURAL]
+    return said + [f"{t}, {c}" for c, t in both] + [f"{t}, in {c}" for c, t in both]
+
+
+def _words(word):
+    """A word and its synonyms; () of ''."""
+    return _SYNONYMS.get(word.lower(), (word.lower(),)) if word else ()
 
 
 def _article(words):

@@ -1,0 +1,53 @@
+"""Whether images show the colour and the class that they were asked for, of combinations that training showed and others.
+
+The images are of a run on 'tinted:SPEC', whose prompts name a colour of tinted.PALETTE and a class.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from imagegen_jax.data import tinted
+
+
+class Combination(NamedTuple):
+    """What images are asked for.
+
+    Attributes:
+      colour: number in tinted.PALETTE.
+      label: number of the class.
+      seen: whether training showed it.
+    """
+
+    colour: int
+    label: int
+    seen: bool
+
+
+def judged(asked: Iterable[Combination], images, extractor):
+    """The shares of images that show what was asked for.
+
+    Args:
+      asked: of each image.
+      images: (n, h, w, 3) uint8.
+      extractor: features.Extractor of a classifier of the grey images; the colour is that of tinted.colours_of.
+
+    Returns:
+      {'seen' and 'unseen': {'images': how many, 'colour', 'class' and 'both': (share, its 95 % interval by Wilson)}}, as JSON.
+    """
+    colour, label, seen = (np.array(values) for values in zip(*asked))
+    _, logits = extractor(images.max(-1, keepdims=True))
+    right = {"colour": tinted.colours_of(images) == colour, "class": logits.argmax(1) == label}
+    right["both"] = right["colour"] & right["class"]
+    return {
+        name: {"images": int(chosen.sum())} | {what: _share(hits[chosen]) for what, hits in right.items()}
+        for name, chosen in (("seen", seen), ("unseen", ~seen))
+        if chosen.any()
+    }
+
+
+def _share(hits):
+    low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return {"value": float(hits.mean()), "interval": [float(low), float(high)]}
