@@ -13,7 +13,9 @@ import numpy as np
 import optax
 import pytest
 
+from imagegen_jax import conditions
 from imagegen_jax import distributions
+from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
@@ -485,3 +487,34 @@ def test_codes_of_a_vaegan_are_its_posteriors():
     np.testing.assert_array_equal(likely, posterior.mean)
     z = (drawn - posterior.mean) / np.exp(posterior.log_std)
     assert abs(z.mean()) < 4 / np.sqrt(z.size) and abs(z.std() - 1) < 4 / np.sqrt(2 * z.size)
+
+
+@pytest.mark.parametrize("recipe", ["gan", "sngan", "vaegan"])
+def test_texts_are_conditions_like_others(recipe):
+    """Both networks hear the text, each by an encoder of its own, and drawing without words is that of an empty text."""
+    config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+    config.gan.text = True
+    config.text_encoder.update(width=4, layers=1, heads=1)
+    spec = images.Spec((8, 8, 1) if recipe == "sngan" else (6, 6, 1), caption_length=3)
+    config.network.widths = config.discriminator.widths = (4,)
+    if recipe == "vaegan":
+        config.encoder.widths = (4,)
+    algorithm = run.build_algorithm(config, spec)
+    assert algorithm.text == conditions.Text(3) and algorithm.classes == 0
+    with pytest.raises(errors.UserError, match=r"config\.gan\.text needs captions"):
+        run.build_algorithm(config, dataclasses.replace(spec, caption_length=0))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), state.replace(opt_state={}))
+    state = state.replace(extra=jax.tree.map(jnp.abs, state.extra))  # there are variances among them
+    assert all("text" in state.params[name] for name in state.params)
+    text, z = algorithm.text.tokens(["ab", "ba", ""]), np.ones((3, algorithm.latent), np.float32)
+    made = jax.jit(algorithm.decode)(state, z, {"text": text})
+    logits = algorithm.discriminator.apply(
+        {"params": state.params["discriminator"], "batch_stats": state.extra["discriminator_stats"]},
+        np.ones((3, *spec.shape), np.float32),
+        {"text": text},
+    ).logits
+    for found in (made, logits):
+        assert np.abs(found[0] - found[1]).max() > 1e-3 and np.abs(found[1] - found[2]).max() > 1e-3
+    np.testing.assert_allclose(jax.jit(algorithm.decode)(state, z, {})[0], made[2], atol=1e-6)

@@ -345,7 +345,7 @@ def test_attention_is_a_softmax_over_the_maxima_of_2x2_places(shape):
 
 def test_projection_is_the_only_place_where_the_label_enters_a_verdict():
     """Logits of two labels differ by <V_y - V_y', pooled> (Miyato & Koyama 2018, equation 3); those of classes do not."""
-    head = gan_blocks.Head(classes=4, aux_classes=4, kernel_init=nn.initializers.normal(1.0))
+    head = gan_blocks.Head(told=4, aux_classes=4, kernel_init=nn.initializers.normal(1.0))
     final, pooled, features = normal(0, 5, 12), normal(1, 5, 3), normal(2, 5, 2, 2, 3)
     label = labels([0, 1, 2, 3, 3])
     first, variables = jax.jit(head.init_with_output)(KEY, final, pooled, label, features)
@@ -385,7 +385,7 @@ def test_networks_with_labels_do(conditioning):
 
 def test_label_planes_are_one_for_the_class_of_the_image():
     x = normal(0, 2, 2, 3, 1)
-    made = np.asarray(gan_blocks.with_label_planes(jnp.asarray(x), labels([2, 0]), 3))
+    made = np.asarray(gan_blocks.with_planes(jnp.asarray(x), labels([2, 0]), 3))
     np.testing.assert_array_equal(made[..., :1], x)
     np.testing.assert_array_equal(made[0, ..., 1:], np.broadcast_to([0, 0, 1], (2, 3, 3)))
     np.testing.assert_array_equal(made[1, ..., 1:], np.broadcast_to([1, 0, 0], (2, 3, 3)))

@@ -149,6 +149,20 @@ class Algorithm(abc.ABC):
         return {name: value for name, value in vars(request).items() if value is not None}
 
 
+class IsTold:
+    """What an algorithm with the attribute `conditions`, {name: conditions.Condition}, is told of images."""
+
+    @property
+    def classes(self):
+        """See capabilities.Draws."""
+        return self.conditions["label"].classes if "label" in self.conditions else 0
+
+    @property
+    def text(self):
+        """See Algorithm."""
+        return self.conditions.get("text")
+
+
 def told_classes(conditional: bool, spec, key: str) -> int:
     """How many labels a method is told: all of the images', or 0 unless it is conditional. Raises errors.UserError."""
     if conditional and not spec.classes:

@@ -110,7 +110,7 @@ _GUIDES = "guides"  # of TrainState.extra: {option: TrainState} of the companion
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(base.Algorithm):
+class Diffusion(base.IsTold, base.Algorithm):
     """A diffusion of images of one shape.
 
     Attributes:
@@ -161,14 +161,7 @@ class Diffusion(base.Algorithm):
     @property
     def classes(self):
         """See capabilities.Draws."""
-        if "label" in self.conditions:
-            return self.conditions["label"].classes
-        return self.classifier.classes if self.classifier else 0
-
-    @property
-    def text(self):
-        """See base.Algorithm."""
-        return self.conditions.get("text")
+        return super().classes or (self.classifier.classes if self.classifier else 0)
 
     def init(self, rng):
         blank = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), conditions_lib.null(self.conditions, 1)

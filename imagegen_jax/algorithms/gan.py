@@ -10,8 +10,8 @@ where the penalties are those of adversarial/penalties.py. One that is due at ev
 (Karras et al. 2020b, section 4.1). Both players' last gradients of a step are taken at the same D, simultaneous gradient
 descent: so D(G(z)) is computed once for both. Each update of D sees its own part of the step's batch and other noise.
 
-With labels both networks may be told them, G by its normalisation and D by a projection (Miyato & Koyama 2018) or each beside
-its input (Mirza & Osindero 2014), and D may classify images by them, for both (Odena et al. 2017, equations 2 and 3).
+Both networks may be told labels or texts, G by its normalisation and D by a projection (Miyato & Koyama 2018) or each beside
+its input (Mirza & Osindero 2014); and D may classify images by labels, for both (Odena et al. 2017, equations 2 and 3).
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
@@ -118,6 +119,7 @@ class Gan(base.Algorithm):
       auxiliary: weight of the auxiliary classification.
       augmentation: what both kinds of images go through.
       classes: labels that the networks are told; 0 for none.
+      text: the conditions.Text that they are told; None for none.
     """
 
     Config: ClassVar[type] = gan_config.Config
@@ -143,6 +145,7 @@ class Gan(base.Algorithm):
     auxiliary: float = 0.0
     augmentation: Augmentation = Augmentation()
     classes: int = 0
+    text: conditions_lib.Text | None = None
 
     @classmethod
     def from_config(cls, config, spec, training):
@@ -155,11 +158,10 @@ class Gan(base.Algorithm):
 
     def init(self, rng):
         keys = jax.random.split(rng, 3)
-        condition = {"label": jnp.zeros(1, jnp.int32)}
-        generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), condition)
+        generator = self.generator.init(keys[0], jnp.zeros((1, self.latent)), self._some_condition(1))
         # As many images as any group of them may need.
         blank = jnp.zeros((getattr(self.discriminator, "mbstd_group_size", 0) or 1, *self.image_shape))
-        discriminator = self.discriminator.init(keys[1], blank, {"label": jnp.zeros(len(blank), jnp.int32)})
+        discriminator = self.discriminator.init(keys[1], blank, self._some_condition(len(blank)))
         params = {"generator": generator["params"], "discriminator": discriminator["params"]}
         optimizers = {"generator": self.optimizer, "discriminator": self.d_optimizer}
         stats = generator.get("batch_stats", {})
@@ -196,7 +198,11 @@ class Gan(base.Algorithm):
 
     def decode(self, state, latents, condition):
         variables = {"params": state.params["generator"], "batch_stats": state.extra["generator_stats"]}
-        return self.generator.apply(variables, latents, condition)
+        return self.generator.apply(variables, latents, self._some_condition(len(latents)) | dict(condition))
+
+    def _some_condition(self, n):
+        """What n images are told if nothing is said: no words, and the first of the labels."""
+        return {"label": jnp.zeros(n, jnp.int32)} | ({"text": self.text.null(n)} if self.text else {})
 
     def _noise(self, keys, truncation=None):
         """(n, latent) of n keys (truncated: Brock et al. 2019, section 3.1)."""
@@ -359,19 +365,11 @@ def _alternating(images, n, number):
 
 
 def parts(config, spec, training):
-    """The fields of a Gan, as keyword arguments.
-
-    Args:
-      config: as Algorithm.from_config has it.
-      spec: likewise.
-      training: likewise.
-
-    Raises:
-      errors.UserError: as there.
-    """
+    """The fields of a Gan, as keyword arguments; arguments and errors are those of Algorithm.from_config."""
     gan_config.check(config, spec, training.batch_size)
     gan, augment = config.gan, config.augment
-    classes = base.told_classes(gan.conditional, spec, "gan.conditional")
+    told = base.told_conditions(gan, spec, "gan")
+    classes = told["label"].classes if "label" in told else 0
     generator, discriminator = gan_config.build(config, spec.shape, classes)
     penalty = None
     if gan.penalty != "none":
@@ -392,4 +390,5 @@ def parts(config, spec, training):
         auxiliary=gan.auxiliary,
         augmentation=Augmentation(augment.policy, **adaptive),
         classes=classes,
+        text=told.get("text"),
     )

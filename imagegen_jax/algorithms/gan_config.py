@@ -13,9 +13,11 @@ from imagegen_jax import keys
 from imagegen_jax.adversarial import augmentation
 from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
+from imagegen_jax.networks import blocks
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import gan_blocks
 from imagegen_jax.networks import resnet_gan
+from imagegen_jax.networks import text_encoder as text_encoder_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,15 @@ class Objective:
     # Updates of the discriminator from one penalty to the next, which then counts so many times (lazy regularisation).
     penalty_every: Annotated[int, keys.AtLeast(1)] = 1
     conditional: bool = False  # on labels, which both networks are told
+    text: bool = False  # on captions in their place, of which config.data.caption_length bytes are read
     # Projection (and class-conditional normalisation), or concat (dcgan).
     conditioning: Annotated[str, keys.OneOf(gan_blocks.CONDITIONINGS)] = "projection"
     auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of the loss of classifying images by their labels
 
     def objections(self):
         """See keys.objections."""
+        if self.text and self.conditional:
+            yield "text", "both networks are told labels or texts: set --config.gan.conditional=False"
         if self.auxiliary and not self.conditional:
             yield "auxiliary", "it weighs guesses of labels: set --config.gan.conditional=True"
         if self.label_smoothing and self.loss not in losses.SMOOTHED:
@@ -88,6 +93,7 @@ class Config:
     network: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     gan: Objective = Objective()
+    text_encoder: text_encoder_lib.Config = text_encoder_lib.Config()
     augment: augmentation.Config = augmentation.Config()
     mean_over_images: ClassVar[bool] = False  # see autoencoder.Config
 
@@ -125,10 +131,15 @@ class Config:
             )
 
 
+def reader(config):
+    """What reads the text that a network is told, an encoder of its own for each; None where it is told none."""
+    return blocks.from_config(text_encoder_lib.TextEncoder, config.text_encoder) if config.gan.text else None
+
+
 def build(config, image_shape, classes):
     """(generator, discriminator) of a checked gan.Config."""
     network, discriminator, gan = config.network, config.discriminator, config.gan
-    both = dict(classes=classes, attention=network.attention, dtype=jnp.dtype(network.dtype))
+    both = dict(classes=classes, text=reader(config), attention=network.attention, dtype=jnp.dtype(network.dtype))
     ours = dict(image_shape=image_shape, widths=network.widths)
     theirs = {name: getattr(discriminator, name) for name in ("widths", "mbstd_group_size")}
     theirs["aux_classes"] = classes if gan.auxiliary else 0

@@ -105,7 +105,7 @@ Request = keys.options((Sampler, str))
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFlow(base.Algorithm):
+class MeanFlow(base.IsTold, base.Algorithm):
     """A MeanFlow of images of one shape.
 
     Attributes:
@@ -137,16 +137,6 @@ class MeanFlow(base.Algorithm):
         made = {"out_channels": spec.shape[-1] * (1 + aim.velocity_head), "times": 2 + aim.tells_scale}
         network = denoisers.build(config.network, spec.shape, told, config.text_encoder, **made)
         return cls(network, spec.shape, aim, config.sampler, training, told, config.network.name)
-
-    @property
-    def classes(self):
-        """See capabilities.Draws."""
-        return self.conditions["label"].classes if "label" in self.conditions else 0
-
-    @property
-    def text(self):
-        """See base.Algorithm."""
-        return self.conditions.get("text")
 
     def init(self, rng):
         null = conditions_lib.null(self.conditions, 1)

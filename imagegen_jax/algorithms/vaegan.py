@@ -80,6 +80,7 @@ class VaeGan(gan.Gan):
             widths=config.encoder.widths,
             features=2 * fields["latent"],
             classes=fields["classes"],
+            text=gan_config.reader(config),
             dtype=jnp.dtype(config.network.dtype),
         )
         return cls(**fields, encoder=encoder, weights=config.vaegan)
@@ -87,7 +88,7 @@ class VaeGan(gan.Gan):
     def init(self, rng):
         state = super().init(rng)
         blank = jnp.zeros((1, *self.image_shape))
-        variables = self.encoder.init(jax.random.fold_in(rng, 1), blank, {"label": jnp.zeros(1, jnp.int32)})
+        variables = self.encoder.init(jax.random.fold_in(rng, 1), blank, self._some_condition(1))
         stats = {"generator_stats": state.extra["generator_stats"], "encoder_stats": variables.get("batch_stats", {})}
         return state.replace(
             params=state.params | {"encoder": variables["params"]},

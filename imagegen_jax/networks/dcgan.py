@@ -8,7 +8,6 @@ import functools
 import math
 
 from flax import linen as nn
-import jax
 from jax import numpy as jnp
 
 from imagegen_jax.networks import blocks
@@ -24,7 +23,7 @@ def sides(size, levels):
 
 
 class Generator(nn.Module):
-    """(n, d) noise and (n,) labels -> (n, h, w, c) float32 in [-1, 1]; where h or w is odd at a level, a last row is left out.
+    """(n, d) noise and a condition -> (n, h, w, c) float32 in [-1, 1]; where h or w is odd at a level, a last row is left out.
 
     Attributes:
       image_shape: (h, w, c).
@@ -32,6 +31,7 @@ class Generator(nn.Module):
       upsampling: 'transposed' (convolutions) or 'resize' (nearest neighbour, then a convolution; Odena et al. 2016, against
         checkerboards).
       classes: labels that it is told; 0 for none.
+      text: what reads the text that it is told instead; None for none.
       conditioning: how: 'projection' by scale and bias of normalisation, 'concat' beside the noise.
       attention: side of the maps with self-attention; 0 for none.
       dtype: of the computation; the last layer is float32.
@@ -41,23 +41,23 @@ class Generator(nn.Module):
     widths: tuple[int, ...] = (512, 256, 128, 64)
     upsampling: str = "transposed"
     classes: int = 0
+    text: nn.Module | None = None
     conditioning: str = "projection"
     attention: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z, condition, train=False):
-        label = condition.get("label")
-        told = self.classes if self.conditioning == "projection" else 0
-        if self.classes and not told:
-            z = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
+        said, told = gan_blocks.said(condition, self.classes, self.text)
+        if told and self.conditioning == "concat":
+            z, told = jnp.concatenate([z, gan_blocks.as_numbers(said, told)], -1), 0
         *shape, channels = self.image_shape
         coarsest, *finer = zip(*(sides(size, len(self.widths)) for size in shape))
         coarsest = (*coarsest, self.widths[0])
         x = nn.Dense(math.prod(coarsest), kernel_init=_normal, dtype=self.dtype)(z).reshape(-1, *coarsest)
         dtypes = (*[self.dtype] * (len(self.widths) - 1), jnp.float32)
         for features, dtype, (height, width) in zip((*self.widths[1:], channels), dtypes, finer):
-            x = _rectified(gan_blocks.BatchNorm(told, self.dtype)(x, label, train))
+            x = _rectified(gan_blocks.BatchNorm(told, self.dtype)(x, said, train))
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
             x = self._doubled(x, features, dtype)[:, :height, :width]
@@ -77,13 +77,14 @@ def _halved(x, features, dtype):
 
 
 class Discriminator(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.DiscriminatorOutput.
+    """(n, h, w, c) in [-1, 1] and a condition -> gan_blocks.DiscriminatorOutput.
 
     Attributes:
       widths: channels of each level; each halves the sides.
       batch_norm: normalise all levels but the first, as the paper does.
       mbstd_group_size: images of a group of gan_blocks.MinibatchStddev; 0 for none.
       classes: labels that it is told; 0 for none.
+      text: what reads the text that it is told instead; None for none.
       conditioning: how: 'projection' or 'concat', as planes beside the image.
       aux_classes: labels that it classifies images by; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
@@ -94,6 +95,7 @@ class Discriminator(nn.Module):
     batch_norm: bool = False
     mbstd_group_size: int = 0
     classes: int = 0
+    text: nn.Module | None = None
     conditioning: str = "projection"
     aux_classes: int = 0
     attention: int = 0
@@ -101,44 +103,45 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x, condition, train=False):
-        label = condition.get("label")
-        projected = self.classes if self.conditioning == "projection" else 0
-        if self.classes and not projected:
-            x = gan_blocks.with_label_planes(x, label, self.classes)
+        said, told = gan_blocks.said(condition, self.classes, self.text)
+        if told and self.conditioning == "concat":
+            x, told = gan_blocks.with_planes(x, said, told), 0
         for i, width in enumerate(self.widths):
             x = _halved(x, width, self.dtype)
             if self.batch_norm and i:
-                x = gan_blocks.BatchNorm(0, self.dtype)(x, label, train)
+                x = gan_blocks.BatchNorm(0, self.dtype)(x, None, train)
             x = _rectified(x)
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
         features = x
         if self.mbstd_group_size:
             x = gan_blocks.MinibatchStddev(self.mbstd_group_size)(x, train)
-        return gan_blocks.Head(projected, self.aux_classes, _normal)(x.reshape(len(x), -1), x.mean((1, 2)), label, features)
+        return gan_blocks.Head(told, self.aux_classes, _normal)(x.reshape(len(x), -1), x.mean((1, 2)), said, features)
 
 
 class Encoder(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> (n, features) float32: the discriminator's layers, normalised.
+    """(n, h, w, c) in [-1, 1] and a condition -> (n, features) float32: the discriminator's layers, normalised.
 
     Attributes:
       widths: channels of each level; each halves the sides.
       features: numbers made.
       classes: labels that it is told, as planes beside the image; 0 for none.
+      text: what reads the text that it is told instead; None for none.
       dtype: of the computation.
     """
 
     widths: tuple[int, ...]
     features: int
     classes: int = 0
+    text: nn.Module | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, condition, train=False):
-        label = condition.get("label")
-        if self.classes:
-            x = gan_blocks.with_label_planes(x, label, self.classes)
+        said, told = gan_blocks.said(condition, self.classes, self.text)
+        if told:
+            x = gan_blocks.with_planes(x, said, told)
         for width in self.widths:
             x = _halved(x, width, self.dtype)
-            x = _rectified(gan_blocks.BatchNorm(0, self.dtype)(x, label, train))
+            x = _rectified(gan_blocks.BatchNorm(0, self.dtype)(x, None, train))
         return nn.Dense(self.features, kernel_init=_normal)(x.reshape(len(x), -1).astype(jnp.float32))

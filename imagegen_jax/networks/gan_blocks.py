@@ -25,26 +25,52 @@ class DiscriminatorOutput(NamedTuple):
     features: jax.Array
 
 
+def said(condition, classes, text):
+    """What images are to show, and of how many numbers that is.
+
+    Args:
+      condition: with 'label' or 'text' where there is one.
+      classes: labels; 0 for none.
+      text: the text_encoder.TextEncoder of a network that is told a text; None of others.
+
+    Returns:
+      ((n,) int32 labels, classes) or ((n, width) meanings of texts, width), or (None, 0).
+    """
+    if text is None:
+        return (condition["label"], classes) if classes else (None, 0)
+    pooled = text(condition["text"]).pooled
+    return pooled, pooled.shape[-1]
+
+
+def table(told, numbers, features, init, name, dtype=jnp.float32, **dense):
+    """(n, features) of what images are told: a row for each label, or a linear layer of a text's meaning."""
+    if told.ndim == 1:
+        return nn.Embed(numbers, features, embedding_init=init, dtype=dtype, name=name)(told)
+    return nn.Dense(features, dtype=dtype, name=name, **dense)(told)
+
+
 class BatchNorm(nn.Module):
-    """Batch normalisation; scale and bias are those of an image's class where there are classes (de Vries et al. 2017).
+    """Batch normalisation; scale and bias are those of what an image is told, if it is told (de Vries et al. 2017).
 
     Attributes:
-      classes: labels; 0 where all images share scale and bias.
+      told: numbers of `said`; 0 where all images share scale and bias.
       dtype: of the result; statistics are float32, of the whole batch on all devices.
     """
 
-    classes: int = 0
+    told: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, label, train):
-        own = not self.classes
+    def __call__(self, x, said, train):
+        own = not self.told
         x = nn.BatchNorm(not train, momentum=blocks.MOMENTUM, epsilon=1e-5, use_scale=own, use_bias=own, dtype=self.dtype)(x)
         if own:
             return x
         around_one = lambda *args: 1 + nn.initializers.normal(0.02)(*args)  # noqa: E731
-        scale = nn.Embed(self.classes, x.shape[-1], embedding_init=around_one, dtype=self.dtype, name="scale")(label)
-        bias = nn.Embed(self.classes, x.shape[-1], embedding_init=nn.initializers.zeros, dtype=self.dtype, name="bias")(label)
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        made = said, self.told, x.shape[-1]
+        scale = table(*made, around_one, "scale", self.dtype, kernel_init=nn.initializers.normal(0.02), bias_init=ones)
+        bias = table(*made, zeros, "bias", self.dtype, kernel_init=nn.initializers.normal(0.02))
         return x * scale[:, None, None] + bias[:, None, None]
 
 
@@ -109,29 +135,30 @@ class Head(nn.Module):
     """The output on the last features of images.
 
     Attributes:
-      classes: labels that the output depends on by a projection (Miyato & Koyama 2018, equation 3); 0 for none.
+      told: numbers of `said`, on which the output depends by a projection (Miyato & Koyama 2018, equation 3); 0 for none.
       aux_classes: labels that it also classifies images by (Odena et al. 2017); 0 for none.
       kernel_init: of all but the first, which has its own.
     """
 
-    classes: int
+    told: int
     aux_classes: int
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, final, pooled, label, features):
+    def __call__(self, final, pooled, said, features):
         """The gan_blocks.DiscriminatorOutput.
 
         Args:
           final: (n, d), of which the logit is a linear function.
-          pooled: (n, k), which is compared with the classes.
-          label: (n,) int32.
+          pooled: (n, k), which is compared with what is said.
+          said: see the function.
           features: of the DiscriminatorOutput.
         """
         final, pooled = final.astype(jnp.float32), pooled.astype(jnp.float32)
         logits = nn.Dense(1, kernel_init=self.kernel_init, name="logit")(final)[:, 0]
-        if self.classes:
-            embedded = nn.Embed(self.classes, pooled.shape[-1], embedding_init=self.kernel_init, name="projection")(label)
+        if self.told:
+            made = said, self.told, pooled.shape[-1]
+            embedded = table(*made, self.kernel_init, "projection", kernel_init=self.kernel_init)
             logits += (embedded * pooled).sum(-1)
         class_logits = None
         if self.aux_classes:
@@ -139,7 +166,12 @@ class Head(nn.Module):
         return DiscriminatorOutput(logits, class_logits, features)
 
 
-def with_label_planes(x, label, classes):
-    """(n, h, w, c) with a plane for each class, of ones for that of the image and of zeros for the others."""
-    planes = jax.nn.one_hot(label, classes, dtype=x.dtype)[:, None, None]
-    return jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:3], classes))], -1)
+def with_planes(x, said, told):
+    """(n, h, w, c) with a plane for each of the numbers that are told, of one value each: those of `as_numbers`."""
+    planes = as_numbers(said, told).astype(x.dtype)[:, None, None]
+    return jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:3], told))], -1)
+
+
+def as_numbers(said, told):
+    """(n, told): of a label a 1 in its place and zeros elsewhere, of a text its meaning."""
+    return jax.nn.one_hot(said, told) if said.ndim == 1 else said

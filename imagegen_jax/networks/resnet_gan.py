@@ -29,15 +29,15 @@ class _UpBlock(nn.Module):
     """norm, ReLU, twice the sides, conv3, norm, ReLU, conv3; and the input through twice the sides and conv1."""
 
     features: int
-    classes: int
+    told: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, label, train):
+    def __call__(self, x, said, train):
         conv = functools.partial(nn.Conv, self.features, (3, 3), kernel_init=_xavier_relu, dtype=self.dtype)
-        norm = functools.partial(gan_blocks.BatchNorm, self.classes, self.dtype)
-        h = conv()(blocks.upsample_bilinear(nn.relu(norm()(x, label, train))))
-        h = conv()(nn.relu(norm()(h, label, train)))
+        norm = functools.partial(gan_blocks.BatchNorm, self.told, self.dtype)
+        h = conv()(blocks.upsample_bilinear(nn.relu(norm()(x, said, train))))
+        h = conv()(nn.relu(norm()(h, said, train)))
         # A convolution of single places comes to the same before the sides are doubled, at a quarter of the work.
         shortcut = nn.Conv(self.features, (1, 1), kernel_init=_xavier, dtype=self.dtype)(x)
         return h + blocks.upsample_bilinear(shortcut)
@@ -67,12 +67,13 @@ class _DownBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(n, d) noise and (n,) labels -> (n, h, w, c) float32 in [-1, 1]; h and w are multiples of 2^levels.
+    """(n, d) noise and a condition -> (n, h, w, c) float32 in [-1, 1]; h and w are multiples of 2^levels.
 
     Attributes:
       image_shape: (h, w, c).
       widths: channels of each block, from the coarsest up; each doubles the sides.
       classes: labels that it is told by scale and bias of normalisation; 0 for none.
+      text: what reads the text that it is told instead; None for none.
       attention: side of the maps with self-attention; 0 for none.
       dtype: of the computation; the last layer is float32.
     """
@@ -80,31 +81,33 @@ class Generator(nn.Module):
     image_shape: tuple[int, int, int]
     widths: tuple[int, ...] = (256, 256, 256)
     classes: int = 0
+    text: nn.Module | None = None
     attention: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, z, condition, train=False):
-        label = condition.get("label")
+        said, told = gan_blocks.said(condition, self.classes, self.text)
         height, width, channels = self.image_shape
         coarsest = (height >> len(self.widths), width >> len(self.widths), self.widths[0])
         x = nn.Dense(math.prod(coarsest), kernel_init=_xavier, dtype=self.dtype)(z).reshape(-1, *coarsest)
         for features in self.widths:
-            x = _UpBlock(features, self.classes, self.dtype)(x, label, train)
+            x = _UpBlock(features, told, self.dtype)(x, said, train)
             if x.shape[1] == self.attention:
                 x = gan_blocks.SelfAttention(self.dtype)(x)
-        x = nn.relu(gan_blocks.BatchNorm(0, self.dtype)(x, label, train))
+        x = nn.relu(gan_blocks.BatchNorm(0, self.dtype)(x, None, train))
         return jnp.tanh(nn.Conv(channels, (3, 3), kernel_init=_xavier, dtype=jnp.float32)(x))
 
 
 class Discriminator(nn.Module):
-    """(n, h, w, c) in [-1, 1] and (n,) labels -> gan_blocks.DiscriminatorOutput; h and w are multiples of 2^levels.
+    """(n, h, w, c) in [-1, 1] and a condition -> gan_blocks.DiscriminatorOutput; h and w are multiples of 2^levels.
 
     Attributes:
       widths: channels of each block that halves the sides.
       plain: blocks after those.
       mbstd_group_size: images of a group of gan_blocks.MinibatchStddev; 0 for none.
       classes: labels that it is told by a projection; 0 for none.
+      text: what reads the text that it is told instead; None for none.
       aux_classes: labels that it classifies images by; 0 for none.
       attention: side of the maps with self-attention; 0 for none.
       dtype: of the computation; the output is float32.
@@ -114,13 +117,14 @@ class Discriminator(nn.Module):
     plain: int = 2
     mbstd_group_size: int = 0
     classes: int = 0
+    text: nn.Module | None = None
     aux_classes: int = 0
     attention: int = 0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, condition, train=False):
-        label = condition.get("label")
+        said, told = gan_blocks.said(condition, self.classes, self.text)
         for i, features in enumerate(self.widths):
             x = _DownBlock(features, self.dtype, first=i == 0)(x)
             if x.shape[1] == self.attention:
@@ -131,4 +135,4 @@ class Discriminator(nn.Module):
         if self.mbstd_group_size:
             x = gan_blocks.MinibatchStddev(self.mbstd_group_size)(x, train)
         pooled = x.sum((1, 2))
-        return gan_blocks.Head(self.classes, self.aux_classes, _xavier)(pooled, pooled, label, features)
+        return gan_blocks.Head(told, self.aux_classes, _xavier)(pooled, pooled, said, features)
