@@ -254,7 +254,7 @@ def completed(saved):
       An Experiment.
 
     Raises:
-      errors.UserError: it has a key that this version does not know.
+      errors.UserError: it has a key that this version does not know, or a value of another type.
     """
     if "algorithm" not in saved:
         raise errors.UserError("it names no algorithm")
@@ -268,6 +268,9 @@ def completed(saved):
     except (KeyError, AttributeError, TypeError) as error:
         raise errors.UserError(f"it has keys of another version of imagegen_jax ({error})") from error
     experiment = typed(config)
+    for part in (dataclasses.replace(experiment, method=None), experiment.method):
+        for misfit in keys.misfits(part):  # today's bounds are not those of its time
+            raise errors.UserError(misfit)
     if experiment.first_stage and experiment.first_stage.run:
         first_stage = dataclasses.replace(experiment.first_stage, run=to_dict(completed(experiment.first_stage.run)))
         experiment = dataclasses.replace(experiment, first_stage=first_stage)

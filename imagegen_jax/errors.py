@@ -19,8 +19,14 @@ class UserError(Exception):
           setting: key and value of a config that mend it, such as 'data.on_bad_image=skip'.
           otherwise: how to mend it where there is no config to change.
         """
+        message = _printable(message)
         super().__init__(f"{message}; set --config.{setting}" if setting else message)
         self.without_config = f"{message}; {otherwise}" if otherwise else str(self)
+
+
+def _printable(text):
+    """A text in one line, whatever a file or a person put into it: what does not print is escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
 
 
 def check_at_least(given, **least):

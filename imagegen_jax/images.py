@@ -1,12 +1,14 @@
 """Images as arrays: uint8 in [0, 255] on disk and on the way to the device, float in [-1, 1] inside the models."""
 
 import dataclasses
+from typing import Annotated
 
 from jax import numpy as jnp
 import numpy as np
 
 from imagegen_jax import conditions
 from imagegen_jax import errors
+from imagegen_jax import keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +22,14 @@ class Spec:
       caption_length: bytes of the captions that come with the images; 0 where none do.
     """
 
-    shape: tuple[int, int, int]
+    shape: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))]
     class_names: tuple[str, ...] = ()
-    caption_length: int = 0
+    caption_length: Annotated[int, keys.AtLeast(0)] = 0
+
+    def objections(self):
+        """See keys.objections."""
+        if len(self.shape) != 3:
+            yield "shape", "it is height, width and channels"
 
     @property
     def classes(self):

@@ -164,6 +164,14 @@ class Field:
         """What is wrong with a value by itself; None for nothing."""
         if value is None and self.optional:
             return None
+        return self.misfit(value) or next((text for bound in self.bounds if (text := bound.objection(value))), None)
+
+    def misfit(self, value):
+        """What is wrong with a value's type, or that it is none of the choices; None for nothing."""
+        if value is None and self.optional:
+            return None
+        if isinstance(value, tuple) != self.several and self.kinds[0] in _KINDS:
+            return "give several, such as (1, 2)" if self.several else "give one"
         for one in value if self.several else (value,):
             if self.kinds[0] in _KINDS and not _KINDS[self.kinds[0]][0](one):
                 wanted = _KINDS[self.kinds[0]][1]
@@ -172,7 +180,8 @@ class Field:
                 return wanted
             if isinstance(one, float) and not math.isfinite(one):
                 return "it must be a finite number"
-        return next((text for bound in self.bounds if (text := bound.objection(value))), None)
+        choices = (bound for bound in self.bounds if isinstance(bound, OneOf))
+        return next((text for bound in choices if (text := bound.objection(value))), None)
 
     def parse(self, text):
         """A value of what a person writes; a tuple has commas between. Raises ValueError, which says what to write."""
@@ -294,16 +303,21 @@ def variant(field, values):
 
 def objections(section, path="config.") -> Iterator[str]:
     """One line for each value that cannot be, first those that are wrong by themselves, then those that do not go together."""
-    yield from _by_themselves(section, path)
+    yield from _by_themselves(section, path, Field.objection)
     yield from _together(section, path)
 
 
-def _by_themselves(section, path):
+def misfits(section, path="config.") -> Iterator[str]:
+    """One line for each value of another type, or that is none of the choices, whatever else is allowed today."""
+    return _by_themselves(section, path, Field.misfit)
+
+
+def _by_themselves(section, path, wrong):
     for name, field in fields(type(section)).items():
         value = getattr(section, name)
         if dataclasses.is_dataclass(value):
-            yield from _by_themselves(value, f"{path}{name}.")
-        elif text := field.objection(value):
+            yield from _by_themselves(value, f"{path}{name}.", wrong)
+        elif not field.is_section and (text := wrong(field, value)):
             yield f"{path}{name} is {value!r}: {text}"
 
 

@@ -15,6 +15,7 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
+from imagegen_jax import keys
 from imagegen_jax import optimisers
 from imagegen_jax import progress
 from imagegen_jax.algorithms import base
@@ -120,7 +121,13 @@ def to_json(config, specs, schedules=()):
 def from_json(text):
     """(config.Experiment, images.Spec, or {domain: Spec} of two); the inverse of `to_json`. Newer keys have their defaults."""
     saved = json.loads(text)
-    return config_lib.completed(saved["config"]), _specs(saved["images"])
+    config = config_lib.completed(saved["config"])
+    wanted = algorithms.find(config.algorithm).domains or ("",)
+    if set(saved["images"]) != set(wanted):
+        raise ValueError(
+            f"its images are of {', '.join(map(repr, saved['images']))}, and not of {', '.join(map(repr, wanted))}"
+        )
+    return config, _specs(saved["images"])
 
 
 def _specs(saved):
@@ -128,7 +135,10 @@ def _specs(saved):
 
     def one(shape, class_names=None, classes=0, **others):  # before names were kept, there was the number of classes
         names = images.unnamed(classes) if class_names is None else tuple(class_names)
-        return images.Spec(tuple(shape), names, **others)
+        spec = images.Spec(tuple(shape), names, **others)
+        if objection := next(keys.objections(spec, "images."), None):
+            raise ValueError(objection)
+        return spec
 
     found = {name: one(**spec) for name, spec in saved.items()}
     return found.get("", found)
