@@ -7,7 +7,7 @@ import numpy as np
 from imagegen_jax.data import captions
 from imagegen_jax.data import fingerprints
 
-# RGB. The largest channel of each is 255, so that the largest channel of a tinted image is the grey one that it was made of.
+# RGB. The largest channel of each is 255, so that white becomes as bright as it was.
 PALETTE = {
     "red": (255, 40, 40),
     "orange": (255, 140, 0),
@@ -88,3 +88,18 @@ def colours_of(image):
     mean = image.astype(np.float32).mean((1, 2)) + 1e-6
     shares, known = (x / x.sum(-1, keepdims=True) for x in (mean, palette))
     return np.square(shares[:, None] - known).sum(-1).argmin(-1)
+
+
+def grey_of(image, colours):
+    """The grey images of which these are made in these colours, by least squares: the inverse of `tinted`.
+
+    Args:
+      image: (n, h, w, 3) uint8.
+      colours: (n,) integers.
+
+    Returns:
+      (n, h, w, 1) uint8.
+    """
+    colour = np.asarray(list(PALETTE.values()), np.float32)[np.asarray(colours)]
+    share = np.einsum("nhwc,nc->nhw", image.astype(np.float32), colour) / np.square(colour).sum(-1)[:, None, None]
+    return np.rint(255 * share.clip(0, 1)).astype(np.uint8)[..., None]

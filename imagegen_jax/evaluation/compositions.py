@@ -32,14 +32,16 @@ def judged(asked: Iterable[Combination], images, extractor):
     Args:
       asked: of each image.
       images: (n, h, w, 3) uint8.
-      extractor: features.Extractor of a classifier of the grey images; the colour is that of tinted.colours_of.
+      extractor: features.Extractor of a classifier of the grey images. The colour is that of tinted.colours_of, and the grey
+        image that of it.
 
     Returns:
       {'seen' and 'unseen': {'images': how many, 'colour', 'class' and 'both': (share, its 95 % interval by Wilson)}}, as JSON.
     """
     colour, label, seen = (np.array(values) for values in zip(*asked))
-    _, logits = extractor(images.max(-1, keepdims=True))
-    right = {"colour": tinted.colours_of(images) == colour, "class": logits.argmax(1) == label}
+    found = tinted.colours_of(images)
+    _, logits = extractor(tinted.grey_of(images, found))
+    right = {"colour": found == colour, "class": logits.argmax(1) == label}
     right["both"] = right["colour"] & right["class"]
     return {
         name: {"images": int(chosen.sum())} | {what: _share(hits[chosen]) for what, hits in right.items()}

@@ -87,6 +87,8 @@ def test_a_tint_keeps_black_and_grey_levels_and_its_colour_is_found_again():
     np.testing.assert_array_equal(images.max(-1), np.broadcast_to(grey[..., 0], images.shape[:3]))
     np.testing.assert_array_equal(images[:, -1, -1], list(tinted.PALETTE.values()))
     np.testing.assert_array_equal(tinted.colours_of(images), np.arange(len(tinted.PALETTE)))
+    back = tinted.grey_of(images, np.arange(len(tinted.PALETTE)))
+    assert back.shape == (len(tinted.PALETTE), 16, 16, 1) and abs(back.astype(int) - grey).max() <= 1
 
 
 def test_colours_do_not_depend_on_classes_and_are_told_as_truth():
