@@ -19,6 +19,7 @@ from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import diffusion
+from imagegen_jax.algorithms import diffusion_config
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import schedules
@@ -39,7 +40,7 @@ def constant(process, optimizer=None, **objective):
     """A diffusion with that network."""
     training = base.Training(optimizer=optimizer, ema_decay=lambda step: 0.5)
     return diffusion.Diffusion(
-        Constant(), (2, 2, 1), process, diffusion.Objective(**objective), samplers.Sampler("ddim", 10), training
+        Constant(), (2, 2, 1), process, diffusion_config.Objective(**objective), samplers.Sampler("ddim", 10), training
     )
 
 
@@ -135,7 +136,7 @@ def test_a_step_is_the_gradient_of_the_weighted_error(prediction_type, process, 
     n, shown = 64, []
     network = Affine(lambda *given: shown.append(map(np.asarray, given)))
     sampler, sgd = samplers.Sampler("ddim", 4), optax.sgd(1.0)
-    objective = diffusion.Objective(process, "cosine", prediction_type=prediction_type, weighting=weighting, gamma=0.7)
+    objective = diffusion_config.Objective(process, "cosine", prediction_type=prediction_type, weighting=weighting, gamma=0.7)
     of_config = processes.Discrete(ABAR) if process == "ddpm" else processes.PROCESSES[process](objective)
     training = base.Training(optimizer=sgd, ema_decay=lambda step: 0.5 + 0.1 * step)
     algorithm = diffusion.Diffusion(network, (2, 2, 1), of_config, objective, sampler, training)
@@ -197,7 +198,7 @@ class TwoNumbers(nn.Module):
 def learned_variance(**objective):
     """A diffusion with that network, whose steps are its gradient."""
     training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
-    aim = diffusion.Objective(learn_variance=True, **objective)
+    aim = diffusion_config.Objective(learn_variance=True, **objective)
     return diffusion.Diffusion(TwoNumbers(), (2, 2, 1), DISCRETE, aim, samplers.Sampler("ddpm", variance="learned"), training)
 
 
@@ -253,14 +254,14 @@ def test_a_variance_is_learned_of_ddpm_alone_and_before_it_is_drawn_with():
         with pytest.raises(errors.UserError, match="config.diffusion.learn_variance is True: it needs .*process=ddpm"):
             config_lib.check(wrong)
     with pytest.raises(errors.UserError, match="--variance=learned: this run has learned none"):
-        constant(DISCRETE).check_request(diffusion.Request(sampler="ddpm", variance="learned"))
+        constant(DISCRETE).check_request(diffusion_config.Request(sampler="ddpm", variance="learned"))
 
 
 def test_optimal_coupling_shortens_the_ways_from_images_to_noise():
     shown = {"independent": [], "optimal": []}
     image = np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)
     for coupling, seen in shown.items():
-        objective = diffusion.Objective("flow", prediction_type="velocity", coupling=coupling)
+        objective = diffusion_config.Objective("flow", prediction_type="velocity", coupling=coupling)
         network = Affine(lambda *given, seen=seen: seen.append(map(np.asarray, given)))
         training = base.Training(optimizer=optax.sgd(0.0), ema_decay=lambda step: 0.0)
         algorithm = diffusion.Diffusion(network, (2, 2, 1), processes.RectifiedFlow(), objective, samplers.Sampler(), training)
@@ -303,7 +304,7 @@ class OfLabel(nn.Module):
 
 def of_label(**objective):
     """A conditional diffusion with that network, on two classes; each step of its gradient has the rate 1."""
-    game = diffusion.Objective(conditional=True, prediction_type="x0", **objective), samplers.Sampler("ddim", 5)
+    game = diffusion_config.Objective(conditional=True, prediction_type="x0", **objective), samplers.Sampler("ddim", 5)
     training = base.Training(optimizer=optax.sgd(1.0), ema_decay=lambda step: 0.5)
     told = {"label": conditions.Label(2)}
     return diffusion.Diffusion(OfLabel(), (2, 2, 1), DISCRETE, *game, training, conditions=told)
@@ -368,7 +369,7 @@ class TellsTwo:
 @pytest.mark.parametrize("sampler", [samplers.Sampler("ddim", 8), samplers.Sampler("ode")], ids=lambda one: one.name)
 def test_a_classifier_guides_a_diffusion_that_is_told_no_labels(sampler):
     """By Bayes' rule each estimate is the image of the label; with a scale of 0 either image comes as often."""
-    objective = diffusion.Objective("flow", prediction_type="x0")
+    objective = diffusion_config.Objective("flow", prediction_type="x0")
     algorithm = diffusion.Diffusion(OfTwo(), (2, 2, 1), processes.RectifiedFlow(), objective, sampler, base.Training())
     state, keys = base.TrainState(0, {"unet": {}}, {}, {}), jax.random.split(jax.random.key(1), 8)
     classifier = types.SimpleNamespace(algorithm=TellsTwo(), state=base.TrainState(0, {}, {}, {}))
@@ -408,7 +409,7 @@ def test_guidance_without_labels_is_refused():
     with pytest.raises(
         errors.UserError, match=r"--guidance_scale=2.0: this run is told neither labels nor texts; .*conditional=True"
     ):
-        constant(DISCRETE).check_request(diffusion.Request(guidance_scale=2.0))
+        constant(DISCRETE).check_request(diffusion_config.Request(guidance_scale=2.0))
 
 
 def test_guidance_needs_images_without_a_label_in_training():

@@ -15,6 +15,7 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
+from imagegen_jax.algorithms import diffusion_config
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.generation import requests
@@ -126,7 +127,7 @@ class Hears(nn.Module):
 
 @pytest.fixture(scope="module")
 def hearing():
-    objective = diffusion.Objective("flow", prediction_type="x0", text=True)
+    objective = diffusion_config.Objective("flow", prediction_type="x0", text=True)
     given = Hears(), (2, 2, 1), processes.RectifiedFlow(), objective, samplers.Sampler("euler", 4, clip=False), base.Training()
     return diffusion.Diffusion(*given, conditions={"text": KIND})
 

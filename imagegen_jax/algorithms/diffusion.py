@@ -7,7 +7,6 @@ A batch is trained by algorithm 1 of Ho et al.: times t (diffusion/times.py), ep
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Annotated
 from typing import ClassVar
 
 from flax import linen as nn
@@ -21,91 +20,19 @@ from imagegen_jax import keys
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
+from imagegen_jax.algorithms import diffusion_config
 from imagegen_jax.diffusion import coupling
 from imagegen_jax.diffusion import guidance as guidance_lib
 from imagegen_jax.diffusion import likelihood
 from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
-from imagegen_jax.diffusion import schedules
 from imagegen_jax.diffusion import solvers
 from imagegen_jax.diffusion import times as times_lib
 from imagegen_jax.diffusion import weightings
 from imagegen_jax.networks import denoisers
-from imagegen_jax.networks import text_encoder as text_encoder_lib
 from imagegen_jax.networks import uncertainty
-from imagegen_jax.networks import unet
 
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """The section `diffusion`."""
-
-    process: Annotated[str, keys.OneOf(processes.PROCESSES)] = "ddpm"
-    schedule: Annotated[str, keys.OneOf(schedules.CURVES)] = "linear"  # of ddpm and vp
-    length: Annotated[int, keys.AtLeast(2)] = 1000  # steps, of ddpm
-    prediction_type: Annotated[str, keys.OneOf(prediction_types.NAMES)] = "eps"  # what the network predicts
-    # Standard deviation of the pixels: of the prediction and weighting edm, and of what a network sees of ve.
-    data_std: Annotated[float, keys.Above(0)] = 0.5
-    weighting: Annotated[str, keys.OneOf(weightings.NAMES)] = "simple"
-    gamma: Annotated[float, keys.AtLeast(0)] = 5.0  # of min_snr
-    bias: float = 2.0  # of sigmoid
-    uncertainty: bool = False  # weight each noise level by a learned variance of its error, too
-    learn_variance: bool = False  # of the steps of ddpm, beside the prediction (Nichol & Dhariwal 2021, section 3.1)
-    times: Annotated[str, keys.OneOf(times_lib.NAMES)] = "uniform"  # of training
-    time_mean: float = -1.2  # of log(sigma / alpha), of log_normal
-    time_std: Annotated[float, keys.Above(0)] = 1.2  # likewise
-    time_shift: Annotated[float, keys.Above(0)] = 1.0  # factor of sigma / alpha
-    stratified: bool = False  # spread the times of a batch evenly
-    coupling: Annotated[str, keys.OneOf(("independent", "optimal"))] = "independent"  # which noise an image is trained with
-    conditional: bool = False  # on labels, which the network is told
-    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
-    # Share of the training images whose condition is left out, so that guidance knows images in general.
-    condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
-
-    def objections(self):
-        """See keys.objections."""
-        uniform = self.times == "uniform" and self.time_shift == 1
-        if self.learn_variance and not (self.process == "ddpm" and uniform):
-            yield "learn_variance", "it needs config.diffusion.process=ddpm, whose times are uniform and not shifted"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The keys of a diffusion."""
-
-    network: denoisers.Config = unet.Config()
-    text_encoder: text_encoder_lib.Config = text_encoder_lib.Config()
-    diffusion: Objective = Objective()
-    sampler: samplers.Sampler = keys.resumable(samplers.Sampler())
-    guidance: guidance_lib.Guidance = keys.resumable(guidance_lib.Guidance())
-
-    def objections(self):
-        """See keys.objections."""
-        if self.diffusion.process == "ddpm" and self.sampler.steps > self.diffusion.length:
-            yield "sampler.steps", f"it can be at most config.diffusion.length ({self.diffusion.length})"
-        if self.sampler.variance == "learned" and not self.diffusion.learn_variance:
-            yield "sampler.variance", "it needs config.diffusion.learn_variance=True"
-        if self.guidance.scale != 1 and not (self.diffusion.conditional or self.diffusion.text):
-            yield "guidance.scale", "it needs config.diffusion.conditional=True"
-        if self.guidance.scale != 1 and not self.diffusion.condition_dropout:
-            yield "guidance.scale", "it needs images without conditions in training: config.diffusion.condition_dropout above 0"
-
-
-def _of_sampler(key):
-    return "sampler" if key == "name" else key
-
-
-def _of_guidance(key):
-    return f"guidance_{key}"
-
-
-Request = keys.options(
-    (samplers.Sampler, _of_sampler),
-    (guidance_lib.Guidance, _of_guidance),
-    (guidance_lib.Companions, str),
-    (guidance_lib.Words, str),
-)
 _GUIDES = "guides"  # of TrainState.extra: {option: TrainState} of the companions
 
 
@@ -126,14 +53,14 @@ class Diffusion(base.IsTold, base.Algorithm):
       classifier: one that guides, whose state is among the companions'.
     """
 
-    Config: ClassVar[type] = Config
-    Request: ClassVar[type] = Request
+    Config: ClassVar[type] = diffusion_config.Config
+    Request: ClassVar[type] = diffusion_config.Request
     likelihoods: ClassVar[dict[str, int]] = {"bound": 32, "ode": 1}
 
     network: nn.Module
     image_shape: tuple[int, int, int]
     process: processes.Process
-    objective: Objective
+    objective: diffusion_config.Objective
     sampler: samplers.Sampler
     training: base.Training
     guidance: guidance_lib.Guidance = guidance_lib.Guidance()
@@ -268,7 +195,7 @@ class Diffusion(base.IsTold, base.Algorithm):
         return guidance_lib.by_classifier(denoise, log_prob, self._classifier_scale(request))
 
     def check_request(self, request):
-        strength, guided = self._guidance(request), keys.asked(request, guidance_lib.Guidance, _of_guidance)
+        strength, guided = self._guidance(request), keys.asked(request, guidance_lib.Guidance, diffusion_config.of_guidance)
         if request.guidance_checkpoint is None:
             for name in guided if not self.conditions else ():
                 raise errors.UserError(
@@ -291,7 +218,7 @@ class Diffusion(base.IsTold, base.Algorithm):
             raise errors.UserError(f"--classifier_scale={scale} is of --classifier: name a run, or leave it out")
         if strength.low >= strength.high:
             raise errors.UserError(f"--guidance_low={strength.low}: it must be less than --guidance_high={strength.high}")
-        sampler, asked = self._sampler(request), keys.asked(request, samplers.Sampler, _of_sampler)
+        sampler, asked = self._sampler(request), keys.asked(request, samplers.Sampler, diffusion_config.of_sampler)
         for option, owner, present in sampler.foreign(asked):
             raise errors.UserError(f"--{option} is of {owner}, and {present}: choose that one, or leave it out")
         if sampler.name == "ddpm" and sampler.variance == "learned" and not self.objective.learn_variance:
@@ -309,7 +236,7 @@ class Diffusion(base.IsTold, base.Algorithm):
     def about_request(self, request):
         about = self._sampler(request).about()
         if self.conditions or request.guidance_checkpoint is not None:
-            about |= {_of_guidance(name): value for name, value in vars(self._guidance(request)).items()}
+            about |= {diffusion_config.of_guidance(name): value for name, value in vars(self._guidance(request)).items()}
         return about | ({"classifier_scale": self._classifier_scale(request)} if request.classifier is not None else {})
 
     @property
@@ -350,13 +277,13 @@ class Diffusion(base.IsTold, base.Algorithm):
         return denoise
 
     def _guidance(self, request):
-        return dataclasses.replace(self.guidance, **keys.asked(request, guidance_lib.Guidance, _of_guidance))
+        return dataclasses.replace(self.guidance, **keys.asked(request, guidance_lib.Guidance, diffusion_config.of_guidance))
 
     def _classifier_scale(self, request):
         return guidance_lib.Companions.classifier_scale if request.classifier_scale is None else request.classifier_scale
 
     def _sampler(self, request):
-        asked = keys.asked(request, samplers.Sampler, _of_sampler)
+        asked = keys.asked(request, samplers.Sampler, diffusion_config.of_sampler)
         return self.sampler.changed(**asked)
 
     def _split(self, output):

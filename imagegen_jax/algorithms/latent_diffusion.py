@@ -18,6 +18,7 @@ from imagegen_jax import errors
 from imagegen_jax import keys
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import diffusion as diffusion_lib
+from imagegen_jax.algorithms import diffusion_config
 from imagegen_jax.diffusion import samplers
 
 _NORMALISATION = "normalisation"  # of TrainState.extra
@@ -58,10 +59,10 @@ class Normalisation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(diffusion_lib.Config):
+class Config(diffusion_config.Config):
     """The keys of a latent diffusion: those of a diffusion, for numbers of deviation 1 and without limits."""
 
-    diffusion: diffusion_lib.Objective = diffusion_lib.Objective(data_std=1.0)
+    diffusion: diffusion_config.Objective = diffusion_config.Objective(data_std=1.0)
     sampler: samplers.Sampler = keys.resumable(samplers.Sampler(clip=False))
 
     def objections(self):

@@ -13,6 +13,7 @@ import pytest
 from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import diffusion
+from imagegen_jax.algorithms import diffusion_config
 from imagegen_jax.diffusion import guidance
 from imagegen_jax.diffusion import prediction_types
 from imagegen_jax.diffusion import processes
@@ -349,7 +350,7 @@ def test_every_prediction_type_draws_the_same_images(name, solver):
             network=ExactNetwork(ALL[name], prediction_type),
             image_shape=SHAPE,
             process=ALL[name],
-            objective=diffusion.Objective(prediction_type=prediction_type),
+            objective=diffusion_config.Objective(prediction_type=prediction_type),
             sampler=samplers.Sampler(solver, 20, "karras", clip=False),
             training=base.Training(),
         )
