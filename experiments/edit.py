@@ -1,6 +1,7 @@
 """Asks a trained run for changes to images that a person has.
 
-inpaint, outpaint, superres, colorize, deblur, denoise    what is missing of images, by a diffusion
+inpaint, outpaint, superres, colorize, deblur, denoise    what is missing of images, by a diffusion; or by one that was trained
+                     for it: configs/superres.py, inpaint.py, colorize.py
 vary, invert         by a diffusion: other images like these; to the noise that images are drawn from, and back
 interpolate, blend   by latents of an autoencoder or noise of a diffusion: from each image to the next; all as one
 reconstruct, traverse, attribute    by latents of an autoencoder: there and back; single dimensions; towards another class
@@ -82,9 +83,9 @@ def attribute():
     output.save_cells(_FLAGS.out, moved)
 
 
-def redraw(edit, *names):
+def redraw(edit, *names, check=restoring.check_denoises):
     """What a diffusion makes of images: a folder with a page, or a grid."""
-    trained = _load(restoring.check_denoises)
+    trained = _load(check)
     options = {name: _FLAGS[name].value for name in ("overwrite", *names)} | editing_flags.given()
     command_line.tell(edit(trained, _FLAGS.input, _FLAGS.out, _FLAGS.label, **options))
 
@@ -104,7 +105,13 @@ def _opened(check, default=None, seeded=False, **numbers):
 
 
 _GIVEN = ("workdir", "input", "out")
-_REPAIRS = {verb: functools.partial(restoring_files.restore, verb=verb) for verb in damages.DAMAGES}
+
+
+def _repair(verb):
+    restore, check = (functools.partial(fn, verb=verb) for fn in (restoring_files.restore, restoring.check_repairs))
+    return functools.partial(redraw, restore, "samples", "seed", "score", "features", check=check), _GIVEN
+
+
 VERBS = {
     "translate": (translate, ("direction", *_GIVEN)),
     "reconstruct": (reconstruct, ("workdir", "out")),
@@ -114,7 +121,7 @@ VERBS = {
     "attribute": (attribute, (*_GIVEN, "from", "to")),
     "invert": (functools.partial(redraw, restoring_files.invert), _GIVEN),
     "vary": (functools.partial(redraw, restoring_files.vary, "samples", "seed", "strength"), _GIVEN),
-} | {verb: (functools.partial(redraw, fn, "samples", "seed", "score", "features"), _GIVEN) for verb, fn in _REPAIRS.items()}
+} | {verb: _repair(verb) for verb in damages.DAMAGES}
 
 if __name__ == "__main__":
     command_line.run_verb(VERBS)

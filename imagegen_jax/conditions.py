@@ -1,4 +1,4 @@
-"""What images are to show: their class, or the words of a text.
+"""What images are to show: their class, the words of a text, or what is left of them, such as a smaller image.
 
 A batch and a request carry `condition`, {name: array with a row for each image}. images.Spec.conditions describes each by its
 name, so that leaving conditions out in training (Ho & Salimans 2022, algorithm 1) and guidance need not know what they are.
@@ -72,6 +72,30 @@ class Text:
 def _spaced(text):
     """A text with single spaces between words, without characters that UTF-8 has not."""
     return " ".join(text.encode(errors="ignore").decode().split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Maps that a network sees beside x_t, (n, *shape) float32, such as a degraded image. The null ones are 0.
+
+    Attributes:
+      shape: (height, width, channels), of which height and width are those of the image.
+    """
+
+    shape: tuple[int, int, int]
+
+    def null(self, n):
+        """See Condition."""
+        return jnp.zeros((n, *self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Standard deviation of the noise in such an image, (n,) float32 from 0 to about 1. The null one is 0."""
+
+    def null(self, n):
+        """See Condition."""
+        return jnp.zeros(n)
 
 
 def null(kinds: Mapping[str, Condition], n: int) -> dict[str, jax.Array]:

@@ -200,9 +200,16 @@ def default(algorithm, **sections):
 
 
 def defaults_like(experiment):
-    """The defaults of the family and of the kind of network of an Experiment, as a ConfigDict."""
-    network = {"network": type(experiment.method.network)()} if hasattr(experiment.method, "network") else {}
-    return default(experiment.algorithm, **network)
+    """The defaults of the family, and of the kinds of network and the like, of an Experiment, as a ConfigDict."""
+    method = algorithms.find(experiment.algorithm)
+    return default(
+        experiment.algorithm, **{name: type(getattr(experiment.method, name))() for name in _of_several_kinds(method)}
+    )
+
+
+def _of_several_kinds(method):
+    """The keys.Field of a family's sections that `name` chooses the kind of, by name."""
+    return {name: field for name, field in keys.fields(method.Config).items() if field.is_section and len(field.kinds) > 1}
 
 
 def to_config_dict(experiment):
@@ -260,9 +267,8 @@ def completed(saved):
         raise errors.UserError("it names no algorithm")
     saved = _renamed(saved)
     method = algorithms.find(saved["algorithm"])
-    network = keys.fields(method.Config).get("network")
-    variant = {"network": keys.variant(network, saved["network"])()} if network else {}
-    config = default(saved["algorithm"], **variant)
+    chosen = {name: keys.variant(field, saved[name])() for name, field in _of_several_kinds(method).items() if name in saved}
+    config = default(saved["algorithm"], **chosen)
     try:
         _lay_over(config, saved)
     except (KeyError, AttributeError, TypeError) as error:

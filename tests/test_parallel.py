@@ -144,15 +144,17 @@ _SETTINGS = {
     "cyclegan": _LARGER,
     "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop
     "latent_diffusion": {"shape": (16, 16, 1)},
+    "colorize": {"shape": (8, 8, 3)},
 }
 
 
 def one_recipe_of_each_kind():
-    """Of each family, and of each kind of its networks, the first recipe that has it."""
+    """Of each family, and of each kind of its networks and of what it restores, the first recipe that has it."""
     found = {}
     for name in variants.recipes():
         config = config_lib.typed(importlib.import_module(f"configs.{name}").get_config("smoke"))
-        found.setdefault((config.algorithm, type(getattr(config.method, "network", None))), name)
+        kinds = (type(getattr(config.method, section, None)) for section in ("network", "restoration"))
+        found.setdefault((config.algorithm, *kinds), name)
     return sorted(found.values())
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.recipes
 
 SHAPE, CLASSES = (28, 28, 1), 10
 NAMES = tuple(map(str, range(CLASSES)))
+SHAPES = {"colorize": (28, 28, 3)}
 OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
 
 
@@ -32,11 +33,11 @@ def config_of(recipe):
     return config
 
 
-def batch_of(names, n, seed):
+def batch_of(names, n, seed, shape):
     drawn = np.random.default_rng(seed)
 
     def rows():
-        image = np.clip(drawn.normal(110, 60, (n, *SHAPE)), 0, 255).astype(np.uint8)
+        image = np.clip(drawn.normal(110, 60, (n, *shape)), 0, 255).astype(np.uint8)
         return {
             "image": image,
             "condition": {"label": drawn.integers(0, CLASSES, n, np.int32)},
@@ -49,15 +50,16 @@ def batch_of(names, n, seed):
 def programs(recipe):
     """{name: (function, arguments)} on shapes as large as in a run, of a state in which all parameters have moved."""
     config = config_of(recipe)
-    names, spec = algorithms.find(config.algorithm).domains, images.Spec(SHAPE, NAMES)
+    shape = SHAPES.get(recipe, SHAPE)
+    names, spec = algorithms.find(config.algorithm).domains, images.Spec(shape, NAMES)
     algorithm = run.build_algorithm(config, dict.fromkeys(names, spec) or spec, 8000)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     drawn = np.random.default_rng(1)
     params = jax.tree.map(lambda x: np.float32(x + 0.02 * drawn.standard_normal(x.shape)), state.params)
     state, key = state.replace(params=params), jax.random.key(3)
     made = {
-        "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0), key)),
-        "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1), key)),
+        "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0, shape), key)),
+        "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1, shape), key)),
     }
     if isinstance(algorithm, capabilities.Draws):
         index = np.arange(config.sample.batch_size, dtype=np.int32)
@@ -68,7 +70,7 @@ def programs(recipe):
 
         made["draw"] = (sample, (state, key, index, condition))
     if isinstance(algorithm, capabilities.ShowsPanels):
-        made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2), key))
+        made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2, shape), key))
     return made
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import jax
 
 from imagegen_jax.algorithms import base
+from imagegen_jax.diffusion import degradations
 from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import samplers
 from imagegen_jax.diffusion import solvers
@@ -260,6 +261,31 @@ class DrawsByDenoising(Draws, Protocol):
 
     def denoising(self, state: base.TrainState, request) -> tuple[solvers.Denoiser, samplers.Sampler]:
         """What images of a request are drawn with, by state.params: the denoiser, guided, and the sampler."""
+
+
+@typing.runtime_checkable
+class Restores(Protocol):
+    """Draws images of which it is told what is left, as it was trained to.
+
+    Attributes:
+      Request: see Draws.
+      classes: see Draws.
+      process: see DrawsByDenoising.
+      image_shape: see DrawsByDenoising.
+      degradation: what it undoes; the denoiser's condition has what `degradation.told` makes of images.
+    """
+
+    Request: type
+    classes: int
+    process: processes.Process
+    image_shape: tuple[int, int, int]
+    degradation: degradations.Degradation
+
+    def denoising(self, state: base.TrainState, request) -> tuple[solvers.Denoiser, samplers.Sampler]:
+        """See DrawsByDenoising."""
+
+    def restore(self, state: base.TrainState, batch: base.Batch, rng: jax.Array) -> jax.Array:
+        """A batch's images, degraded as in training and restored by the run's own sampler; of rng and the indices alone."""
 
 
 @typing.runtime_checkable

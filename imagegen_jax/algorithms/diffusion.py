@@ -71,8 +71,7 @@ class Diffusion(base.IsTold, base.Algorithm):
     @classmethod
     def from_config(cls, config, spec, training):
         objective = config.diffusion
-        told = base.told_conditions(objective, spec, "diffusion")
-        outputs = spec.shape[-1] * (2 if objective.learn_variance else 1)
+        told, outputs = cls._conditions(config, spec), spec.shape[-1] * (2 if objective.learn_variance else 1)
         return cls(
             network=denoisers.build(config.network, spec.shape, told, config.text_encoder, out_channels=outputs),
             network_name=config.network.name,
@@ -104,7 +103,7 @@ class Diffusion(base.IsTold, base.Algorithm):
         eps = jax.random.normal(eps_rng, x0.shape)
         if self.objective.coupling == "optimal":
             eps = coupling.optimal(x0, eps)
-        condition = conditions_lib.told(batch["condition"], self.conditions, len(x0))
+        condition = self._told(batch, jax.random.split(jax.random.fold_in(rng, 5), len(x0)))
         if condition:
             left_out = jax.random.bernoulli(jax.random.fold_in(rng, 3), self.objective.condition_dropout, (len(x0),))
             condition = conditions_lib.dropped(condition, self.conditions, left_out)
@@ -126,15 +125,16 @@ class Diffusion(base.IsTold, base.Algorithm):
             t_key, eps_key = jax.random.split(key)
             return self._times.draw(t_key), jax.random.normal(eps_key, self.image_shape)
 
-        t, eps = jax.vmap(noise)(rng_lib.per_index(rng, batch["index"]))
-        condition = conditions_lib.told(batch["condition"], self.conditions, len(x0))
-        error, parts = self._error(state.params[self.network_name], x0, eps, t, condition)
+        keys = rng_lib.per_index(rng, batch["index"])
+        t, eps = jax.vmap(noise)(keys)
+        error, parts = self._error(state.params[self.network_name], x0, eps, t, self._told(batch, keys))
         return {"loss": _hybrid(error, **parts), **parts}
 
     def likelihood_costs(self, state, batch, rng, kind, samples):
         """See capabilities.HasLikelihood. The bounds are of images that are limited as those drawn are."""
         denoise = self._denoiser(state)
-        given = self.process, rng_lib.per_index(rng, batch["index"]), images.to_float(batch["image"]), batch["condition"]
+        keys = rng_lib.per_index(rng, batch["index"])
+        given = self.process, keys, images.to_float(batch["image"]), self._told(batch, keys)
         if kind == "ode":
             return likelihood.ode_bound(denoise, *given, samples=samples)
 
@@ -255,6 +255,15 @@ class Diffusion(base.IsTold, base.Algorithm):
     def _images(self, state, x, condition):
         """The images of what was drawn of x0."""
         return jnp.clip(x, -1.0, 1.0)
+
+    @classmethod
+    def _conditions(cls, config, spec):
+        """`conditions` of a config. Raises errors.UserError."""
+        return base.told_conditions(config.diffusion, spec, "diffusion")
+
+    def _told(self, batch, keys):
+        """What the network is told of a batch; keys, (n,), are for what is drawn of that."""
+        return conditions_lib.told(batch["condition"], self.conditions, len(keys))
 
     def _opposite(self, request, n):
         """What guidance leads n images away from: no condition, or a negative prompt."""

@@ -1,5 +1,7 @@
 """Repair, filling, enlarging, colouring and variation of images by a trained run that draws by denoising, such as a diffusion.
 
+A run that was trained to repair (capabilities.Restores) repairs that alone, by its own sampler and without a method.
+
 Each function takes a runs.Run, whose methods they are: run.inpaint(images, "half:left"). Images are (n, height, width,
 channels) uint8, labels (n,), wanted where the run is told a class. `options` are
 
@@ -12,13 +14,13 @@ channels) uint8, labels (n,), wanted where the run is told a class. `options` ar
 What a run cannot do is an errors.UserError.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import images as images_lib
 from imagegen_jax import keys
 from imagegen_jax import rng
 from imagegen_jax.algorithms import capabilities
@@ -52,32 +54,43 @@ class Restored(NamedTuple):
 
 def inpaint(trained, images, mask, labels=None, **options) -> Restored:
     """Fills what the mask hides, as masks.hidden has it; all other pixels are those of the images, to the bit."""
-    return restore(trained, damages.Inpaint(mask=mask), images, labels, **options)
+    return restore(trained, "inpaint", {"mask": mask}, images, labels, **options)
 
 
 def outpaint(trained, images, box="", labels=None, **options) -> Restored:
     """Paints on around images, whose place in the result is box:x,y,w,h."""
-    return restore(trained, damages.Outpaint(box=box), images, labels, **options)
+    return restore(trained, "outpaint", {"box": box}, images, labels, **options)
 
 
-def superres(trained, images, factor=4, labels=None, **options) -> Restored:
-    """Enlarges images to the size of the run's."""
-    return restore(trained, damages.Superres(factor=factor), images, labels, **options)
+def superres(trained, images, factor=None, labels=None, *, downscaling=None, **options) -> Restored:
+    """Enlarges images to the size of the run's: fourfold, or as it was trained for, unless it is said otherwise."""
+    return restore(trained, "superres", {"factor": factor, "downscaling": downscaling}, images, labels, **options)
 
 
 def colorize(trained, images, labels=None, **options) -> Restored:
     """Colours grey images, (n, h, w, 1)."""
-    return restore(trained, damages.Colorize(), images, labels, **options)
+    return restore(trained, "colorize", {}, images, labels, **options)
 
 
 def deblur(trained, images, sigma=2.0, labels=None, **options) -> Restored:
     """Sharpens images that a Gaussian of this standard deviation in pixels has blurred."""
-    return restore(trained, damages.Deblur(sigma=sigma), images, labels, **options)
+    return restore(trained, "deblur", {"sigma": sigma}, images, labels, **options)
 
 
 def denoise(trained, images, sigma=0.2, labels=None, **options) -> Restored:
     """Takes Gaussian noise from images."""
-    return restore(trained, damages.Denoise(sigma=sigma), images, labels, **options)
+    return restore(trained, "denoise", {"sigma": sigma}, images, labels, **options)
+
+
+def enlarge_drawn(trained, images, labels=None, *, noise=0.0, seed=0, **options) -> Restored:
+    """Enlarges images that another run has drawn to the size of this one's: a cascade (Ho et al. 2022a, section 4).
+
+    Such noise is added to them, and the run told so: it hides what they have that images of the data have not.
+    """
+    check_enlarges(trained, images.shape[1:], noise)
+    eps = np.random.default_rng(seed).standard_normal(images.shape)
+    noisy = np.asarray(images_lib.to_uint8(images_lib.to_float(images) + noise * eps))
+    return superres(trained, noisy, _factor(trained, images.shape[1:]), labels, noise=noise, seed=seed, **options)
 
 
 def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **request) -> Restored:
@@ -93,10 +106,9 @@ def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **req
     return _drawn(ours, request, prompt, redrawing.varies(strength), labels, samples, seed, images)
 
 
-def restore(trained, damage, images, labels=None, *, noise=None, alpha=None, **options) -> Restored:
-    """Draws the images of which damaged ones are left; `damage` is one of damages.DAMAGES, `alpha` see masks.hidden."""
-    damage = damage if noise is None else dataclasses.replace(damage, noise=noise)
-    check_denoises(trained)
+def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None, **options) -> Restored:
+    """Draws the images of which damaged ones are left; for `verb` and `about` see `damage_of`, for `alpha` masks.hidden."""
+    damage = damage_of(trained, verb, **about, noise=noise)
     shape = trained.spec.shape
     if images.shape[1:] != damage.taken(shape):
         has, takes = ("x".join(map(str, size)) for size in (images.shape[1:], damage.taken(shape)))
@@ -105,12 +117,20 @@ def restore(trained, damage, images, labels=None, *, noise=None, alpha=None, **o
 
 
 def solve(trained, problem, y, labels=None, *, samples=1, seed=0, **options) -> Restored:
-    """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem."""
+    """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem of a damage_of the run."""
     method, request = _split(options)
-    ours, request, prompt = prepared(trained, request)
-    _check_method(method, ours.algorithm.denoising(ours.state, request)[1])
-    draw, rows = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
-    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows(y))
+    if isinstance(trained.algorithm, capabilities.Restores):
+        for name, value in method.items():
+            raise errors.UserError(f"--{name}={value} is of runs that were not trained to repair: leave it out")
+        ours, request, prompt = _requested(trained, request, {})
+        draw, rows = redrawing.undoes(ours.algorithm, problem.added), [y]
+        rows += [] if problem.hidden is None else [problem.hidden]
+    else:
+        ours, request, prompt = prepared(trained, request)
+        _check_method(method, ours.algorithm.denoising(ours.state, request)[1])
+        draw, rows_of = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
+        rows = rows_of(y)
+    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows)
     if problem.hidden is None:
         return made
     kept = np.where(problem.hidden[:, None, ..., None], made.samples, y[:, None])
@@ -119,11 +139,65 @@ def solve(trained, problem, y, labels=None, *, samples=1, seed=0, **options) -> 
 
 def check_denoises(trained):
     """Raises errors.UserError where a run does not draw by denoising."""
+    if isinstance(trained.algorithm, capabilities.Restores):
+        verbs = " or ".join(trained.algorithm.degradation.repairs)
+        raise errors.UserError(
+            f"{trained.workdir} was trained for {verbs} alone: ask it for that, or give the folder of a diffusion's run"
+        )
     if not isinstance(trained.algorithm, capabilities.DrawsByDenoising):
         raise errors.UserError(
             f"{trained.workdir} is a run of {trained.config.algorithm}, which does not draw by denoising: "
             "give the folder of a diffusion's run"
         )
+
+
+def check_repairs(trained, verb):
+    """Raises errors.UserError where a run does not repair this damage."""
+    restores = isinstance(trained.algorithm, capabilities.Restores)
+    if not restores or verb not in trained.algorithm.degradation.repairs:
+        check_denoises(trained)
+
+
+def check_enlarges(trained, shape, noise=0.0):
+    """Raises errors.UserError where a run does not enlarge (h, w, c) images with such noise to the size of its own."""
+    errors.check_at_least({"upsample_noise": noise}, upsample_noise=0)
+    takes = damage_of(trained, "superres", factor=_factor(trained, shape), noise=noise).taken(trained.spec.shape)
+    if takes != tuple(shape):
+        has, takes = ("x".join(map(str, size)) for size in (shape, takes))
+        raise errors.UserError(f"--upsample={trained.workdir}: it enlarges images of {takes}, and these are {has}")
+
+
+def _factor(trained, shape):
+    """How many times larger a run's images are than these; None where it was trained for a factor."""
+    return None if isinstance(trained.algorithm, capabilities.Restores) else max(2, trained.spec.shape[0] // shape[0])
+
+
+def damage_of(trained, verb, **about):
+    """A damage that a run can repair.
+
+    Args:
+      trained: the run.
+      verb: of damages.DAMAGES.
+      **about: fields of the damage; None is not asked for. Of a run that was trained to repair it they are what it was trained
+        for, and their noise is at most that.
+
+    Raises:
+      errors.UserError: the run does not repair such damage.
+    """
+    check_repairs(trained, verb)
+    cls, asked = damages.DAMAGES[verb], {name: value for name, value in about.items() if value is not None}
+    if not isinstance(trained.algorithm, capabilities.Restores):
+        return cls(**asked)
+    undoes = trained.algorithm.degradation
+    if asked.get("noise", 0) > undoes.noise:
+        raise errors.UserError(
+            f"--noise={asked['noise']}: {trained.workdir} was trained for noise of at most {undoes.noise}; give less, or none"
+        )
+    own = {name: getattr(undoes, name) for name in keys.fields(type(undoes)) if name in keys.fields(cls) and name != "noise"}
+    for name, value in own.items():
+        if asked.get(name, value) != value:
+            raise errors.UserError(f"--{name}={asked[name]}: {trained.workdir} was trained for {value}; leave it out")
+    return cls(**own | asked)
 
 
 def prepared(trained, request, steps=_STEPS):
@@ -132,10 +206,14 @@ def prepared(trained, request, steps=_STEPS):
     The request is for ancestral steps, of which `steps` is the number, unless it says otherwise.
     """
     check_denoises(trained)
+    return _requested(trained, request, {"sampler": "ddpm", "steps": min(steps, trained.algorithm.process.longest)})
+
+
+def _requested(trained, request, default):
+    """The same of a request that is what `default` says unless it says otherwise."""
     asked = {name: value for name, value in request.items() if value is not None}
     typed = requests_lib.typed(asked, trained.algorithm, trained.spec)
     ours = companions.each(trained, [typed])[0].run
-    default = {"sampler": "ddpm", "steps": min(steps, ours.algorithm.process.longest)}
     request = ours.algorithm.Request(**default | requests_lib.options(typed))
     ours.algorithm.check_request(request)
     (prompt,) = typed.get(requests_lib.PROMPT, ("",))

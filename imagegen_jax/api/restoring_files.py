@@ -14,10 +14,12 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax import keys
+from imagegen_jax.algorithms import capabilities
 from imagegen_jax.api import editing
 from imagegen_jax.api import restoring
 from imagegen_jax.data import pictures
 from imagegen_jax.data import pipeline
+from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import output
@@ -48,8 +50,8 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
     """
     from imagegen_jax.api import comparing  # here, since SciPy and the networks of scores take their time to import
 
-    restoring.check_denoises(trained)
-    damage, options = _damage(verb, options)
+    about, options = _about(verb, options)
+    damage = restoring.damage_of(trained, verb, **about)
     _check_out(out, overwrite)
     shape = trained.spec.shape
     taken = damage.taken(shape)  # checked before files are read
@@ -62,7 +64,7 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
     columns = ({"before": found.image} if true else {}) | {"damaged": _shown(y, problem.hidden, shape), "after": made.images}
     texts, lines = {}, ""
     if scored:
-        answers = {options.get("method", "ddnm"): made.images} | comparing.trivial(trained, problem, y)
+        answers = {_answer(trained, options): made.images} | comparing.trivial(trained, problem, y)
         scores = {name: scored(answer) for name, answer in answers.items()}
         texts["scores.json"], lines = _json(trained, found.names, scores), comparing.text(scores)
     _save(trained, verb, out, found.names, columns, made, texts)
@@ -121,8 +123,15 @@ def _from_data(given):
     return re.match(r"(train|test):", given) is not None
 
 
-def _damage(verb, options):
-    """(the damage of a verb, the options that are left). Raises errors.UserError for those of other verbs, and bad values."""
+def _answer(trained, options):
+    """What a run's own images are called among scores: the method, or the family that was trained to make them."""
+    if isinstance(trained.algorithm, capabilities.Restores):
+        return trained.config.algorithm
+    return options.get("method", inverse_problems.Method().method)
+
+
+def _about(verb, options):
+    """(fields of a verb's damage, the other options). Raises errors.UserError for those of other verbs, and bad values."""
     declared, left, chosen = keys.fields(damages.DAMAGES[verb]), {}, {}
     for name, value in options.items():
         owners = [other for other, cls in damages.DAMAGES.items() if name in keys.fields(cls)]
@@ -137,7 +146,7 @@ def _damage(verb, options):
             raise errors.UserError(f"--{name}={value}: {error}") from error
         if text := declared[name].objection(chosen[name]):
             raise errors.UserError(f"--{name}={value}: {text}")
-    return damages.DAMAGES[verb](**chosen), left
+    return chosen, left
 
 
 def _check_out(out, overwrite):

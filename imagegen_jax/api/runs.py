@@ -37,6 +37,7 @@ class Run(run.Run):
     invert, blend, vary = editing.invert, editing.blend, restoring.vary
     inpaint, outpaint, superres = restoring.inpaint, restoring.outpaint, restoring.superres
     colorize, deblur, denoise = restoring.colorize, restoring.deblur, restoring.denoise
+    enlarge_drawn = restoring.enlarge_drawn
     translate, translate_files = editing.translate, editing.translate_files
 
     def sample(self, num: int, seed: int = 0, **request) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The images that are scored: a run's drawings or translations, or images that exist, each with what they are compared with."""
+"""The images that are scored: what a run draws, translates or restores, or images that exist; and what to compare with."""
 
 import functools
 
@@ -51,12 +51,16 @@ def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, ask
     about = companions.identity(trained) | {"device": jax.devices()[0].device_kind}  # which rounds in its own way
     mesh = sharding.make_mesh(jax.device_count())
     rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, asked))
-    if not isinstance(trained.algorithm, capabilities.Translates):
+    made = [kind for kind in (capabilities.Translates, capabilities.Restores) if isinstance(trained.algorithm, kind)]
+    if not made:
         for images, compared, label in _drawn(trained, reference, num, seed, batch_size, about, **drawing):
             yield scorer.Subject(images, num, compared, label, labelled="labels" in images.protocol, **rest)
         return
-    _check_none("a CycleGAN's translations are not drawn, and have no options", **drawing)
-    images, compared = _translated(trained, mesh, reference, direction, batch_size, about)
+    _check_none("translations and restorations are made as the run's config says, and have no options", **drawing)
+    if made == [capabilities.Restores]:
+        images, compared = _restored(trained, mesh, reference, seed, batch_size, about)
+    else:
+        images, compared = _translated(trained, mesh, reference, direction, batch_size, about)
     yield scorer.Subject(images, min(num, images.num), compared, {"step": trained.step}, **rest)
 
 
@@ -151,3 +155,22 @@ def _translated(trained, mesh, reference, direction, batch_size, about):
 
     protocol = about | {"direction": direction, "of": real.protocol}
     return image_sets.ImageSet.made(protocol, real.num, algorithm.shapes[target], batches), compared
+
+
+def _restored(trained, mesh, reference, seed, batch_size, about):
+    """The same of restorations: where they are compared with the images that they are of, each has half of those."""
+    config, algorithm, spec = trained.config, trained.algorithm, trained.spec
+    section = config.data if reference.name is None else image_sets.section(reference.name)
+    same = section and image_sets.same_content(config.data, section, reference.split)
+    real = image_sets.of_data(config.data, "test", spec.shape, spec.known_names, 0 if same else None)
+    restorations = sampling_lib.Restorations(algorithm, mesh, batch_size or config.sample.batch_size, seed)
+
+    def batches(first):
+        return restorations.batches(trained.state, real.batches(first), first)
+
+    def compared(split):
+        half = 1 if same and split == reference.split else None
+        return reference.images(spec.shape, config.data, spec.known_names, split, half)
+
+    protocol = about | {"seed": seed, "of": real.protocol, "sampler": algorithm.about_request(algorithm.Request())}
+    return image_sets.ImageSet.made(protocol, real.num, spec.shape, batches), compared

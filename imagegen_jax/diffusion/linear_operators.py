@@ -2,6 +2,7 @@
 
     masking     pixels are hidden                   inpainting, outpainting
     averaging   of squares of pixels the mean       enlarging
+    bicubic     the same by bicubic interpolation   enlarging
     luminance   of colours the grey                 colouring
     blurring    with a Gaussian                     deblurring
 
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 from jax import numpy as jnp
 import numpy as np
+
+from imagegen_jax import errors
 
 # Of the greatest. What is smaller is lost in 8 bits: of a component that spans all of [-1, 1] it leaves a grey level.
 _LEAST_SINGULAR_VALUE = 0.01
@@ -98,6 +101,28 @@ def averaging(shape, factor):
     """The means of squares with this side: (h, w, c) to (h / factor, w / factor, c), where it divides both."""
     means = [np.repeat(np.eye(side // factor), factor, 1) / factor for side in shape[:2]]
     return _separable(shape, *means)
+
+
+def bicubic(shape, factor):
+    """As `averaging`, by the kernel of Keys 1981 (a = -1/2) at `factor` times its width: what Pillow and MATLAB resize by."""
+
+    def matrix(side):
+        centres = factor * (np.arange(side // factor) + 0.5)
+        t = np.abs(np.arange(side) + 0.5 - centres[:, None]) / factor
+        near, far = (1.5 * t - 2.5) * t**2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+        kernel = np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+        return kernel / kernel.sum(1, keepdims=True)
+
+    return _separable(shape, *map(matrix, shape[:2]))
+
+
+DOWNSCALING = {"box": averaging, "bicubic": bicubic}
+
+
+def check_factor(factor, shape, name):
+    """Raises errors.UserError where the factor, which a person knows by this name, does not divide (h, w, c) images."""
+    if shape[0] % factor or shape[1] % factor:
+        raise errors.UserError(f"{name}={factor} does not divide the {shape[0]}x{shape[1]} pixels of this run's images")
 
 
 def luminance(shape):

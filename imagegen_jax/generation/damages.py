@@ -32,11 +32,15 @@ class Problem(NamedTuple):
     noise: float
     hidden: np.ndarray | None = None
 
+    @property
+    def added(self):
+        """Standard deviation of the noise without that of 8-bit images."""
+        return float(np.sqrt(self.noise**2 - _ROUNDING**2))
+
     def degraded(self, image, seed=0):
         """y of (n, h, w, c) uint8 images, uint8 too: the noise is that of the seed, and cut off at black and white."""
         y = np.asarray(linear_operators.apply(self.operator, images.to_float(image)))
-        added = np.sqrt(self.noise**2 - _ROUNDING**2)
-        return np.asarray(images.to_uint8(y + added * np.random.default_rng(seed).standard_normal(y.shape)))
+        return np.asarray(images.to_uint8(y + self.added * np.random.default_rng(seed).standard_normal(y.shape)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,16 +114,18 @@ class Outpaint(Damage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Superres(Damage):
-    """Squares of pixels are one pixel, their mean."""
+    """Squares of pixels are one pixel."""
 
     factor: Annotated[int, keys.AtLeast(2), "How many times wider and higher images become."] = 4
+    downscaling: Annotated[
+        str,
+        keys.OneOf(linear_operators.DOWNSCALING),
+        f"superres: how images became small, {' or '.join(linear_operators.DOWNSCALING)}.",
+    ] = "box"
 
     def operator(self, shape, num, alpha):
-        if shape[0] % self.factor or shape[1] % self.factor:
-            raise errors.UserError(
-                f"--factor={self.factor} does not divide the {shape[0]}x{shape[1]} pixels of this run's images"
-            )
-        return linear_operators.averaging(shape, self.factor), None
+        linear_operators.check_factor(self.factor, shape, "--factor")
+        return linear_operators.DOWNSCALING[self.downscaling](shape, self.factor), None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

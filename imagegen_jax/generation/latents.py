@@ -121,10 +121,11 @@ def check_draws(algorithm):
             "this run translates images and draws none: python -m experiments.edit translate --workdir=… "
             f"--direction={next(iter(algorithm.directions))} --input=FOLDER --out=FOLDER/"
         )
+    if isinstance(algorithm, capabilities.Restores):
+        how = f"python -m experiments.edit {algorithm.degradation.name} --workdir=… --input=test:0,1,2 --out=FOLDER"
+        raise errors.UserError(f"this run restores images and draws none of its own: {how}")
     if isinstance(algorithm, capabilities.Classifies):
-        raise errors.UserError(
-            "a classifier draws no images: python -m experiments.evaluate --features=run:WORKDIR scores with it"
-        )
+        raise errors.UserError("a classifier draws no images: experiments.evaluate --features=run:WORKDIR scores with it")
     raise errors.UserError("this run's family draws no images")
 
 

@@ -27,7 +27,7 @@ class Redrawer:
         """Prepares the drawing.
 
         Args:
-          algorithm: one that draws by denoising (capabilities.DrawsByDenoising).
+          algorithm: one that draws by denoising (capabilities.DrawsByDenoising or Restores).
           state: its TrainState.
           mesh: the devices.
           batch_size: images drawn at once, rounded up to a multiple of the number of devices.
@@ -83,6 +83,19 @@ def restores(method: inverse_problems.Method, operator, noise):
         return y, np.broadcast_to(operator.singular, (len(y), *operator.singular.shape[1:]))
 
     return draw, rows
+
+
+def undoes(algorithm, noise):
+    """The same of an algorithm that was trained to (capabilities.Restores).
+
+    The rows are y, uint8, and, of pixels that are hidden, which those are.
+    """
+
+    def draw(drawing, y, hidden=None):
+        told = algorithm.degradation.told(images.to_float(y), algorithm.image_shape, hidden, noise)
+        return drawing._replace(condition=drawing.condition | told).sample()
+
+    return draw
 
 
 def varies(strength):

@@ -133,6 +133,32 @@ class Translations:
                 yield np.asarray(translated)[: len(piece)]
 
 
+class Restorations:
+    """Held-out images, degraded as in training and restored; compiled once."""
+
+    def __init__(self, algorithm, mesh, batch_size, seed):
+        """`batch_size` images are restored at once, rounded up to a multiple of the number of devices."""
+        self._mesh = mesh
+        self._batch_size = sharding.divisible(batch_size, mesh)
+        self._rng = sharding.key(mesh, seed, "sample")
+        self._restore = jax.jit(
+            lambda state, batch, rng: images.to_uint8(algorithm.restore(state, batch, rng)),
+            out_shardings=sharding.replicated(mesh),
+            compiler_options=compiler.options(),
+        )
+
+    def batches(self, state, batches, first):
+        """Yields those by state.params of (images (n, h, w, c) uint8, labels (n,)), of which `first` is the first's number."""
+        for image, label in batches:
+            for start in range(0, len(image), self._batch_size):
+                pieces = [rows[start : start + self._batch_size] for rows in (image, label)]
+                number = np.arange(first, first + len(pieces[0]), dtype=np.int32)
+                filled = [sharding.put_filled(self._mesh, piece, self._batch_size) for piece in (*pieces, number)]
+                batch = {"image": filled[0], "condition": {"label": filled[1]}, "index": filled[2]}
+                yield np.asarray(self._restore(state, batch, self._rng))[: len(number)]
+                first += len(number)
+
+
 class Panels:
     """Pictures of what becomes of held-out images, such as their translations: algorithm.columns of each, one row an image."""
 

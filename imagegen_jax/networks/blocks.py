@@ -211,6 +211,25 @@ def sinusoidal_embedding(t, features, max_period=1e4):
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def with_image(x, t, condition):
+    """What a denoiser takes in where its condition has an image.
+
+    Args:
+      x: (n, h, w, c).
+      t: (n,) or (n, times).
+      condition: None, or {name: array}, of which this takes 'image' (n, h, w, c') and 'noise' (n,), see conditions.py.
+
+    Returns:
+      (x with the image as further channels, t with the noise as a further time, on the scale of DDPM's steps).
+    """
+    condition = condition or {}
+    if "image" in condition:
+        x = jnp.concatenate([x, condition["image"]], -1)
+    if "noise" in condition:
+        t = jnp.concatenate([t.reshape(len(t), -1), 1000 * condition["noise"][:, None]], -1)
+    return x, t
+
+
 def downsample(x, taps):
     """Halves both sides, rounding up, by a separable filter of an even number of taps, with zeros around the image.
 

@@ -19,6 +19,7 @@ def build(config, image_shape, told, text_encoder, **others):
       **others: its fields that are no keys.
     """
     others["classes"] = told["label"].classes if "label" in told else 0
+    others["times"] = others.get("times", 1) + ("noise" in told)
     if "text" in told:
         others["text"] = blocks.from_config(text_encoder_lib.TextEncoder, text_encoder)
     if isinstance(config, unet.Config):

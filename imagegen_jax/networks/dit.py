@@ -190,7 +190,8 @@ class DiT(nn.Module):
         condition, too.
       text: makes text_encoder.Words of a text, which stand beside those of patches (Esser et al. 2024, section 4, with one set
         of weights for both), and whose sum is added to the embedding of the time; None where it is told none.
-      times: numbers that it is told of each image, such as two timesteps, each by a layer of its own.
+      times: numbers that it is told of each image, such as two timesteps, or one and the noise of its condition, each by a
+        layer of its own.
       dtype: of the computation; parameters, norms, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
@@ -221,13 +222,15 @@ class DiT(nn.Module):
 
         Args:
           x: (n, h, w, c) float.
-          t: (n,) timesteps; (n, times) where `times` is above 1.
-          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one.
+          t: (n,) timesteps; (n, times) where `times` is above 1, but for the noise of a condition.
+          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one;
+            'image' and 'noise' as blocks.with_image takes them.
           train: nothing here depends on it.
 
         Returns:
           (n, h, w, out_channels) float32.
         """
+        x, t = blocks.with_image(x, t, condition)
         before = [side / self.patch_size for side in self.trained_size or x.shape[1:3]]
         x = blocks.space_to_depth(x, self.patch_size)
         n, *sides, _ = x.shape

@@ -132,7 +132,8 @@ class UNet(nn.Module):
         condition, too.
       text: makes text_encoder.Words of a text, to which each self-attention is followed by attention, and whose sum is added
         to the embedding of the time; None where it is told none.
-      times: numbers that it is told of each image, such as two timesteps, each by a layer of its own.
+      times: numbers that it is told of each image, such as two timesteps, or one and the noise of its condition, each by a
+        layer of its own.
       dtype: of the computation; parameters, normalisation, softmax and the last layer are float32.
       remat: recompute each block's activations in the backward pass instead of keeping them.
     """
@@ -161,8 +162,9 @@ class UNet(nn.Module):
 
         Args:
           x: (n, h, w, c) float.
-          t: (n,) timesteps; (n, times) where `times` is above 1.
-          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one.
+          t: (n,) timesteps; (n, times) where `times` is above 1, but for the noise of a condition.
+          condition: with 'label', (n,) int32, where classes is not 0, and 'text', (n, length) int32, where it is told one;
+            'image' and 'noise' as blocks.with_image takes them.
           train: with dropout, whose key is 'dropout'.
 
         Returns:
@@ -202,6 +204,7 @@ class UNet(nn.Module):
         def dense(name):
             return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
 
+        x, t = blocks.with_image(x, t, condition)
         first, *others = t.T if self.times > 1 else (t,)
         embedding = dense("time_in")(blocks.sinusoidal_embedding(first, self.channels))
         for i, other in enumerate(others, 1):

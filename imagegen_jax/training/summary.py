@@ -32,6 +32,10 @@ def _next(workdir, algorithm):
     if isinstance(algorithm, capabilities.Translates):
         flags = f"--direction={next(iter(algorithm.directions))} --input=IMAGES --out=translated/"
         return f"translate a folder of images: python -m experiments.edit translate {workdir} {flags}"
+    if isinstance(algorithm, capabilities.Restores):
+        verb = algorithm.degradation.name
+        flags = "--input=test:0,1,2,3 --out=restored" + (" --mask=half:left" if verb == "inpaint" else "")
+        return f"restore test images: python -m experiments.edit {verb} {workdir} {flags}"
     if isinstance(algorithm, capabilities.Autoencodes):
         return f"reconstruct: python -m experiments.edit reconstruct {workdir} --input=test:0,1,2,3 --out=pairs.png"
     return f"a page of the run: python -m experiments.report {workdir}"
