@@ -248,7 +248,9 @@ def check(config):
 
 
 def _data_class(method):
-    return domains.PairConfig if method.domains else sources.Config
+    if not method.domains:
+        return sources.Config
+    return domains.AlignedConfig if method.paired else domains.PairConfig
 
 
 def completed(saved):
@@ -345,4 +347,8 @@ def _resumable(section, path=""):
 
 def _placeless(value):
     """'folder:/a/b' as 'folder': images may move, and their fingerprint says whether they are the same."""
-    return re.sub(r"^((?:edges:)*(?:folder|idx|emoji)):.*", r"\1", value, flags=re.DOTALL) if isinstance(value, str) else value
+    return (
+        re.sub(r"^((?:(?:edges|tinted|left|right):)*(?:folder|idx|emoji)):.*", r"\1", value, flags=re.DOTALL)
+        if isinstance(value, str)
+        else value
+    )

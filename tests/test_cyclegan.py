@@ -258,7 +258,6 @@ def test_grey_and_colour_go_together_without_identity():
     [
         ((18, 16, 1), (18, 16, 1), {}, "multiple of 4"),
         ((16, 16, 1), (32, 32, 1), {}, "config.data.image_size"),
-        ((24, 24, 1), (24, 24, 1), {"network.name": "unet", "network.levels": 4}, "multiple of 16"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(shape_a, shape_b, changes, words):

@@ -142,6 +142,7 @@ _LARGER = {"shape": (16, 16, 1), "lr": 1e-3, "eps": 1.0}
 _SETTINGS = {
     "cgan": _EVERYTHING,
     "cyclegan": _LARGER,
+    "pix2pix": _LARGER,
     "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop
     "latent_diffusion": {"shape": (16, 16, 1)},
     "colorize": {"shape": (8, 8, 3)},

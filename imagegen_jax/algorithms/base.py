@@ -103,6 +103,7 @@ class Algorithm(abc.ABC):
       defaults: {key: value} where its default of a key that all families share is another, such as {'optimizer.b1': 0.5}.
       domains: names of the sets of images that a batch has one of each of: {'a': ..., 'b': ...}; () for batches of one set.
       text: the conditions.Text of what it is told of an image; None where it is told no texts.
+      paired: whether image i of one of two sets belongs to image i of the other.
       optimized: whether it takes gradients: it has the sections `optimizer` and `ema`.
       hint: what to try where its samples collapse to few; '' for nothing in particular.
     """
@@ -112,6 +113,7 @@ class Algorithm(abc.ABC):
     defaults: ClassVar[dict[str, Any]] = {}
     domains: ClassVar[tuple[str, ...]] = ()
     text = None
+    paired: ClassVar[bool] = False
     optimized: ClassVar[bool] = True
     hint: ClassVar[str] = ""
 
@@ -188,6 +190,14 @@ def told_conditions(aim, spec, section: str):
         raise errors.UserError(f"config.{section}.text needs captions: set --config.data.caption_length=64")
     labels = told_classes(aim.conditional, spec, f"{section}.conditional")
     return {name: spec.conditions[name] for name, wanted in (("label", labels), ("text", aim.text)) if wanted}
+
+
+def check_same_size(shapes) -> None:
+    """Raises errors.UserError where images of two domains, {'a': (h, w, c), 'b': ...}, have other sizes."""
+    if shapes["a"][:2] != shapes["b"][:2]:
+        raise errors.UserError(
+            f"the domains have images of {shapes['a'][:2]} and {shapes['b'][:2]} pixels: set --config.data.image_size"
+        )
 
 
 def value_and_grad(loss: Callable, params, examples, rng: jax.Array, accumulate: int):

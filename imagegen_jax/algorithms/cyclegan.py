@@ -296,10 +296,7 @@ def _recomputed(apply):
 
 def _check_shapes(config, shapes, multiple):
     """Raises errors.UserError where the networks cannot make these images."""
-    if shapes["a"][:2] != shapes["b"][:2]:
-        raise errors.UserError(
-            f"the domains have images of {shapes['a'][:2]} and {shapes['b'][:2]} pixels: set --config.data.image_size"
-        )
+    base.check_same_size(shapes)
     least = config.discriminator.least_side
     if any(side % multiple or side < least for side in shapes["a"][:2]):
         raise errors.UserError(

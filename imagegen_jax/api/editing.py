@@ -53,7 +53,7 @@ def check_translates(trained):
     if not isinstance(trained.algorithm, capabilities.Translates):
         raise errors.UserError(
             f"{trained.workdir} is a run of {trained.config.algorithm}, which does not translate: "
-            "give the folder of a CycleGAN's run"
+            "give the folder of a run of cyclegan or pix2pix"
         )
 
 

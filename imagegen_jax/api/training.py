@@ -190,7 +190,8 @@ def _compile(stop, config, algorithm, train_set, mesh, state_shape):
     """(the compiled step, what is logged of it)."""
     begin = time.monotonic()
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
-    augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
+    paired = isinstance(config.data, domains.AlignedConfig)
+    augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate, paired)
     rngs = _streams(mesh, config, rollbacks=0)
     work = loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs, config.on_nonfinite
     step_fn = stop.run(*work)

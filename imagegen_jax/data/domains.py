@@ -36,6 +36,16 @@ class PairConfig(sources.Reading):
     test_split_b: str = "testB"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignedConfig(PairConfig):
+    """The same of a method that learns from pairs: files of one name, or of one number."""
+
+    def objections(self):
+        """See keys.objections."""
+        if self.on_bad_image == "skip":
+            yield "on_bad_image", "images come in pairs here, and one that is skipped would leave another alone: choose error"
+
+
 @dataclasses.dataclass(frozen=True)
 class Domain:
     """One set of images, read as one model sees it.
@@ -93,7 +103,28 @@ def open_domains(data, split, specs=None):
 
     sections_of = sections(data)
     found = each(opened, sections_of, specs or each(lambda *_: None, sections_of))
-    return None if None in parts(found) else found
+    if None in parts(found):
+        return None
+    if isinstance(data, AlignedConfig):
+        _check_aligned(split, sections_of, found)
+    return found
+
+
+def _check_aligned(split, sections_of, found):
+    """Raises errors.UserError where images of one of two domains have no partner in the other."""
+    names = {name: getattr(domain.source, "names", None) for name, domain in found.items()}
+    if None not in names.values():
+        for name, other in (("a", "b"), ("b", "a")):
+            for alone in sorted(set(names[name]) - set(names[other])):
+                raise errors.UserError(
+                    f"config.data.source_{name}: {alone} of the {split} images has no partner of that name in "
+                    f"{sections_of[other].source}: give it one, or remove it"
+                )
+        if names["a"] != names["b"]:
+            raise errors.UserError(f"the {split} images are in another order in the two domains: give them the same endings")
+    sizes = [len(domain.source) for domain in found.values()]
+    if len(set(sizes)) > 1:
+        raise errors.UserError(f"the {split} images come in pairs, and there are {sizes[0]} and {sizes[1]}: remove the others")
 
 
 def sections(data):
@@ -159,11 +190,14 @@ def abstract_batch(domains, batch_size, sharding):
     return each(one, domains)
 
 
-def augmentation(domains, flip, rotate=0.0):
-    """(rng, batch) -> batch: the crops, mirrorings and rotations of the training, on the device; see augment.augment."""
+def augmentation(domains, flip, rotate=0.0, paired=False):
+    """(rng, batch) -> batch: the crops, mirrorings and rotations of the training, on the device; see augment.augment.
+
+    Images that are `paired` have the same.
+    """
 
     def one(name, domain, batch, rng):
-        rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name else rng
+        rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name and not paired else rng
         return dict(batch, image=augment.augment(rng, batch["image"], domain.spec.shape[:2], flip, rotate))
 
     return lambda rng, batch: each(functools.partial(one, rng=rng), domains, batch)
@@ -172,11 +206,12 @@ def augmentation(domains, flip, rotate=0.0):
 def train_batches(domains, config, first_step, process_index=0, process_count=1, stream=0) -> Iterator:
     """This process's share of every batch from step `first_step` on, without end, with `config.data`'s threads.
 
-    Each `stream` has orders of its own.
+    Each `stream` has orders of its own; so has each of two domains, unless their images are pairs.
     """
+    paired = isinstance(config.data, AlignedConfig)
 
     def batches(name, domain):
-        named = " ".join(filter(None, (name, str(stream or ""))))
+        named = " ".join(filter(None, ("" if paired else name, str(stream or ""))))
         seed = zlib.crc32(f"{config.seed} {named}".encode()) if named else config.seed
         source = domain.source
         order = pipeline.balanced(source.labels, seed) if config.data.balance else pipeline.shuffled(len(source), seed)

@@ -25,6 +25,11 @@ class FolderSource:
         self.image_shape = (height, width, self._channels)
         self.skipped = skipped
 
+    @property
+    def names(self):
+        """Of the files in the folder, without endings."""
+        return [file.relative_to(self._folder).with_suffix("").as_posix() for file in self._files]
+
     @functools.cached_property
     def fingerprint(self):
         names = [file.relative_to(self._folder).as_posix() for file in self._files]

@@ -8,6 +8,7 @@ A record is {'image': (h, w, c) uint8, 'label': int}; the label is -1 where ther
     emoji:FONT          the bitmaps of a colour font; without FONT that of Debian's package fonts-noto-color-emoji
     edges:SPEC          drawings of the edges in the images of another source
     tinted:SPEC         the images of another source in colours of a palette
+    left:SPEC           the left halves of the images of another source, right:SPEC the right ones
     anything else       a TFDS data set, read from ArrayRecord without TensorFlow
 """
 
@@ -43,7 +44,7 @@ class Source(Protocol):
       fingerprint: short text that changes with the records' contents, names and labels, and not with the place of the source.
       skipped: how many unreadable files were left out when the source was opened.
 
-    It may have `captions` (captions.py) and `combinations` (held_out.py), too.
+    It may have `captions` (captions.py), `combinations` (held_out.py) and `names` of its records, too.
     """
 
     image_shape: tuple[int | None, int | None, int | None]
@@ -177,17 +178,19 @@ def open_idx(config, root, split, class_names=None):
     return ArraySource(images, labels, class_names)
 
 
-# ------------------------------------------------------------------------------------------------------------------ edges
+# --------------------------------------------------------------------------------------------------------- edges, halves
 
 
-class EdgeSource:
-    """The images of another source as grey drawings: white lines on black."""
+class _Derived:
+    """The records of another source with other images."""
 
-    def __init__(self, source):
-        self._source = source
-        self.image_shape = (*source.image_shape[:2], 1)
+    def __init__(self, source, kind, image_shape, changed):
+        """`changed` makes such an image, of `image_shape`, of one of the source; `kind` is what it is called."""
+        self._source, self._kind, self._changed = source, kind, changed
+        self.image_shape = image_shape
         self.class_names = source.class_names
         self.skipped = source.skipped
+        self.names = getattr(source, "names", None)
 
     @property
     def labels(self):
@@ -195,13 +198,29 @@ class EdgeSource:
 
     @property
     def fingerprint(self):
-        return fingerprints.of("edges", self._source.fingerprint)
+        return fingerprints.of(self._kind, self._source.fingerprint)
 
     def __len__(self):
         return len(self._source)
 
     def __getitems__(self, indices):
-        return [dict(record, image=edges(record["image"])) for record in self._source.__getitems__(indices)]
+        return [dict(record, image=self._changed(record["image"])) for record in self._source.__getitems__(indices)]
+
+
+def _of_edges(source):
+    """Grey drawings: white lines on black."""
+    return _Derived(source, "edges", (*source.image_shape[:2], 1), edges)
+
+
+def _half(kind, source):
+    """The left or the right halves; of an odd width the column in the middle is in neither."""
+    height, width, channels = source.image_shape
+
+    def half(image):
+        n = image.shape[1] // 2
+        return image[:, :n] if kind == "left" else image[:, -n:]
+
+    return _Derived(source, kind, (height, width and width // 2, channels), half)
 
 
 def edges(image, sigma=0.7):
@@ -223,4 +242,9 @@ def edges(image, sigma=0.7):
     return np.clip(gradient * np.sqrt(2 * np.pi) * sigma + 0.5, 0, 255).astype(np.uint8)[..., None]
 
 
-_MADE_OF_OTHERS = {"edges": EdgeSource, "tinted": tinted.TintedSource}
+_MADE_OF_OTHERS = {
+    "edges": _of_edges,
+    "tinted": tinted.TintedSource,
+    "left": functools.partial(_half, "left"),
+    "right": functools.partial(_half, "right"),
+}

@@ -64,20 +64,20 @@ class TransposedConv(nn.Module):
       kernel: side of the kernel, 3 or 4.
       kernel_init: initialiser of the (kernel, kernel, features, channels of the input) kernel.
       dtype: of the computation.
+      use_bias: whether a learned bias is added.
     """
 
     features: int
     kernel: int
     kernel_init: nn.initializers.Initializer = _fan_in
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel, self.kernel, self.features, x.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (y.astype(self.dtype) for y in (x, kernel, bias))
-        return transposed_conv(x, kernel) + bias
+        x = transposed_conv(x.astype(self.dtype), self.param("kernel", self.kernel_init, shape).astype(self.dtype))
+        return x + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype) if self.use_bias else x
 
 
 class StridedConv(nn.Module):

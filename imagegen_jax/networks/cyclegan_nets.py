@@ -1,13 +1,14 @@
 """The generators and discriminators of image translation (Zhu et al. 2017, appendix 7.2; Isola et al. 2017, appendix 6.1).
 
 Layers, their order and their initialisation are those of the authors' code (junyanz/pytorch-CycleGAN-and-pix2pix,
-models/networks.py) with instance normalisation and without dropout: at 64 channels and three-channel images 11.378 M
-parameters for the generator of nine blocks, 2.765 M for the 70x70 discriminator.
+models/networks.py) with instance normalisation and, but for the U-Net, without dropout: at 64 channels and three-channel images
+11.378 M parameters for the generator of nine blocks, 2.765 M for the 70x70 discriminator.
 """
 
 import dataclasses
 import functools
 from typing import Annotated
+from typing import Any
 from typing import ClassVar
 from typing import Literal
 
@@ -18,10 +19,13 @@ from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
 _normal = nn.initializers.normal(0.02)
+_DROPPED = 3  # layers on a U-Net's way up that dropout is behind
 
 
-def _conv(features, kernel, stride=1, padding=0, dtype=jnp.float32):
-    return nn.Conv(features, (kernel, kernel), (stride, stride), [(padding, padding)] * 2, kernel_init=_normal, dtype=dtype)
+def _conv(features, kernel, stride=1, padding=0, dtype=jnp.float32, bias=True):
+    """`padding` is one number, or what is before and behind along each side."""
+    padding = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    return nn.Conv(features, (kernel, kernel), (stride, stride), padding, use_bias=bias, kernel_init=_normal, dtype=dtype)
 
 
 def _reflect(x, width):
@@ -80,43 +84,71 @@ class ResNetGenerator(nn.Module):
 
 
 class UNetGenerator(nn.Module):
-    """The same map by a U-Net whose sides are multiples of 2^levels: at 8 levels the paper's for 256 pixels.
+    """The same map by a U-Net, of images of any size: at 8 levels that of Isola et al. 2017, appendix 6.1.1, for 256 pixels.
+
+    Halvings round up. With `affine` and three-channel images it has the 54.414 M parameters of the authors' unet_256, whose
+    batch normalisation of one image is this normalisation.
 
     Attributes:
       out_channels: of the other domain.
       channels: width after the first halving; it doubles up to eightfold.
       levels: halvings.
+      dropout: rate behind the first three layers on the way up, in training.
+      affine: norms have a scale and an offset, in place of the biases of the convolutions before them.
       dtype: of the computation; normalisation and the last layer are float32.
     """
 
-    out_channels: int
-    channels: int = 64
-    levels: int = 8
-    dtype: jnp.dtype = jnp.float32
+    multiple: ClassVar[int] = 1
 
-    @property
-    def multiple(self):
-        """Of which the sides of an image must be."""
-        return 2**self.levels
+    out_channels: int
+    channels: Annotated[int, keys.AtLeast(2)] = 64
+    levels: Annotated[int, keys.AtLeast(1)] = 8
+    dropout: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.0
+    affine: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        """`train` is with dropout, whose key is 'dropout'."""
+        innermost = self.levels - 1
+
+        def norm(x, name):
+            x = blocks.instance_norm(x) if x.shape[1] * x.shape[2] > 1 else x  # of one place nothing would be left
+            return _Affine(name=name)(x) if self.affine else x
+
+        def down(x, i):
+            around = [(1, 1 + side % 2) for side in x.shape[1:3]]
+            width = self.channels * min(2**i, 8)
+            x = _conv(width, 4, 2, around, self.dtype, bias=not self.affine)(nn.leaky_relu(x, 0.2) if i else x)
+            return x if i in (0, innermost) else norm(x, f"norm_down{i}")
+
+        def up(x, i, height, width):
+            features = self.channels * min(2 ** (i - 1), 8) if i else self.out_channels
+            dtype, bias = (self.dtype, not self.affine) if i else (jnp.float32, True)
+            x = blocks.TransposedConv(features, 4, _normal, dtype, bias)(nn.relu(x))[:, :height, :width]
+            if not i:
+                return x
+            x = norm(x, f"norm_up{i}")
+            return nn.Dropout(self.dropout, deterministic=not train)(x) if i > innermost - _DROPPED else x
+
+        skips = [x]
+        for i in range(self.levels):
+            skips.append(down(skips[-1], i))
+        x = skips.pop()
+        for i in reversed(range(self.levels)):
+            x = up(x, i, *skips[-1].shape[1:3])
+            x = jnp.concatenate([skips.pop(), x], -1) if i else x
+        return jnp.tanh(x)
+
+
+class _Affine(nn.Module):
+    """x scale + offset, by channel; the scale begins as N(1, .02), as the authors' does."""
 
     @nn.compact
     def __call__(self, x):
-        def down(x, i):
-            x = _conv(self.channels * min(2**i, 8), 4, 2, 1, self.dtype)(nn.leaky_relu(x, 0.2) if i else x)
-            return x if i in (0, self.levels - 1) else blocks.instance_norm(x)
-
-        def up(x, i):
-            width = self.channels * min(2 ** (i - 1), 8) if i else self.out_channels
-            x = blocks.TransposedConv(width, 4, _normal, self.dtype if i else jnp.float32)(nn.relu(x))
-            return blocks.instance_norm(x) if i else x
-
-        skips = []
-        for i in range(self.levels):
-            x = down(x, i)
-            skips.append(x)
-        for i in reversed(range(self.levels)):
-            x = up(x if i == self.levels - 1 else jnp.concatenate([skips[i], x], -1), i)
-        return jnp.tanh(x)
+        scale = self.param("scale", lambda key, shape: 1 + _normal(key, shape), x.shape[-1:])
+        offset = self.param("offset", nn.initializers.zeros, x.shape[-1:])
+        return (x * scale + offset).astype(x.dtype)
 
 
 class PatchDiscriminator(nn.Module):

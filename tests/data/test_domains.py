@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 from configs import cyclegan
+from configs import pix2pix
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax.data import domains
@@ -143,3 +144,61 @@ def test_balance_needs_classes_and_takes_each_equally_often(tmp_path):
     config.data.train_split = "train/a"
     with pytest.raises(errors.UserError, match=r"config.data.balance is True, and the images of .* have no classes"):
         domains.open_domains(config_lib.typed(config).data, "train")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- pairs
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """The config of pix2pix on two folders with equal names, whose images of b are those of a plus 100."""
+    for split in ("train", "test"):
+        save(tmp_path / f"{split}A", 7)
+        save(tmp_path / f"{split}B", 7, start=100)
+    config = pix2pix.get_config("smoke")
+    config.data.source, config.data.source_a, config.data.source_b = f"folder:{tmp_path}", "", ""
+    for name in "ab":
+        config.data[f"train_split_{name}"], config.data[f"test_split_{name}"] = f"train{name.upper()}", f"test{name.upper()}"
+    config.batch_size = 4
+    return config
+
+
+def test_pairs_come_together_and_are_moved_alike(pairs):
+    config = config_lib.typed(pairs)
+    opened = domains.open_domains(config.data, "train")
+    batches = domains.train_batches(opened, config, 0)
+    for batch in itertools.islice(batches, 5):
+        np.testing.assert_array_equal(batch["b"]["image"], batch["a"]["image"] + 100)
+        np.testing.assert_array_equal(batch["b"]["index"], batch["a"]["index"])
+    image = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    augment = domains.augmentation(opened, flip=True, paired=True)
+    moved = augment(jax.random.key(0), {name: {"image": image} for name in "ab"})
+    np.testing.assert_array_equal(moved["a"]["image"], moved["b"]["image"])
+    assert (moved["a"]["image"] != image).any()
+
+
+def test_images_without_a_partner_are_named(pairs, tmp_path):
+    (tmp_path / "trainB" / "003.png").unlink()
+    with pytest.raises(errors.UserError, match="config.data.source_a: 003 of the train images has no partner of that name"):
+        domains.open_domains(config_lib.typed(pairs).data, "train")
+    pairs.data.on_bad_image = "skip"
+    with pytest.raises(errors.UserError, match="config.data.on_bad_image is 'skip': images come in pairs here"):
+        config_lib.check(pairs)
+    pairs.data.on_bad_image = "error"
+    pairs.data.source_a, pairs.data.train_split_a = "edges:fashion_mnist_10k", "train[:10]"
+    pairs.data.train_split_b = "testB"
+    with pytest.raises(errors.UserError, match="the train images come in pairs, and there are 10 and 7"):
+        domains.open_domains(config_lib.typed(pairs).data, "train")
+
+
+def test_halves_of_files_that_show_both_side_by_side(pairs, tmp_path):
+    (tmp_path / "both" / "train").mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+    for i, one in enumerate(image):
+        Image.fromarray(one).save(tmp_path / "both" / "train" / f"{i}.png")
+    pairs.data.source_a, pairs.data.source_b = f"right:folder:{tmp_path}/both", f"left:folder:{tmp_path}/both"
+    pairs.data.train_split_a = pairs.data.train_split_b = "train"
+    opened = domains.open_domains(config_lib.typed(pairs).data, "train")
+    np.testing.assert_array_equal(opened["a"].reader([0, 1, 2])["image"], image[:, :, 4:])
+    np.testing.assert_array_equal(opened["b"].reader([0, 1, 2])["image"], image[:, :, :4])
+    assert opened["a"].spec.shape == (6, 4, 3) and opened["a"].source.fingerprint != opened["b"].source.fingerprint
