@@ -1,4 +1,8 @@
-"""A causal transformer (Vaswani et al. 2017), normalised before each branch (Radford et al. 2019), over codes 0, ..., K - 1."""
+"""A transformer (Vaswani et al. 2017), normalised before each branch (Radford et al. 2019), over codes 0, ..., K - 1.
+
+Each position attends to itself and to those before it, for a prior that draws codes one after the other; or to all, for one
+that draws many at once (Chang et al. 2022), whose codes may be masked.
+"""
 
 import dataclasses
 import math
@@ -14,22 +18,26 @@ from imagegen_jax.networks import blocks
 
 
 class Cache(NamedTuple):
-    """What one layer remembers of the positions so far; both (n, length, heads, width / heads), zero where none was yet."""
+    """What one layer remembers of the positions so far; both (n, heads, l, width / heads), zero where none was yet.
+
+    With positions innermost but one, scores and sums over them are products of matrices as they lie in memory.
+    """
 
     keys: jax.Array
     values: jax.Array
 
 
 class Block(nn.Module):
-    """Attention to this position and those before it, then a hidden layer of 4 times the width; each begins as the identity."""
+    """Attention, then a hidden layer of 4 times the width; each begins as the identity."""
 
     heads: int
     dropout: float
+    causal: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, cache, position, train):
-        """(n, l, width) at positions position, ..., position + l - 1 -> (the same shape, Cache with them in it)."""
+        """(n, l, width) at positions position, ..., position + l - 1 -> (the same shape, the cache with them in it)."""
         h, cache = self._attend(nn.LayerNorm(dtype=self.dtype)(x), cache, position)
         x = x + nn.Dropout(self.dropout, deterministic=not train)(h)
         h = nn.gelu(nn.Dense(4 * x.shape[-1], dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x)))
@@ -40,20 +48,26 @@ class Block(nn.Module):
         width = x.shape[-1]
         features = width // self.heads
         projected = nn.DenseGeneral((3, self.heads, features), dtype=self.dtype, name="query_key_value")(x)
-        query, *fresh = jnp.moveaxis(projected, 2, 0)
-        cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(old, new, position, 1) for old, new in zip(cache, fresh)))
-        scores = jnp.einsum("nqhd,nkhd->nhqk", query, cache.keys, preferred_element_type=jnp.float32)
-        visible = jnp.arange(cache.keys.shape[1]) <= position + jnp.arange(x.shape[1])[:, None]
-        weights = nn.softmax(jnp.where(visible, scores / math.sqrt(features), -jnp.inf)).astype(self.dtype)
-        attended = jnp.einsum("nhqk,nkhd->nqhd", weights, cache.values)
+        query, *fresh = jnp.moveaxis(projected, (2, 3), (0, 2))
+        known = Cache(*fresh)
+        if cache is not None:
+            known = cache = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, 2), cache, known
+            )
+        scores = jnp.einsum("nhqd,nhkd->nhqk", query, known.keys, preferred_element_type=jnp.float32) / math.sqrt(features)
+        if self.causal:
+            visible = jnp.arange(scores.shape[-1]) <= position + jnp.arange(x.shape[1])[:, None]
+            scores = jnp.where(visible, scores, -jnp.inf)
+        attended = jnp.einsum("nhqk,nhkd->nqhd", nn.softmax(scores).astype(self.dtype), known.values)
         out = nn.DenseGeneral(width, (-2, -1), kernel_init=blocks.near_zero, dtype=self.dtype, name="out")(attended)
         return out, cache
 
 
 class Transformer(nn.Module):
-    """p(code_i | code_0, ..., code_{i - 1}, label) for i = 0, ..., length - 1.
+    """p(code_i | code_0, ..., code_{i - 1}, label) for i = 0, ..., length - 1; unless causal, given all that are not masked.
 
-    A sequence's inputs are a start token, of which there is one for each class, and the codes but for the last (`inputs`).
+    Its inputs (`inputs`) are a start token, of which there is one for each label, and the codes. Where it is causal they lack
+    the last one, and each code is predicted at the place of the one before; otherwise each is predicted where it stands.
 
     Attributes:
       codes: K.
@@ -62,7 +76,8 @@ class Transformer(nn.Module):
       layers: blocks.
       heads: of attention.
       dropout: of embeddings and branches.
-      classes: labels; 0 for none.
+      starts: start tokens.
+      causal: whether a position attends to those before it and to itself alone.
       dtype: of the computation; logits are float32.
     """
 
@@ -72,49 +87,63 @@ class Transformer(nn.Module):
     layers: Annotated[int, keys_lib.AtLeast(1)] = 4
     heads: Annotated[int, keys_lib.AtLeast(1)] = 4
     dropout: Annotated[float, keys_lib.AtLeast(0), keys_lib.Below(1)] = 0.1
-    classes: int = 0
+    starts: int = 1
+    causal: bool = True
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def mask(self):
+        """The input in place of a code that is masked; none is where it is causal."""
+        return self.codes + self.starts
+
     def start(self, n, condition):
-        """(n,) int32, the first inputs of n sequences; the condition has 'label', (n,) int32, unless classes is 0."""
-        return self.codes + (condition["label"] if self.classes else jnp.zeros(n, jnp.int32))
+        """(n,) int32, the first inputs of n sequences; a condition may have 'label', (n,) int32 below `starts`."""
+        return self.codes + condition.get("label", jnp.zeros(n, jnp.int32))
 
     def inputs(self, codes, condition):
-        """(n, length) int32 codes -> (n, length) int32, what the network is given to predict them."""
-        return jnp.concatenate([self.start(len(codes), condition)[:, None], codes[:, :-1]], 1)
+        """(n, length) int32, codes or `mask` -> (n, l) int32, what the network is given to predict them."""
+        shown = codes[:, :-1] if self.causal else codes
+        return jnp.concatenate([self.start(len(codes), condition)[:, None], shown], 1)
 
-    def empty_cache(self, n):
-        """For n sequences, before their first position."""
-        zeros = jnp.zeros((n, self.length, self.heads, self.width // self.heads), self.dtype)
+    def empty_cache(self, n, positions):
+        """For the first so many positions of n sequences, before the first."""
+        zeros = jnp.zeros((n, self.heads, positions, self.width // self.heads), self.dtype)
         return (Cache(zeros, zeros),) * self.layers
 
     @nn.compact
-    def __call__(self, inputs, cache, position=0, train=False):
-        """The next positions of n sequences, all of them at once or one after the other.
+    def __call__(self, inputs, cache=None, position=0, train=False):
+        """All positions of n sequences at once or, where it is causal, the next ones.
 
         Args:
           inputs: (n, l) int32.
-          cache: of `empty_cache`, or as the position before left it.
+          cache: of `empty_cache`, or as the position before left it; None where the inputs are all of the sequence.
           position: () int, that of inputs[:, 0].
           train: with dropout, whose key is 'dropout'.
 
         Returns:
-          (logits (n, l, codes) float32, cache).
+          (logits float32 (n, l, codes), or (n, length, codes) unless it is causal; cache).
         """
-        tokens = nn.Embed(self.codes + max(self.classes, 1), self.width, dtype=self.dtype, name="tokens")(inputs)
-        places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
+        tokens = self.codes + self.starts + (not self.causal)
+        tokens = nn.Embed(tokens, self.width, dtype=self.dtype, name="tokens")(inputs)
+        places = self.param("places", nn.initializers.normal(0.02), (self.length + (not self.causal), self.width))
         x = tokens + jax.lax.dynamic_slice_in_dim(places, position, inputs.shape[1]).astype(self.dtype)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = []
-        for layer in cache:
-            x, layer = Block(self.heads, self.dropout, self.dtype)(x, layer, position, train)
+        for layer in cache or (None,) * self.layers:
+            x, layer = Block(self.heads, self.dropout, self.causal, self.dtype)(x, layer, position, train)
             layers.append(layer)
-        x = nn.LayerNorm()(x)
-        return nn.Dense(self.codes, kernel_init=blocks.near_zero, name="logits")(x), tuple(layers)
+        x = nn.LayerNorm()(x if self.causal else x[:, 1:])
+        return nn.Dense(self.codes, kernel_init=blocks.near_zero, name="logits")(x), cache and tuple(layers)
+
+
+def grown(cache, positions):
+    """A cache with room for so many positions."""
+    more = positions - cache[0].keys.shape[2]
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(keys_lib.section(Transformer, without=("codes", "length", "classes"))):
+class Config(keys_lib.section(Transformer, without=("codes", "length", "starts", "causal"))):
     """The section `network` of a transformer."""
 
     def objections(self):
