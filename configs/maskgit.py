@@ -1,4 +1,4 @@
-"""A masked transformer over the codes of a trained VQ-VAE, which draws many at once (MaskGIT: Chang et al. 2022).
+"""A masked transformer over the codes of a trained VQ-VAE or VQGAN, which draws many at once (MaskGIT: Chang et al. 2022).
 
 python -m experiments.main --config=configs/vqvae.py --workdir=runs/vqvae
 python -m experiments.main --config=configs/maskgit.py --config.first_stage.workdir=runs/vqvae --workdir=runs/maskgit

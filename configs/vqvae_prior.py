@@ -1,4 +1,4 @@
-"""A transformer over the codes of a trained VQ-VAE, which draws images (van den Oord et al. 2017, section 3.3).
+"""A transformer over the codes of a trained VQ-VAE or VQGAN, which draws images (van den Oord et al. 2017, section 3.3).
 
 python -m experiments.main --config=configs/vqvae.py --workdir=runs/vqvae
 python -m experiments.main --config=configs/vqvae_prior.py --config.first_stage.workdir=runs/vqvae --workdir=runs/vqvae_prior

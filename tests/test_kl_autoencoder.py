@@ -166,7 +166,7 @@ def test_held_out_metrics_latents_and_panels(algorithm, state):
     noise = jax.vmap(lambda key: jax.random.normal(key, algorithm.latent_shape))(
         rng_lib.per_index(jax.random.key(1), batch["index"])
     )
-    np.testing.assert_allclose(drawn, algorithm._posterior(state, batch).at(noise), atol=1e-5)
+    np.testing.assert_allclose(drawn, algorithm._posterior(state, x).at(noise), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,7 @@ _SETTINGS = {
     "cyclegan": _LARGER,
     "pix2pix": _LARGER,
     "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop
+    "vqgan": _LARGER | {"autoencoder.adversarial_start": "1 steps"},
     "latent_diffusion": {"shape": (16, 16, 1)},
     "colorize": {"shape": (8, 8, 3)},
 }

@@ -1,4 +1,4 @@
-"""A prior over the codes of a VQ-VAE (van den Oord et al. 2017, section 3.3), here a transformer, in one of two orders.
+"""A prior over the codes of a VQ-VAE or VQGAN (van den Oord et al. 2017, section 3.3): a transformer, in one of two orders.
 
 raster: an image's codes c_0, c_1, ..., row by row, have log p(c) = sum_i log p(c_i | c_0, ..., c_{i-1}), whose mean over
 images is maximised. Codes are drawn one after the other.
@@ -12,8 +12,8 @@ drawn so has no probability that could be computed; codes that are drawn one at 
 (Hoogeboom et al. 2022, equation 5): they take no more nats a code than the mean of - log p(c_i | those that are not) over the
 masked, with a number of those that is uniform in 1, ..., length.
 
-Images are what the VQ-VAE decodes of the codes. It stays as its own run left it, and a copy is in the state, so that this run
-needs that one only to begin.
+Images are what the first stage decodes of the codes. It stays as its own run left it, and a copy is in the state, so that this
+run needs that one only to begin.
 """
 
 from collections.abc import Mapping
@@ -183,9 +183,13 @@ class CodePrior(base.Algorithm):
                 f"--steps={asked['steps']}: an image has {self.network.length} codes, choose 1 to {self.network.length}"
             )
         if asked.get("guidance_scale", 1) != 1 and not self.objective.condition_dropout:
-            known = "seen no images without a label (config.prior.condition_dropout is 0)" if self.classes else "told no labels"
+            seen = (
+                "has seen no images without a label (config.prior.condition_dropout is 0)"
+                if self.classes
+                else "is told no labels"
+            )
             raise errors.UserError(
-                f"--guidance_scale={asked['guidance_scale']}: this run has {known}; leave it out, or train one with "
+                f"--guidance_scale={asked['guidance_scale']}: this run {seen}; leave it out, or train one with "
                 "--config.prior.conditional=True --config.prior.condition_dropout=0.1"
             )
 

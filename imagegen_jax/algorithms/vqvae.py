@@ -22,6 +22,7 @@ import dataclasses
 from typing import Annotated
 from typing import ClassVar
 
+from flax import linen as nn
 import flax.struct
 import jax
 from jax import numpy as jnp
@@ -92,39 +93,51 @@ class Quantiser:
     restart: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The keys of a VQ-VAE."""
+def quantised(aim, state, z, rng, ema_decay):
+    """A step of the codebook in `state`, on the encoder's outputs for a whole batch.
 
-    network: vqvae_nets.Config = vqvae_nets.Config()
-    vqvae: Quantiser = Quantiser()
+    Args:
+      aim: the Quantiser.
+      state: base.TrainState, in whose `extra` are the codebook and the one that goes with the networks' moving average.
+      z: (n, h', w', d).
+      rng: key of which z replace vectors.
+      ema_decay: step -> decay of the networks' moving average.
+
+    Returns:
+      (the vector of each place, shaped as z; what the codebooks become, as in `extra`; metrics)
+    """
+    rows, before = z.reshape(-1, z.shape[-1]), state.extra["codebook"]
+    dead = (state.step == 0) | (before.counts < aim.restart * len(rows) / aim.codes)
+    codebook = before.restarted(rows, rng, dead)
+    indices = codebook.nearest(z)
+    uses = jax.nn.one_hot(indices.reshape(-1), aim.codes)
+    longer = jnp.maximum(aim.decay, ema_decay(state.step))
+    average = state.extra["ema"]["codebook"].where(dead, codebook).updated(rows, uses, longer)
+    metrics = {
+        "perplexity": perplexity(uses.mean(0)),
+        "codes_in_use": (uses.sum(0) > 0).mean(),
+        "codes_restarted": dead.sum().astype(jnp.float32),
+    }
+    after = {"codebook": codebook.updated(rows, uses, aim.decay), "ema": {"codebook": average}}
+    return codebook.vectors[indices], after, metrics
 
 
-@dataclasses.dataclass(frozen=True)
-class VqVae(base.Algorithm):
-    """A VQ-VAE of images of one shape. Images are drawn by a prior over its codes, which is a run of its own (code_prior.py).
+class Tokenizer:
+    """What methods with a codebook between an encoder and a decoder have in common: capabilities.Tokenizes and Autoencodes.
 
     Attributes:
-      network: the encoder and the decoder.
-      quantiser: the codebook.
-      training: how it is optimised. The codebook that goes with the networks' moving average is averaged like them.
+      network: the encoder and the decoder, methods `encode` and `decode` of a module with a `code_shape`, (h', w', d).
+      quantiser: the section of the codebook, which is 'codebook' in TrainState.extra.
+      network_name: what the network is called in a state.
     """
 
-    Config: ClassVar[type] = Config
     columns: ClassVar[tuple[str, ...]] = ("image", "reconstruction")
     classes: ClassVar[int] = 0
     prior_is_normal: ClassVar[bool] = False
+    network_name: ClassVar[str]
 
-    network: vqvae_nets.Coder
+    network: nn.Module
     quantiser: Quantiser
-    training: base.Training
-
-    @classmethod
-    def from_config(cls, config, spec, training):
-        network = blocks.from_config(
-            vqvae_nets.Coder, config.network, dimensions=config.vqvae.dimensions, image_shape=spec.shape
-        )
-        return cls(network, config.vqvae, training)
 
     @property
     def codes(self):
@@ -143,64 +156,24 @@ class VqVae(base.Algorithm):
 
     places = code_shape  # of its latents
 
-    def init(self, rng):
-        params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
-        # The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried.
-        vectors = jax.random.normal(jax.random.fold_in(rng, 1), (self.codes, self.network.dimensions))
-        return base.first_state("vqvae", params, self.training, {"codebook": Codebook(vectors, jnp.zeros(self.codes))})
-
-    def train_step(self, state, batch, rng):
-        params, codebook = state.params["vqvae"], state.extra["codebook"]
-        x = images.to_float(batch["image"])
-        # The codebook is that of the whole batch, in however many pieces its gradient is computed. In one piece, the compiler
-        # finds that the loss computes the same z, and does so once.
-        z = self._encode(params, x)
-        rows = z.reshape(-1, z.shape[-1])
-        aim, ema_decay = self.quantiser, self.training.ema_decay
-        dead = (state.step == 0) | (codebook.counts < aim.restart * len(rows) / self.codes)
-        codebook = codebook.restarted(rows, rng, dead)
-        indices = codebook.nearest(z)
-
-        def loss(params, examples, rng):
-            x, nearest = examples
-            z = self._encode(params, x)
-            error = _error(self._decode(params, straight_through(z, nearest)), x).mean()
-            distance = _error(z, nearest).mean()
-            return error + aim.commitment * distance, ({"squared_error": error, "code_distance": distance}, {})
-
-        uses = jax.nn.one_hot(indices.reshape(-1), self.codes)
-        longer = jnp.maximum(aim.decay, ema_decay(state.step))
-        average = state.extra["ema"]["codebook"].where(dead, codebook).updated(rows, uses, longer)
-        state, metrics = base.train_step(self.training, state, "vqvae", loss, (x, codebook.vectors[indices]), rng)
-        metrics |= {
-            "perplexity": perplexity(uses.mean(0)),
-            "codes_in_use": (uses.sum(0) > 0).mean(),
-            "codes_restarted": dead.sum().astype(jnp.float32),
-        }
-        extra = {"codebook": codebook.updated(rows, uses, aim.decay), "ema": {"codebook": average}}
-        return state.replace(extra=extra), metrics
-
-    def eval_step(self, state, batch, rng):
-        x = images.to_float(batch["image"])
-        z = self._encode(state.params["vqvae"], x)
-        nearest = self._quantised(state, z)
-        error, distance = _error(self._decode(state.params["vqvae"], nearest), x), _error(z, nearest)
-        return {"loss": error + self.quantiser.commitment * distance, "squared_error": error, "code_distance": distance}
+    def first_codebook(self, rng):
+        """The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried."""
+        return Codebook(jax.random.normal(rng, (self.codes, self.network.dimensions)), jnp.zeros(self.codes))
 
     def encode(self, state, batch, rng=None):
         """The encoder's outputs z as they are: `decode` goes to the nearest vectors."""
-        return self._encode(state.params["vqvae"], images.to_float(batch["image"]))
+        return self._encode(state.params[self.network_name], images.to_float(batch["image"]))
 
     def decode(self, state, latents, condition):
-        return jnp.clip(self._decode(state.params["vqvae"], self._quantised(state, latents)), -1.0, 1.0)
+        return jnp.clip(self._decode(state.params[self.network_name], self._quantised(state, latents)), -1.0, 1.0)
 
     def indices(self, state, image):
         """(n, h, w, c) uint8 -> (n, h', w') int32, the number of the vector at each place."""
-        return state.extra["codebook"].nearest(self._encode(state.params["vqvae"], images.to_float(image)))
+        return state.extra["codebook"].nearest(self._encode(state.params[self.network_name], images.to_float(image)))
 
     def decode_indices(self, state, indices):
         """(n, h', w') int32 -> (n, h, w, c) float32 in [-1, 1]."""
-        return jnp.clip(self._decode(state.params["vqvae"], state.extra["codebook"].vectors[indices]), -1.0, 1.0)
+        return jnp.clip(self._decode(state.params[self.network_name], state.extra["codebook"].vectors[indices]), -1.0, 1.0)
 
     def panel(self, state, batch, rng):
         return jnp.stack([images.to_float(batch["image"]), self.decode(state, self.encode(state, batch), {})], 1)
@@ -214,6 +187,68 @@ class VqVae(base.Algorithm):
     def _quantised(self, state, z):
         codebook = state.extra["codebook"]
         return codebook.vectors[codebook.nearest(z)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The keys of a VQ-VAE."""
+
+    network: vqvae_nets.Config = vqvae_nets.Config()
+    vqvae: Quantiser = Quantiser()
+
+
+@dataclasses.dataclass(frozen=True)
+class VqVae(Tokenizer, base.Algorithm):
+    """A VQ-VAE of images of one shape. Images are drawn by a prior over its codes, which is a run of its own (code_prior.py).
+
+    Attributes:
+      network: the encoder and the decoder.
+      quantiser: the codebook.
+      training: how it is optimised. The codebook that goes with the networks' moving average is averaged like them.
+    """
+
+    Config: ClassVar[type] = Config
+    network_name: ClassVar[str] = "vqvae"
+
+    network: vqvae_nets.Coder
+    quantiser: Quantiser
+    training: base.Training
+
+    @classmethod
+    def from_config(cls, config, spec, training):
+        network = blocks.from_config(
+            vqvae_nets.Coder, config.network, dimensions=config.vqvae.dimensions, image_shape=spec.shape
+        )
+        return cls(network, config.vqvae, training)
+
+    def init(self, rng):
+        params = self.network.init(rng, jnp.zeros((1, *self.network.image_shape)))["params"]
+        averaged = {"codebook": self.first_codebook(jax.random.fold_in(rng, 1))}
+        return base.first_state("vqvae", params, self.training, averaged)
+
+    def train_step(self, state, batch, rng):
+        x = images.to_float(batch["image"])
+        # The codebook is that of the whole batch, in however many pieces its gradient is computed. In one piece, the compiler
+        # finds that the loss computes the same z, and does so once.
+        z = self._encode(state.params["vqvae"], x)
+        nearest, codebooks, used = quantised(self.quantiser, state, z, rng, self.training.ema_decay)
+
+        def loss(params, examples, rng):
+            x, nearest = examples
+            z = self._encode(params, x)
+            error = _error(self._decode(params, straight_through(z, nearest)), x).mean()
+            distance = _error(z, nearest).mean()
+            return error + self.quantiser.commitment * distance, ({"squared_error": error, "code_distance": distance}, {})
+
+        state, metrics = base.train_step(self.training, state, "vqvae", loss, (x, nearest), rng)
+        return state.replace(extra=codebooks), metrics | used
+
+    def eval_step(self, state, batch, rng):
+        x = images.to_float(batch["image"])
+        z = self._encode(state.params["vqvae"], x)
+        nearest = self._quantised(state, z)
+        error, distance = _error(self._decode(state.params["vqvae"], nearest), x), _error(z, nearest)
+        return {"loss": error + self.quantiser.commitment * distance, "squared_error": error, "code_distance": distance}
 
 
 def straight_through(z, nearest):

@@ -1,6 +1,7 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, appendix E; CompVis/latent-diffusion, its Encoder and Decoder).
+"""The autoencoders of latent diffusion (Rombach et al. 2022, appendix E) and VQGAN (Esser et al. 2021, table 7).
 
-The layers are those of diffusers.AutoencoderKL, which the published weights run in. They begin as DDPM's do.
+Their Encoder and Decoder are the same (CompVis/taming-transformers, modules/diffusionmodules/model.py). The layers are those of
+diffusers.AutoencoderKL and VQModel, which published weights run in. They begin as DDPM's do.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from imagegen_jax.networks import unet
 
 
 class _Half(nn.Module):
-    """What encoder and decoder share; the fields are those of AutoencoderKL.
+    """What encoder and decoder share; the fields are those of _Autoencoder.
 
     Attributes:
       outputs: channels that are made.
@@ -26,6 +27,7 @@ class _Half(nn.Module):
     multipliers: tuple[int, ...]
     blocks: int
     groups: int
+    attention: bool
     outputs: int
     dtype: jnp.dtype
 
@@ -38,10 +40,19 @@ class _Half(nn.Module):
         width = self.channels * self.multipliers[level]
         return unet.ResidualBlock(width, 0.0, self.groups, self.dtype, name=name)(x, None, False)
 
+    def attend(self, x, name):
+        """Attention over all places."""
+        return unet.AttentionBlock(1, self.groups, self.dtype, name=name)(x)
+
+    def block(self, x, level, name):
+        """A residual block; with `attention` and at the resolution of the latents, attention."""
+        x = self.residual(x, level, name)
+        return self.attend(x, f"{name}_attention") if self.attention and level == len(self.multipliers) - 1 else x
+
     def middle(self, x):
-        """At the resolution of the latents: a residual block, attention over all places, a residual block."""
+        """At the resolution of the latents: a residual block, attention, a residual block."""
         x = self.residual(x, -1, "middle_block1")
-        x = unet.AttentionBlock(1, self.groups, self.dtype, name="middle_attention")(x)
+        x = self.attend(x, "middle_attention")
         return self.residual(x, -1, "middle_block2")
 
     def out(self, x):
@@ -60,7 +71,7 @@ class Encoder(_Half):
             if i:
                 x = self.conv(x.shape[-1], f"down{i}_conv", strides=2)(x)
             for j in range(self.blocks):
-                x = self.residual(x, i, f"down{i}_{j}")
+                x = self.block(x, i, f"down{i}_{j}")
         return self.out(self.middle(x))
 
 
@@ -79,45 +90,66 @@ class Decoder(_Half):
         x = self.middle(x)
         for i in reversed(range(len(self.multipliers))):
             for j in range(self.blocks + 1):
-                x = self.residual(x, i, f"up{i}_{j}")
+                x = self.block(x, i, f"up{i}_{j}")
             if i:
                 x = blocks.upsample_nearest(x, *_halved(self.size, i - 1))
                 x = self.conv(x.shape[-1], f"up{i}_conv")(x)
         return self.out(x)
 
 
-class AutoencoderKL(nn.Module):
+class _Autoencoder(nn.Module):
     """Both, for images of one shape, and the 1x1 convolutions between them.
 
     Attributes:
       image_shape: (h, w, c).
-      latent_channels: numbers at each place of the latents.
+      latent_channels: numbers at each place that the decoder begins with.
       channels: width at full resolution.
       multipliers: width of each level as a multiple of `channels`; each further level halves the sides: (1, 2, 4, 4) is f8.
       blocks: residual blocks a level of the encoder.
       groups: of GroupNorm.
+      attention: after each residual block at the resolution of the latents, too.
       dtype: of the computation; the last layer of each is float32.
     """
 
     image_shape: tuple[int, int, int]
-    latent_channels: Annotated[int, keys.AtLeast(1), keys.AtMost(16)] = 4
+    latent_channels: Annotated[int, keys.AtLeast(1)] = 4
     channels: Annotated[int, keys.AtLeast(1)] = 128
     multipliers: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (1, 2, 4, 4)
     blocks: Annotated[int, keys.AtLeast(1)] = 2
     groups: Annotated[int, keys.AtLeast(1)] = 32
+    attention: bool = False
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        shared = self.channels, self.multipliers, self.blocks, self.groups
-        self.encoder = Encoder(*shared, 2 * self.latent_channels, self.dtype)
+    def connect(self, made, latent):
+        """The layers, where the encoder makes so many channels, of which come so many of the latents."""
+        shared = self.channels, self.multipliers, self.blocks, self.groups, self.attention
+        self.encoder = Encoder(*shared, made, self.dtype)
         self.decoder = Decoder(*shared, self.image_shape[-1], self.dtype, self.image_shape[:2])
-        self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), kernel_init=blocks.fan_avg)
+        self.quant_conv = nn.Conv(latent, (1, 1), kernel_init=blocks.fan_avg)
         self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), kernel_init=blocks.fan_avg)
+
+    @property
+    def places(self):
+        """(h', w') of the latents."""
+        return _halved(self.image_shape[:2], len(self.multipliers) - 1)
+
+    def decode(self, z):
+        """(n, h', w', channels of a latent) -> (n, h, w, c) float32, about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z))
+
+
+class AutoencoderKL(_Autoencoder):
+    """With a normal distribution of latents at each place; the fields are those of _Autoencoder."""
+
+    latent_channels: Annotated[int, keys.AtLeast(1), keys.AtMost(16)] = 4
+
+    def setup(self):
+        self.connect(2 * self.latent_channels, 2 * self.latent_channels)
 
     @property
     def latent_shape(self):
         """(h', w', latent_channels)."""
-        return (*_halved(self.image_shape[:2], len(self.multipliers) - 1), self.latent_channels)
+        return (*self.places, self.latent_channels)
 
     def __call__(self, x, noise):
         """(q(z | x), what is decoded of its value for standard normal noise of the latents' shape)."""
@@ -129,20 +161,51 @@ class AutoencoderKL(nn.Module):
         mean, log_variance = jnp.split(self.quant_conv(self.encoder(x)), 2, -1)
         return distributions.Gaussian(mean, 0.5 * jnp.clip(log_variance, -30.0, 20.0))
 
-    def decode(self, z):
-        """(n, *latent_shape) -> (n, h, w, c) float32, about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+
+class AutoencoderVQ(_Autoencoder):
+    """For a codebook between encoder and decoder; the fields are those of _Autoencoder.
+
+    Attributes:
+      dimensions: of a code.
+    """
+
+    latent_channels: Annotated[int, keys.AtLeast(1)] = 256
+    multipliers: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))] = (1, 1, 2, 2, 4)
+    attention: bool = True
+    dimensions: int = 256
+
+    def setup(self):
+        self.connect(self.latent_channels, self.dimensions)
+
+    @property
+    def code_shape(self):
+        """(h', w', dimensions)."""
+        return (*self.places, self.dimensions)
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+    def encode(self, x):
+        """(n, h, w, c) in [-1, 1] -> (n, *code_shape) float32."""
+        return self.quant_conv(self.encoder(x))
 
 
 def _halved(size, times):
     return tuple(-(-side // 2**times) for side in size)
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(keys.section(AutoencoderKL, without=("image_shape",))):
-    """The section `network` of an autoencoder with spatial latents."""
-
+class _Levels:
     def objections(self):
         """See keys.objections."""
         if not self.multipliers:
             yield "multipliers", "give one for each level, such as (1, 2)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_Levels, keys.section(AutoencoderKL, without=("image_shape",))):
+    """The section `network` of an autoencoder with spatial latents."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig(_Levels, keys.section(AutoencoderVQ, without=("image_shape", "dimensions"))):
+    """The section `network` of a VQGAN."""
