@@ -73,7 +73,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodePrior(base.Algorithm):
+class CodePrior(base.IsTold, base.Algorithm):
     """A transformer over the codes of images of one shape.
 
     Attributes:
@@ -100,6 +100,7 @@ class CodePrior(base.Algorithm):
     def from_config(cls, config, spec, training):
         tokenizer, prior = training.first_stage, config.prior
         classes = base.told_classes(prior.conditional, spec, "prior.conditional")
+        told = {"label": spec.conditions["label"]} if classes else {}
         network = blocks.from_config(
             transformer.Transformer,
             config.network,
@@ -108,12 +109,7 @@ class CodePrior(base.Algorithm):
             starts=max(classes + (prior.condition_dropout > 0), 1),  # the null condition's is the last
             causal=prior.order == "raster",
         )
-        return cls(network, tokenizer, prior, config.sampler, training, spec.conditions if classes else {})
-
-    @property
-    def classes(self):
-        """See capabilities.Draws."""
-        return self.conditions["label"].classes if self.conditions else 0
+        return cls(network, tokenizer, prior, config.sampler, training, told)
 
     @property
     def is_masked(self):
@@ -279,5 +275,4 @@ class CodePrior(base.Algorithm):
         """The condition of all rows that the network sees of n images; with guidance first the null one."""
         if sampler.rows == 1:
             return condition
-        null = {name: kind.null(n) for name, kind in self.conditions.items()}
-        return jax.tree.map(lambda *two: jnp.concatenate(two), null, dict(condition))
+        return jax.tree.map(lambda *two: jnp.concatenate(two), conditions_lib.null(self.conditions, n), condition)
