@@ -118,9 +118,8 @@ class CodePrior(base.IsTold, base.Algorithm):
 
     def init(self, rng):
         network_rng, first_rng = jax.random.split(rng)
-        params = self.network.init(network_rng, self.network.inputs(jnp.zeros((1, self.network.length), jnp.int32), {}))[
-            "params"
-        ]
+        blank = self.network.inputs(jnp.zeros((1, self.network.length), jnp.int32), {})
+        params = self.network.init(network_rng, blank)["params"]
         return base.first_state(
             "transformer", params, self.training, extra={"first_stage": self.first_stage.init(first_rng).frozen()}
         )
@@ -256,8 +255,9 @@ class CodePrior(base.IsTold, base.Algorithm):
         def draw(carry, now):
             codes, masked = carry
             step, left = now
-            shown = (jnp.concatenate([x] * sampler.rows) for x in (codes, masked))
-            logits = sampler.filtered(sampler.guided(self._logits(variables["params"], next(shown), condition, next(shown))))
+            rows = jax.tree.map(lambda x: jnp.concatenate([x] * sampler.rows), {"codes": codes, "masked": masked})
+            logits = self._logits(variables["params"], **rows, condition=condition)
+            logits = sampler.filtered(sampler.guided(logits))
             code_keys, choice_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)))(keys).T
             drawn = jax.vmap(jax.random.categorical)(code_keys, logits).astype(jnp.int32)
             codes = jnp.where(masked, drawn, codes)
