@@ -46,6 +46,7 @@ def test_the_generator_has_the_published_size():
     assert config.network.levels == 8 and config.network.dropout == 0.5 and config.network.affine
 
 
+@pytest.mark.recipes
 def test_a_step_is_the_authors_update_written_out(algorithm, state):
     """pix2pix_model.py: forward; backward_D and the D step; backward_G, by the D of after it, and the G step."""
     batch, key = pair(), jax.random.key(1)

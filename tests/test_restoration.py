@@ -166,6 +166,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.recipes
 def test_runs_repair_what_they_were_trained_for(folder):
     fills, enlarges = (runs.load(folder / name) for name in ("inpaint", "superres"))
     image = PICTURES[:3]
