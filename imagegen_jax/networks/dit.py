@@ -189,7 +189,7 @@ class DiT(nn.Module):
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
       text: makes text_encoder.Words of a text, which stand beside those of patches (Esser et al. 2024, section 4, with one set
-        of weights for both), and whose sum is added to the embedding of the time; None where it is told none.
+        of weights for both), and whose mean is added to the embedding of the time; None where it is told none.
       times: numbers that it is told of each image, such as two timesteps, or one and the noise of its condition, each by a
         layer of its own.
       dtype: of the computation; parameters, norms, softmax and the last layer are float32.
