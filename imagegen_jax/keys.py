@@ -170,8 +170,8 @@ class Field:
         """What is wrong with a value's type, or that it is none of the choices; None for nothing."""
         if value is None and self.optional:
             return None
-        if isinstance(value, tuple) != self.several and self.kinds[0] in _KINDS:
-            return "give several, such as (1, 2)" if self.several else "give one"
+        if self.several and not isinstance(value, tuple):
+            return "give several, such as (1, 2)"
         for one in value if self.several else (value,):
             if self.kinds[0] in _KINDS and not _KINDS[self.kinds[0]][0](one):
                 wanted = _KINDS[self.kinds[0]][1]

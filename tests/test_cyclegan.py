@@ -143,6 +143,7 @@ def algorithm():
     return build()
 
 
+@pytest.mark.recipes
 def test_a_step_is_the_reference_update_written_out(algorithm):
     """cycle_gan_model.py: forward; backward_G, the G step; then, on pooled images, backward_D_A, backward_D_B, the D step.
 
@@ -211,6 +212,7 @@ def test_without_a_pool_there_is_none(algorithm):
     assert jax.eval_shape(without.train_step, states[1], batch, jax.random.key(0))[0] == states[1]
 
 
+@pytest.mark.recipes
 def test_remat_changes_memory_alone(algorithm):
     state = jax.jit(algorithm.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -282,6 +284,7 @@ def squares(rng, n):
     return out
 
 
+@pytest.mark.recipes
 def test_an_affine_map_is_found_in_both_directions():
     """b = 60 + 0.6 a, from unpaired images; then measured on pairs, beside no change at all and the best constant image."""
     changes = {"network.channels": 8, "discriminator.layers": 1, "discriminator.channels": 16, "cyclegan.identity": 0.1}

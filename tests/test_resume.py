@@ -213,6 +213,7 @@ def test_finished_run_started_again_does_nothing(tmp_path, reference):
     assert contents(reference) == before
 
 
+@pytest.mark.recipes
 def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path, reference):
     """Its schedule has ended at a rate of 0. Its checkpoints are from before they told their schedules, as is config.json."""
     extended, killed = tmp_path / "extended", tmp_path / "killed"

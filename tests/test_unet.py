@@ -87,6 +87,7 @@ def test_starts_by_predicting_zero():
     assert np.abs(out).max() < 1e-3
 
 
+@pytest.mark.recipes
 def test_remat_changes_nothing_but_memory():
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([3, 700])
     params = randomised()

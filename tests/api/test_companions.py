@@ -67,6 +67,7 @@ def drawn(folder, num=5, **request):
     return imagegen_jax.load(folder).sample(num, **request).astype(int)
 
 
+@pytest.mark.recipes
 def test_an_earlier_checkpoint_guides(runs):
     unguided = drawn(runs["plain"])
     np.testing.assert_array_equal(drawn(runs["plain"], guidance_checkpoint=2, guidance_scale=1), unguided)

@@ -210,6 +210,7 @@ def test_no_flag_is_answered_with_what_another_value_gave(base, changed, evaluat
     assert evaluate(*words, *changed, "--batch_size=8", out=tmp_path / "b.json") == report  # nothing is drawn again
 
 
+@pytest.mark.recipes
 def test_likelihoods_of_a_diffusion_with_learned_variances(tmp_path, evaluate, tiny_config, capsys):
     """By the command, of an untrained run, from which two images are drawn besides."""
     config, spec = tiny_config, images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
@@ -269,5 +270,7 @@ def test_translations_are_compared_with_other_things_than_were_translated(evalua
         assert protocol["reference"]["half"] == "odd numbers" and protocol["reference"]["num"] == 1000
     protocol = evaluate(*words, "--reference_split=train", out=tmp_path / "a.json")["protocol"]
     assert "half" not in protocol["images"]["of"] and protocol["reference"]["num"] == 4000
-    with pytest.raises(errors.UserError, match="--class_shares: a CycleGAN's translations are not drawn"):
+    with pytest.raises(
+        errors.UserError, match="--class_shares: translations and restorations are made as the run's config says"
+    ):
         evaluate(*words, "--class_shares=equal", out=tmp_path / "a.json")

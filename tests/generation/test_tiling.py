@@ -10,7 +10,6 @@ from scipy import ndimage
 from imagegen_jax import errors
 from imagegen_jax.algorithms import base
 from imagegen_jax.generation import tiling
-from imagegen_jax.networks import cyclegan_nets
 
 RADIUS = 3
 SIZES = [(61, 47, 32, 12), (64, 33, 32, 16), (20, 75, 32, 7), (9, 9, 32, 12), (40, 40, 16, 0), (100, 30, 25, 24)]
@@ -137,10 +136,3 @@ def test_large_images_share_one_compilation():
 def test_impossible_tiles_are_refused(tile, overlap, words):
     with pytest.raises(errors.UserError, match=words):
         translator(tile, overlap)
-
-
-def test_a_unet_takes_multiples_of_its_halvings():
-    algorithm = Negative()
-    algorithm.multiples = {"ab": cyclegan_nets.UNetGenerator(1, levels=5).multiple}
-    with pytest.raises(errors.UserError, match="a multiple of 32"):
-        translator(48, 8, algorithm)

@@ -216,6 +216,7 @@ def last_state(folder):
     return jax.device_get(checkpoint.Checkpointer(folder / run.CHECKPOINTS, read_only=True).restore(None, opened.state)[0])
 
 
+@pytest.mark.recipes
 def test_a_resumed_run_has_the_same_averages_to_the_bit(trained):
     whole, resumed, plain = (last_state(trained / name) for name in ("whole", "resumed", "plain"))
     assert set(whole.extra["power_ema"]) == {"0.05", "0.1"} and "power_ema" not in plain.extra
@@ -225,6 +226,7 @@ def test_a_resumed_run_has_the_same_averages_to_the_bit(trained):
     assert set(kept["params"]) == set(whole.ema_params) and set(kept["extra"]) == {"generator_stats"}
 
 
+@pytest.mark.recipes
 def test_commands_take_a_width(trained, tmp_path, command):
     folder = f"--workdir={trained / 'whole'}"
     drawn = {}
