@@ -18,7 +18,8 @@ pytestmark = pytest.mark.recipes
 
 SHAPE, CLASSES = (28, 28, 1), 10
 NAMES = tuple(map(str, range(CLASSES)))
-SHAPES = {"colorize": (28, 28, 3)}
+SHAPES = dict.fromkeys(("colorize", "text_to_image"), (28, 28, 3))
+TEXTS = ("red boot", "a dress", "", "bag, in green")
 OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
 
 
@@ -33,14 +34,20 @@ def config_of(recipe):
     return config
 
 
-def batch_of(names, n, seed, shape):
+def condition_of(spec, label):
+    """What images of these labels show, with texts where there are such."""
+    texts = [TEXTS[i % len(TEXTS)] for i in range(len(label))]
+    return {"label": label} | ({"text": spec.conditions["text"].tokens(texts)} if spec.caption_length else {})
+
+
+def batch_of(names, n, seed, spec):
     drawn = np.random.default_rng(seed)
 
     def rows():
-        image = np.clip(drawn.normal(110, 60, (n, *shape)), 0, 255).astype(np.uint8)
+        image = np.clip(drawn.normal(110, 60, (n, *spec.shape)), 0, 255).astype(np.uint8)
         return {
             "image": image,
-            "condition": {"label": drawn.integers(0, CLASSES, n, np.int32)},
+            "condition": condition_of(spec, drawn.integers(0, CLASSES, n, np.int32)),
             "index": np.arange(n, dtype=np.int32),
         }
 
@@ -50,27 +57,30 @@ def batch_of(names, n, seed, shape):
 def programs(recipe):
     """{name: (function, arguments)} on shapes as large as in a run, of a state in which all parameters have moved."""
     config = config_of(recipe)
-    shape = SHAPES.get(recipe, SHAPE)
-    names, spec = algorithms.find(config.algorithm).domains, images.Spec(shape, NAMES)
+    spec = images.Spec(SHAPES.get(recipe, SHAPE), NAMES, config.data.get("caption_length", 0))
+    names = algorithms.find(config.algorithm).domains
     algorithm = run.build_algorithm(config, dict.fromkeys(names, spec) or spec, 8000)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     drawn = np.random.default_rng(1)
     params = jax.tree.map(lambda x: np.float32(x + 0.02 * drawn.standard_normal(x.shape)), state.params)
     state, key = state.replace(params=params), jax.random.key(3)
     made = {
-        "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0, shape), key)),
-        "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1, shape), key)),
+        "train": (algorithm.train_step, (state, batch_of(names, config.batch_size, 0, spec), key)),
+        "evaluate": (algorithm.eval_step, (state, batch_of(names, config.eval.batch_size, 1, spec), key)),
     }
     if isinstance(algorithm, capabilities.Draws):
         index = np.arange(config.sample.batch_size, dtype=np.int32)
-        condition = {"label": index % CLASSES} if algorithm.classes else {}
+        shown = condition_of(spec, index % CLASSES)
+        condition = {
+            name: shown[name] for name in ("label", "text") if (algorithm.classes if name == "label" else algorithm.text)
+        }
 
         def sample(state, key, index, condition):
             return algorithm.sample(state, rng.per_index(key, index), condition, algorithm.Request())
 
         made["draw"] = (sample, (state, key, index, condition))
     if isinstance(algorithm, capabilities.ShowsPanels):
-        made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2, shape), key))
+        made["panel"] = (algorithm.panel, (state, batch_of(names, 16, 2, spec), key))
     return made
 
 
