@@ -98,6 +98,11 @@ class Noise:
         return jnp.zeros(n)
 
 
+def classes(kinds: Mapping[str, Condition]) -> int:
+    """How many labels are told; 0 where none are."""
+    return kinds["label"].classes if "label" in kinds else 0
+
+
 def null(kinds: Mapping[str, Condition], n: int) -> dict[str, jax.Array]:
     """The null condition of n images."""
     return {name: kind.null(n) for name, kind in kinds.items()}

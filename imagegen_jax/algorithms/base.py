@@ -11,6 +11,7 @@ import jax
 from jax import numpy as jnp
 import optax
 
+from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import errors
 from imagegen_jax.networks import blocks
 
@@ -157,7 +158,7 @@ class IsTold:
     @property
     def classes(self):
         """See capabilities.Draws."""
-        return self.conditions["label"].classes if "label" in self.conditions else 0
+        return conditions_lib.classes(self.conditions)
 
     @property
     def text(self):

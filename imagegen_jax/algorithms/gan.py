@@ -369,7 +369,7 @@ def parts(config, spec, training):
     gan_config.check(config, spec, training.batch_size)
     gan, augment = config.gan, config.augment
     told = base.told_conditions(gan, spec, "gan")
-    classes = told["label"].classes if "label" in told else 0
+    classes = conditions_lib.classes(told)
     generator, discriminator = gan_config.build(config, spec.shape, classes)
     penalty = None
     if gan.penalty != "none":

@@ -26,6 +26,7 @@ from imagegen_jax import keys
 from imagegen_jax import similarity
 from imagegen_jax.adversarial import losses
 from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.networks import blocks
 from imagegen_jax.networks import cyclegan_nets
 
@@ -77,15 +78,8 @@ class Pix2Pix(base.Algorithm):
     directions: ClassVar[dict[str, tuple[str, str]]] = {DIRECTION: ("a", "b")}
     paired_test: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...]] = ("a", "G(a)", "b")
-    # That of facades (appendix 6.2); the rate falls as in the authors' code.
-    defaults: ClassVar[dict[str, object]] = {
-        "batch_size": 1,
-        "duration": "200 epochs",
-        "optimizer.b1": 0.5,
-        "optimizer.schedule": "linear",
-        "optimizer.hold": "100 epochs",
-        "optimizer.clip_norm": 0.0,
-    }
+    # That of facades (appendix 6.2); the rate falls as in the authors' code, which is also CycleGAN's.
+    defaults: ClassVar[dict[str, object]] = cyclegan.CycleGan.defaults
 
     generator: nn.Module
     discriminator: nn.Module
@@ -183,9 +177,8 @@ class Pix2Pix(base.Algorithm):
 
 def _check_shapes(config, shapes):
     """Raises errors.UserError where the networks cannot make these images."""
+    base.check_same_size(shapes)
     sides = shapes["a"][:2]
-    if sides != shapes["b"][:2]:
-        raise errors.UserError(f"the domains have images of {sides} and {shapes['b'][:2]} pixels: set --config.data.image_size")
     if min(sides) < config.discriminator.least_side:
         raise errors.UserError(
             f"the discriminator takes no images of {sides} pixels: set --config.data.image_size to "

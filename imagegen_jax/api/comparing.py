@@ -7,6 +7,7 @@ from PIL import Image
 from imagegen_jax import images as images_lib
 from imagegen_jax import similarity
 from imagegen_jax.data import domains
+from imagegen_jax.data import pipeline
 from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.evaluation import features as features_lib
 from imagegen_jax.training import sharding
@@ -97,7 +98,7 @@ def _mean(values):
 def _of_training(trained, a, singular, observed):
     """(the mean image (h, w, c) float32 in [-1, 1], the image x with the least |U^T y - S V^T x| for each y, uint8)."""
     domain = domains.open_domains(trained.config.data, "train", trained.spec)
-    numbers = np.random.default_rng(0).permutation(len(domain.source))[:_MOST]
+    numbers = pipeline.fair_order(len(domain.source))[:_MOST]
     n = len(observed)
     squares, products = (array.reshape(n, -1) for array in (singular**2, singular * observed))
     best, chosen, total = np.full(n, np.inf), np.zeros(n, int), 0.0

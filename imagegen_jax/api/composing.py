@@ -33,6 +33,8 @@ def evaluate(trained, num=20, *, features="fashion", seed=0, batch_size=None, **
     Raises:
       errors.UserError: the run is of other images or told no texts, or the judge takes others.
     """
+    for name in {"prompt", "label"} & {name for name, value in request.items() if value is not None}:
+        raise errors.UserError(f"--{name} is chosen here, one for each combination: leave it out")
     asked, prompts = _asked(trained, num, seed)
     extractor = features_lib.Extractor(features_lib.named(features), sharding.make_mesh(jax.device_count()), 64)
     extractor.check((*trained.spec.shape[:2], 1))

@@ -12,7 +12,6 @@ import zlib
 
 import jax
 from jax import numpy as jnp
-import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -172,8 +171,7 @@ def skipped(domains):
 
 def captions_of(domain, num):
     """(k, length) int32 tokens of the captions of at most so many images, a fair draw in random order, always the same."""
-    order = np.random.default_rng(0).permutation(len(domain.source))
-    return domain.reader.captions(order[:num].tolist())
+    return domain.reader.captions(pipeline.fair_order(len(domain.source))[:num].tolist())
 
 
 def abstract_batch(domains, batch_size, sharding):

@@ -171,7 +171,12 @@ def train_batches(
 
 def fair_draw(records, num):
     """(num,) numbers of `records` records, ascending and always the same: a fair draw, and not the first class of a folder."""
-    return np.sort(np.random.default_rng(0).permutation(records)[:num])
+    return np.sort(fair_order(records)[:num])
+
+
+def fair_order(records):
+    """(records,) their numbers in a random order, always the same; the first of them are `fair_draw`."""
+    return np.random.default_rng(0).permutation(records)
 
 
 def eval_batches(reader, numbers, batch_size, process_index=0, process_count=1) -> Iterator:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from imagegen_jax.data import tinted
 
@@ -51,5 +50,7 @@ def judged(asked: Iterable[Combination], images, extractor):
 
 
 def _share(hits):
+    from scipy import stats  # imported here: it takes a third of a second, and the other scores do not need it
+
     low, high = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return {"value": float(hits.mean()), "interval": [float(low), float(high)]}

@@ -136,7 +136,7 @@ def same_content(data, reference, split="test", paired=False):
 
 def _shuffled(read, num):
     """ImageSet.read in an order that is always the same, in which the first so many are a fair draw, not the first class."""
-    order = np.random.default_rng(0).permutation(num)
+    order = pipeline.fair_order(num)
     return lambda index: read(order[index])
 
 

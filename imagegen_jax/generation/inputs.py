@@ -103,7 +103,7 @@ def default(trained, num):
 def some(data, spec, num):
     """'test:12,3,…', a fair draw of at most so many test images, always the same; of training images where those are all."""
     split, domain = test_or_train(data, spec)
-    order = np.random.default_rng(0).permutation(len(domain.source))
+    order = pipeline.fair_order(len(domain.source))
     return f"{split}:{','.join(map(str, order[:num]))}"
 
 

@@ -42,8 +42,7 @@ class Redrawer:
 
         def drawn(state, key, index, number, label, *rows):
             keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
-            condition = {"label": label} if algorithm.classes else {}
-            condition |= {"text": algorithm.text.rows(prompt, len(keys))} if algorithm.text else {}
+            condition = _shown(algorithm, {"label": label}, prompt, len(keys))
             denoise, sampler = algorithm.denoising(state, request)
             given = denoise, algorithm.process, sampler, keys, algorithm.image_shape, condition
             return images.to_uint8(draw(inverse_problems.Drawing(*given), *rows))
@@ -140,6 +139,11 @@ class Inversions:
 
     def _flow(self, state, x, condition):
         denoise, _ = self.algorithm.denoising(state, self.request)
-        condition = condition if self.classes else {}
-        condition |= {"text": self.algorithm.text.rows(self.prompt, len(x))} if self.algorithm.text else {}
+        condition = _shown(self.algorithm, condition, self.prompt, len(x))
         return denoise, x, condition, self.algorithm.process, self.steps
+
+
+def _shown(algorithm, condition, prompt, n):
+    """What n images are to show: the labels of a condition and a prompt, as far as an algorithm is told such."""
+    shown = dict(condition) if algorithm.classes else {}
+    return shown | ({"text": algorithm.text.rows(prompt, n)} if algorithm.text else {})

@@ -60,7 +60,7 @@ class Drawer:
             wanted = labels(rows, self._classes, label, shares)
             condition = {} if wanted is None else {"label": wanted}
             if self._text:
-                condition["text"] = self._text.tokens([""] * len(rows)) if texts is None else texts[rows % len(texts)]
+                condition["text"] = self._text.rows("", len(rows)) if texts is None else texts[rows % len(texts)]
             condition = {name: sharding.put_rows(self._mesh, value) for name, value in condition.items()}
             drawn = self._sample(state, key, index, condition, request=request)
             yield np.asarray(drawn)[: num - start]

@@ -1,5 +1,6 @@
 """The networks that denoise, one of which a section `network` names."""
 
+from imagegen_jax import conditions
 from imagegen_jax.networks import blocks
 from imagegen_jax.networks import dit
 from imagegen_jax.networks import text_encoder as text_encoder_lib
@@ -18,7 +19,7 @@ def build(config, image_shape, told, text_encoder, **others):
       text_encoder: text_encoder.Config of what reads a text, if it is told such.
       **others: its fields that are no keys.
     """
-    others["classes"] = told["label"].classes if "label" in told else 0
+    others["classes"] = conditions.classes(told)
     others["times"] = others.get("times", 1) + ("noise" in told)
     if "text" in told:
         others["text"] = blocks.from_config(text_encoder_lib.TextEncoder, text_encoder)

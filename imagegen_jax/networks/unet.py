@@ -201,22 +201,9 @@ class UNet(nn.Module):
         def conv(features, name, init=blocks.fan_avg, strides=1, dtype=self.dtype):
             return nn.Conv(features, (3, 3), strides, kernel_init=init, dtype=dtype, name=name)
 
-        def dense(name):
-            return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
-
         x, t = blocks.with_image(x, t, condition)
-        first, *others = t.T if self.times > 1 else (t,)
-        embedding = dense("time_in")(blocks.sinusoidal_embedding(first, self.channels))
-        for i, other in enumerate(others, 1):
-            embedding += dense(f"time_in{i}")(blocks.sinusoidal_embedding(other, self.channels))
-        embedding = dense("time_out")(nn.swish(embedding))
-        if self.classes:
-            told = nn.Embed(self.classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(condition["label"])
-            embedding = embedding + told
-        if self.text:
-            words = self.text(condition["text"])
-            embedding = embedding + dense("text_pooled")(words.pooled)
-
+        words = self.text(condition["text"]) if self.text else None
+        embedding = self._embedding(t, condition, words)
         levels = range(len(self.multipliers))
         x = blocks.space_to_depth(x, self.patch_size)
         x = conv(self.channels, "conv_in")(x)
@@ -242,6 +229,22 @@ class UNet(nn.Module):
         x = nn.swish(blocks.GroupNorm(self.groups, name="norm_out")(x))
         x = conv(self.out_channels * self.patch_size**2, "conv_out", init=blocks.near_zero, dtype=jnp.float32)(x)
         return blocks.depth_to_space(x, self.patch_size)
+
+    def _embedding(self, t, condition, words):
+        """(n, 4 channels) of the times, the label and the text."""
+
+        def dense(name):
+            return nn.Dense(4 * self.channels, kernel_init=blocks.fan_avg, dtype=self.dtype, name=name)
+
+        first, *others = t.T if self.times > 1 else (t,)
+        embedding = dense("time_in")(blocks.sinusoidal_embedding(first, self.channels))
+        for i, other in enumerate(others, 1):
+            embedding += dense(f"time_in{i}")(blocks.sinusoidal_embedding(other, self.channels))
+        embedding = dense("time_out")(nn.swish(embedding))
+        if self.classes:
+            told = nn.Embed(self.classes + 1, 4 * self.channels, dtype=self.dtype, name="label")(condition["label"])
+            embedding = embedding + told
+        return embedding + dense("text_pooled")(words.pooled) if self.text else embedding
 
 
 @dataclasses.dataclass(frozen=True)
