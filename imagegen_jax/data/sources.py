@@ -25,6 +25,7 @@ import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import keys
+from imagegen_jax.data import derived
 from imagegen_jax.data import emoji
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import folders
@@ -181,46 +182,20 @@ def open_idx(config, root, split, class_names=None):
 # --------------------------------------------------------------------------------------------------------- edges, halves
 
 
-class _Derived:
-    """The records of another source with other images."""
-
-    def __init__(self, source, kind, image_shape, changed):
-        """`changed` makes such an image, of `image_shape`, of one of the source; `kind` is what it is called."""
-        self._source, self._kind, self._changed = source, kind, changed
-        self.image_shape = image_shape
-        self.class_names = source.class_names
-        self.skipped = source.skipped
-        self.names = getattr(source, "names", None)
-
-    @property
-    def labels(self):
-        return self._source.labels
-
-    @property
-    def fingerprint(self):
-        return fingerprints.of(self._kind, self._source.fingerprint)
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitems__(self, indices):
-        return [dict(record, image=self._changed(record["image"])) for record in self._source.__getitems__(indices)]
-
-
 def _of_edges(source):
     """Grey drawings: white lines on black."""
-    return _Derived(source, "edges", (*source.image_shape[:2], 1), edges)
+    return derived.Derived(source, ("edges",), (*source.image_shape[:2], 1), lambda image, _: edges(image))
 
 
 def _half(kind, source):
     """The left or the right halves; of an odd width the column in the middle is in neither."""
     height, width, channels = source.image_shape
 
-    def half(image):
+    def half(image, _):
         n = image.shape[1] // 2
         return image[:, :n] if kind == "left" else image[:, -n:]
 
-    return _Derived(source, kind, (height, width and width // 2, channels), half)
+    return derived.Derived(source, (kind,), (height, width and width // 2, channels), half)
 
 
 def edges(image, sigma=0.7):

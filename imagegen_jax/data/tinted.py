@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from imagegen_jax.data import captions
-from imagegen_jax.data import fingerprints
+from imagegen_jax.data import derived
 
 # RGB. The largest channel of each is 255, so that white becomes as bright as it was.
 PALETTE = {
@@ -22,7 +22,7 @@ PALETTE = {
 }
 
 
-class TintedSource:
+class TintedSource(derived.Derived):
     """The images of another source, grey, times a colour each: black stays black, and white becomes the colour.
 
     The colour of a record depends on its number alone, and so not on its class.
@@ -33,19 +33,9 @@ class TintedSource:
     """
 
     def __init__(self, source):
-        self._source = source
-        self.image_shape = (*source.image_shape[:2], 3)
-        self.class_names = source.class_names
-        self.skipped = source.skipped
+        shape = (*source.image_shape[:2], 3)
+        super().__init__(source, ("tinted", PALETTE), shape, lambda image, i: tinted(image, self.colours[i]))
         self.colours = np.random.default_rng(0).integers(len(PALETTE), size=len(source))
-
-    @property
-    def labels(self):
-        return self._source.labels
-
-    @property
-    def fingerprint(self):
-        return fingerprints.of("tinted", PALETTE, self._source.fingerprint)
 
     @functools.cached_property
     def captions(self):
@@ -60,13 +50,6 @@ class TintedSource:
         names = list(PALETTE)
         things = [self.class_names[label] for label in self.labels] if self.class_names else [""] * len(self)
         return [(thing, names[colour]) for thing, colour in zip(things, self.colours)]
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitems__(self, indices):
-        records = self._source.__getitems__(indices)
-        return [dict(record, image=tinted(record["image"], self.colours[i])) for record, i in zip(records, indices)]
 
 
 def tinted(image, colour):
