@@ -29,9 +29,14 @@ def _bundled():
     c.network.channels = 32
     c.network.blocks = 4
     c.discriminator.channels = 64
+    c.optimizer.hold = "2000 steps"
+    return for_minutes(c)
+
+
+def for_minutes(c):
+    """The config of a translation of the bundled images, with a look at it, and a checkpoint, every 500 steps."""
     c.discriminator.layers = 2
     c.optimizer.lr = 5e-4
-    c.optimizer.hold = "2000 steps"
     c.ema.decay = 0.99
     c.checkpoint.every = "500 steps"
     c.sample.every = "500 steps"
@@ -42,14 +47,19 @@ def _bundled():
 
 
 def _smoke():
-    c = _bundled()
+    c = for_seconds(_bundled())
+    c.network.blocks = 1
+    c.cyclegan.pool = 12
+    return c
+
+
+def for_seconds(c):
+    """What makes such a recipe a matter of seconds."""
     c.batch_size = 8
     c.duration = "8 steps"
     c.optimizer.hold = "4 steps"
     c.network.channels = 8
-    c.network.blocks = 1
     c.discriminator.channels = 8
-    c.cyclegan.pool = 12
     c.sample.num = 8
     c.log.every = "2 steps"
     c.checkpoint.every = "4 steps"
@@ -59,8 +69,9 @@ def _smoke():
     return c
 
 
-def _published():
-    c = config.default("cyclegan")  # whose networks, objective and optimiser are the paper's
+def published(name):
+    """The authors' setting of CycleGAN or pix2pix; networks, objective and optimiser of that default are theirs already."""
+    c = config.default(name)
     c.data.image_size = 256
     c.data.load_size = 286
     c.data.flip = True
@@ -77,12 +88,12 @@ def _published():
 
 
 def _horse2zebra():
-    c = _published()
+    c = published("cyclegan")
     c.data.source = "cycle_gan/horse2zebra"
     return c
 
 
 def _folder():
-    c = _published()
+    c = published("cyclegan")
     c.data.channels = 3
     return c

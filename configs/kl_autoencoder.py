@@ -20,9 +20,14 @@ def get_config(variant=""):
 
 
 def _bundled():
-    c = config.default("kl_autoencoder")
+    return for_minutes("kl_autoencoder", epochs=12)
+
+
+def for_minutes(name, epochs):
+    """The config of an autoencoder with a perceptual and an adversarial term, the latter for the second half of the epochs."""
+    c = config.default(name)
     variants.for_minutes(c, num=32)
-    c.duration = "12 epochs"
+    c.duration = f"{epochs} epochs"
     c.optimizer.lr = 1e-3
     c.first_stage.workdir = "fashion"
     c.network.channels = 32
@@ -31,12 +36,16 @@ def _bundled():
     c.network.groups = 8
     c.discriminator.channels = 32
     c.discriminator.layers = 2
-    c.autoencoder.adversarial_start = "6 epochs"
+    c.autoencoder.adversarial_start = f"{epochs // 2} epochs"
     return c
 
 
 def _smoke():
-    c = _bundled()
+    return for_seconds(_bundled())
+
+
+def for_seconds(c):
+    """What makes such a recipe a matter of seconds."""
     variants.for_seconds(c)
     c.network.channels = 8
     c.network.multipliers = (1, 2)
@@ -46,10 +55,15 @@ def _smoke():
 
 
 def _folder():
-    c = config.default("kl_autoencoder")  # whose networks and weights are the paper's
+    return published("kl_autoencoder", "250000 steps")
+
+
+def published(name, duration):
+    """The config of such an autoencoder for 256x256 pixels; networks and weights of that default are its paper's."""
+    c = config.default(name)
     c.data.image_size = 256
     c.batch_size = 24
-    c.duration = "250000 steps"
+    c.duration = duration
     c.optimizer.lr = 4.5e-6 * c.batch_size
     c.log.every = "100 steps"
     c.checkpoint.every = "5000 steps"

@@ -6,6 +6,7 @@ facades  the paper's setting on --config.data.source=folder:PATH, with sub-folde
          have equal names; of files with both images side by side see docs/cyclegan.md
 """
 
+from configs import cyclegan
 from configs import variants
 from imagegen_jax import config
 
@@ -27,49 +28,18 @@ def _bundled():
     c.network.channels = 32
     c.network.levels = 5
     c.discriminator.channels = 32
-    c.discriminator.layers = 2
-    c.optimizer.lr = 5e-4
     c.optimizer.hold = "1500 steps"
-    c.ema.decay = 0.99
-    c.checkpoint.every = "500 steps"
-    c.sample.every = "500 steps"
-    c.sample.num = 16
-    c.eval.every = "500 steps"
-    c.eval.num = 256
-    return c
+    return cyclegan.for_minutes(c)
 
 
 def _smoke():
-    c = _bundled()
-    c.batch_size = 8
-    c.duration = "8 steps"
-    c.optimizer.hold = "4 steps"
-    c.network.channels = 8
+    c = cyclegan.for_seconds(_bundled())
     c.network.levels = 3
-    c.discriminator.channels = 8
-    c.sample.num = 8
-    c.log.every = "2 steps"
-    c.checkpoint.every = "4 steps"
-    c.sample.every = "4 steps"
-    c.eval.every = "4 steps"
-    c.eval.num = 16
     return c
 
 
 def _facades():
-    c = config.default("pix2pix")  # whose networks, objective and optimiser are the paper's
+    c = cyclegan.published("pix2pix")
     c.data.source = "folder:"
-    c.data.image_size = 256
-    c.data.load_size = 286
     c.data.channels = 3
-    c.data.flip = True
-    c.ema.decay = 0.999
-    c.log.every = "100 steps"
-    c.checkpoint.every = "5 epochs"
-    c.sample.every = "5 epochs"
-    c.sample.num = 8
-    c.sample.batch_size = 4
-    c.eval.every = "5 epochs"
-    c.eval.num = 0
-    c.eval.batch_size = 4
     return c

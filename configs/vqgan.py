@@ -8,8 +8,8 @@ The other published f16 has --config.vqvae.codes=16384. The perceptual distance 
 configs/kl_autoencoder.py. --config.autoencoder.perceptual=0 does without. The paper's: VGG16.
 """
 
+from configs import kl_autoencoder
 from configs import variants
-from imagegen_jax import config
 
 FIRST_STAGE = "classifier"  # the recipe of the run that it stands on
 
@@ -20,32 +20,16 @@ def get_config(variant=""):
 
 
 def _bundled():
-    c = config.default("vqgan")
-    variants.for_minutes(c, num=32)
-    c.duration = "14 epochs"
-    c.optimizer.lr = 1e-3
-    c.first_stage.workdir = "fashion"
+    c = kl_autoencoder.for_minutes("vqgan", epochs=14)
     c.network.latent_channels = 32
-    c.network.channels = 32
-    c.network.multipliers = (1, 2, 2)
-    c.network.blocks = 1
-    c.network.groups = 8
-    c.discriminator.channels = 32
-    c.discriminator.layers = 2
-    c.autoencoder.adversarial_start = "7 epochs"
     return c
 
 
 def _smoke():
-    c = _bundled()
-    variants.for_seconds(c)
+    c = kl_autoencoder.for_seconds(_bundled())
     c.network.latent_channels = 8
-    c.network.channels = 8
-    c.network.multipliers = (1, 2)
     c.vqvae.codes = 32
     c.vqvae.dimensions = 8
-    c.discriminator.channels = 8
-    c.autoencoder.adversarial_start = "10 steps"
     return c
 
 
@@ -54,21 +38,11 @@ def _folder():
 
     Its VectorQuantizer2 weighs the encoder's distance by 1 and the codebook's by beta = 0.25, not the other way round.
     """
-    c = config.default("vqgan")  # whose network is the paper's
-    c.data.image_size = 256
-    c.batch_size = 24
-    c.duration = "500000 steps"
-    c.optimizer.lr = 4.5e-6 * c.batch_size
+    c = kl_autoencoder.published("vqgan", "500000 steps")
     c.vqvae.codes = 1024
     c.vqvae.dimensions = 256
     c.vqvae.commitment = 1.0
     c.vqvae.decay = 0.99
     c.autoencoder.adversarial = 0.8
     c.autoencoder.adversarial_start = "250001 steps"
-    c.log.every = "100 steps"
-    c.checkpoint.every = "5000 steps"
-    c.sample.every = "5000 steps"
-    c.sample.num = 16
-    c.eval.every = "5000 steps"
-    c.eval.batch_size = 16
     return c
