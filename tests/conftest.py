@@ -34,6 +34,7 @@ from unittest import mock  # noqa: E402
 
 from absl import flags  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from configs import ddpm  # noqa: E402
@@ -41,7 +42,10 @@ from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong t
 from imagegen_jax.data import sources  # noqa: E402
 from imagegen_jax.generation import drawing_flags  # noqa: E402
 from imagegen_jax.generation import editing_flags  # noqa: E402
+from imagegen_jax.training import checkpoint  # noqa: E402
 from imagegen_jax.training import compiler  # noqa: E402
+from imagegen_jax.training import preservation  # noqa: E402
+from imagegen_jax.training import run  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +55,20 @@ def _shared_caches():
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources.open_source(sources.Config(), "train")
         compiler.options()
+
+
+@pytest.fixture(scope="session")
+def save_untrained():
+    """(folder, config, specs, steps=(3,)) -> None: writes a run as it begins, with checkpoints of these steps."""
+
+    def save(folder, config, specs, steps=(3,)):
+        state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
+        run.save_config(folder, config, specs)
+        with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=len(steps))) as checkpointer:
+            for step in steps:
+                checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
+
+    return save
 
 
 @pytest.fixture

@@ -144,25 +144,19 @@ def test_a_saved_config_says_what_it_undoes():
 # ------------------------------------------------------------------------------------------------------------------- as runs
 
 
-def save_run(workdir, data, config):
-    config.data.source = f"folder:{data}"
-    spec = images.Spec(SHAPE)
-    state = jax.jit(run.build_algorithm(config, spec).init)(jax.random.key(0))
-    run.save_config(workdir, config, spec)
-    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS) as checkpointer:
-        checkpointer.save(state, checkpoint.Position(3, 0.0, 8, ""))
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, save_untrained):
     """Data, and a run of each kind that was never trained."""
     root = tmp_path_factory.mktemp("restoration")
     for i, image in enumerate(PICTURES):
         path = root / "data" / ("test" if i % 2 else "train") / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         output.picture(image).save(path)
-    save_run(root / "inpaint", root / "data", tiny(inpaint.get_config("smoke")))
-    save_run(root / "superres", root / "data", tiny(superres.get_config("smoke"), **{"restoration.factor": 2}))
+    configs = {"inpaint": inpaint.get_config("smoke"), "superres": superres.get_config("smoke")}
+    configs["superres"].restoration.factor = 2
+    for name, config in configs.items():
+        config.data.source = f"folder:{root / 'data'}"
+        save_untrained(root / name, tiny(config), images.Spec(SHAPE))
     return root
 
 

@@ -23,8 +23,6 @@ from imagegen_jax.generation import sampling
 from imagegen_jax.networks import dit
 from imagegen_jax.networks import text_encoder
 from imagegen_jax.networks import unet
-from imagegen_jax.training import checkpoint
-from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
@@ -190,17 +188,13 @@ def test_texts_need_captions(recipe):
 # ------------------------------------------------------------------------------------------------------------ as a person
 
 
-def test_prompts_of_a_command(tmp_path, command, capsys):
+def test_prompts_of_a_command(tmp_path, command, save_untrained, capsys):
     """Of a run as it begins: a row of the grid for each prompt, of flags and of a file; what is too long is told."""
     config = text_to_image.get_config("smoke")
     config.network.update(channels=8, multipliers=(1,))
     config.data.caption_length, config.sampler.steps = 6, 1
-    spec = images.Spec((8, 8, 3), caption_length=6)
     folder = tmp_path / "run"
-    run.save_config(folder, config, spec)
-    state = jax.jit(run.build_algorithm(config, spec).init)(jax.random.key(0))
-    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=1)) as checkpointer:
-        checkpointer.save(state.replace(step=state.step + 1), checkpoint.Position(1, 0.0, 8, ""))
+    save_untrained(folder, config, images.Spec((8, 8, 3), caption_length=6))
     sample, out = command("sample"), tmp_path / "grid.png"
     (tmp_path / "prompts.txt").write_text("bag\n\n blue bag \n")
     sample(f"--workdir={folder}", "--prompt=a, b", f"--prompts={tmp_path / 'prompts.txt'}", "--num=6", f"--out={out}")

@@ -3,7 +3,6 @@
 import json
 import types
 
-import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -18,38 +17,32 @@ from imagegen_jax.api import runs
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import masks
 from imagegen_jax.generation import output
-from imagegen_jax.training import checkpoint
-from imagegen_jax.training import run
 
 SHAPE = (8, 8, 3)
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (16, *SHAPE), np.uint8)
 
 
-def save_run(workdir, data, conditional):
+def config_of(data, conditional):
     config = ddpm.get_config("smoke")
     config.data.source = f"folder:{data}"
     config.network.channels = 8
     config.network.patch_size = 2
     config.diffusion.conditional = conditional
     config.sample.batch_size = 8
-    spec = images.Spec(SHAPE, ("a", "b"))
-    state = jax.jit(run.build_algorithm(config, spec).init)(jax.random.key(0))
-    run.save_config(workdir, config, spec)
-    with checkpoint.Checkpointer(workdir / run.CHECKPOINTS) as checkpointer:
-        checkpointer.save(state, checkpoint.Position(3, 0.0, 8, ""))
+    return config
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, save_untrained):
     """Data of two classes, and a run of each kind."""
     root = tmp_path_factory.mktemp("restoring")
     for i, image in enumerate(PICTURES):
         path = root / "data" / ("test" if i % 2 else "train") / "ab"[i // 2 % 2] / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         output.picture(image).save(path)
-    save_run(root / "run", root / "data", False)
-    save_run(root / "conditional", root / "data", True)
+    for name, conditional in (("run", False), ("conditional", True)):
+        save_untrained(root / name, config_of(root / "data", conditional), images.Spec(SHAPE, ("a", "b")))
     return root
 
 

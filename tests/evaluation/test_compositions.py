@@ -48,3 +48,9 @@ def test_only_runs_told_captions_of_tinted_images_are_judged():
     )
     with pytest.raises(errors.UserError, match=r"runs/ddpm was trained on fashion_mnist_10k: combinations .* tinted:SPEC"):
         composing.evaluate(trained)
+
+
+@pytest.mark.parametrize("asked", [{"prompt": "a boot"}, {"label": 3}])
+def test_what_is_shown_is_chosen_by_the_judge(asked):
+    with pytest.raises(errors.UserError, match=f"--{next(iter(asked))} is chosen here"):
+        composing.evaluate(None, **asked)

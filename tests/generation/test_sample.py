@@ -2,7 +2,6 @@
 
 import shlex
 
-import jax
 from jax import numpy as jnp
 import numpy as np
 from PIL import Image
@@ -18,8 +17,6 @@ from imagegen_jax.algorithms import vae
 from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import requests
 from imagegen_jax.generation import sampling
-from imagegen_jax.training import checkpoint
-from imagegen_jax.training import preservation
 from imagegen_jax.training import run
 from imagegen_jax.training import summary
 
@@ -30,19 +27,14 @@ def sample(command):
 
 
 @pytest.fixture(scope="module")
-def diffusion(tmp_path_factory):
+def diffusion(tmp_path_factory, save_untrained):
     """The folder of a run with checkpoints of steps 2 and 4, whose sampler is ddim with all of its noise."""
     folder = tmp_path_factory.mktemp("sample") / "run"
     config = ddpm.get_config("smoke")
     config.network.channels = 8
     config.sample.batch_size = 8
     config.sampler.update(name="ddim", steps=3, grid="trailing", eta=1.0)
-    specs = images.Spec((28, 28, 1))
-    run.save_config(folder, config, specs)
-    state = jax.jit(run.build_algorithm(config, specs).init)(jax.random.key(0))
-    with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
-        for step in (2, 4):
-            checkpointer.save(state.replace(step=state.step + step), checkpoint.Position(step, 0.0, 8, ""))
+    save_untrained(folder, config, images.Spec((28, 28, 1)), steps=(2, 4))
     return folder
 
 
