@@ -143,6 +143,7 @@ def test_the_divergence_is_its_closed_form():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.recipes
 def test_held_out_metrics_latents_and_panels(algorithm, state):
     batch = some_batch()
     measured = jax.jit(algorithm.eval_step)(state, batch, jax.random.key(0))

@@ -207,6 +207,7 @@ def final(workdir):
     return jax.device_get(found.state), [row for row in rows if "compile_seconds" not in row], grid.read_bytes()
 
 
+@pytest.mark.recipes
 def test_a_run_in_a_bucket_is_the_run_in_a_folder(tmp_path, bucket, train, command, monkeypatch):
     """That of the bucket is killed while it writes the checkpoint of step 6, and started again."""
     monkeypatch.chdir(tmp_path)

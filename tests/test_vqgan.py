@@ -108,6 +108,7 @@ def test_a_step_is_the_gradient_of_the_loss_and_the_codebooks_moving_average(alg
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.recipes
 def test_held_out_metrics_codes_and_panels_agree(algorithm, state):
     @jax.jit
     def made_of(state, batch):

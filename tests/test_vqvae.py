@@ -243,6 +243,7 @@ def train(algorithm, devices, steps=4):
     return jax.device_get(state)
 
 
+@pytest.mark.recipes
 def test_codebook_is_the_same_on_one_device_and_on_eight_in_pieces():
     """With every vector that an even share of use does not keep restarted, in each step."""
     keys = {"vqvae.restart": 0.9, "vqvae.decay": 0.5, "optimizer.eps": 1e-2}

@@ -52,7 +52,10 @@ def check(results, keys, **name):
     return dict(line.split("  ", 1) for line in lines)
 
 
-@pytest.mark.parametrize(("family", "variant", "made"), [(vae, "dense", "sampling"), (cyclegan, "smoke", "translation")])
+@pytest.mark.parametrize(
+    ("family", "variant", "made"),
+    [(vae, "dense", "sampling"), pytest.param(cyclegan, "smoke", "translation", marks=pytest.mark.recipes)],
+)
 def test_a_recipe_is_measured(small, family, variant, made):
     config = family.get_config(variant)
     config.batch_size = config.sample.batch_size = 8
