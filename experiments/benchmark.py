@@ -4,6 +4,13 @@ python -m experiments.benchmark --config=configs/ddpm.py --out=speed.json
 python -m experiments.benchmark --config=configs/ddpm.py --against=diffusers
 python -m experiments.benchmark --features=inception --against=torch
 
+python -m experiments.benchmark --config=configs/vae.py:smoke --scaling
+python -m experiments.benchmark --config=configs/ddpm.py:cifar10 --projection
+
+--scaling times the train step on 1, 2, 4 and 8 devices and in several processes, which it starts. On a CPU they share its
+cores: what that shows is the cost of dividing, and that losses stay the same. --projection says what to expect of a TPU pod and
+of GPU hosts by the operations of a step and the bytes exchanged (imagegen_jax/benchmark/projection.py); nothing is run.
+
 With --against the networks meet their PyTorch reference implementations, of equal parameter count, by turns in one process. On
 a GPU JAX leaves these no memory without XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
 """
@@ -21,7 +28,9 @@ from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import machine
+from imagegen_jax.api import scaling
 from imagegen_jax.benchmark import extraction
+from imagegen_jax.benchmark import projection
 from imagegen_jax.benchmark import recipe
 from imagegen_jax.benchmark import table
 
@@ -50,34 +59,72 @@ _AGAINST = flags.DEFINE_enum(
     "Also time the reference implementation in PyTorch, by turns: diffusers has that of a diffusion's U-Net, torch those of a "
     "DCGAN, of a CycleGAN, of a VAE on pythae's networks, and of features.",
 )
+_STEPS_ONLY = flags.DEFINE_bool("steps_only", False, "Time the train step alone.")
+_SCALING = flags.DEFINE_bool("scaling", False, "Time the train step on several numbers of devices and processes.")
+_PROJECTION = flags.DEFINE_bool("projection", False, "Say what the train step would cost on many TPUs and GPUs.")
 _REPEATS = flags.DEFINE_integer("repeats", 20, "How many steps, or batches of features, are timed, each by itself.")
 
 
 def main():
     """Checks what was asked for, measures, prints a table and writes --out."""
     config = _CONFIG.value
+    check(config)
+    if _SCALING.value:
+        words = ["-m", "experiments.benchmark", *recipe_words(), f"--repeats={_REPEATS.value}", "--steps_only"]
+        report = facts(config)
+        report["results"] = scaling.measure(words)
+        write(report, scaling.table(report["results"]))
+        return
+    # A step that an earlier run left in the compilation cache would seem to compile in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    report = facts(config) | dict(machine=machine.facts())
+    if _FEATURES.value:
+        report["results"] = extraction.measure(_REPEATS.value, reference())
+    elif _PROJECTION.value:
+        report["results"] = recipe.project(config)
+    elif _STEPS_ONLY.value:
+        report["results"] = recipe.measure_steps(config, _REPEATS.value)
+    else:
+        report["results"] = recipe.measure(config, _REPEATS.value, reference())
+    if jax.process_index() == 0:
+        write(report, (projection if _PROJECTION.value else table).table(report))
+
+
+def check(config):
+    """Raises errors.UserError where flags do not go together or a value is wrong."""
     if (config is None) == (_FEATURES.value is None):
         raise errors.UserError("give either --config=FILE, a recipe, or --features=inception (see --help)")
+    parts = [f"--{name}" for name in ("scaling", "projection", "steps_only") if flags.FLAGS[name].value]
+    others = [f"--{name}={flags.FLAGS[name].value}" for name in ("features", "against") if flags.FLAGS[name].value]
+    if parts and len(parts + others) > 1:
+        raise errors.UserError(f"{' and '.join(parts + others)} do not go together: leave one of them out")
     if config is not None:
         config_lib.check(config)
     command_line.check_at_least(repeats=1)
-    reference = reference_of(_FEATURES.value or config.algorithm, _AGAINST.value) if _AGAINST.value else None
+    reference()
     if _OUT.value is not None:
         check_out(_OUT.value)
-    # A step that an earlier run left in the compilation cache would seem to compile in no time.
-    jax.config.update("jax_enable_compilation_cache", False)
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    report = dict(date=date, machine=machine.facts(), repeats=_REPEATS.value)
+
+
+def facts(config):
+    """What a report says beside the machine and the results."""
+    said = dict(date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), repeats=_REPEATS.value)
     if config is None:
-        report |= dict(features=_FEATURES.value, results=extraction.measure(_REPEATS.value, reference))
-    else:
-        results = recipe.measure(config, _REPEATS.value, reference)
-        report |= dict(recipe=recipe_name(), config=json.loads(config.to_json()), results=results)
-    if jax.process_index() == 0:
-        print(table.table(report))
-        if _OUT.value is not None:
-            with files.atomic_write(_OUT.value, f"--out={_OUT.value}") as temporary:
-                temporary.write_text(json.dumps(report, indent=1) + "\n")
+        return said | dict(features=_FEATURES.value)
+    return said | dict(recipe=" ".join(recipe_words()).removeprefix("--config="), config=json.loads(config.to_json()))
+
+
+def write(report, text):
+    """Prints the text and writes the report."""
+    print(text)
+    if _OUT.value is not None:
+        with files.atomic_write(_OUT.value, f"--out={_OUT.value}") as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def reference():
+    """The module that --against names, or None."""
+    return reference_of(_FEATURES.value or _CONFIG.value.algorithm, _AGAINST.value) if _AGAINST.value else None
 
 
 def reference_of(what, against):
@@ -106,12 +153,13 @@ def check_out(out):
         raise errors.UserError(f"--out={out}: cannot make {path.parent}: {error.strerror}") from error
 
 
-def recipe_name():
-    """The recipe as it was typed, with its overrides: 'configs/ddpm.py:smoke --config.seed=1'."""
+def recipe_words():
+    """The recipe as it was typed, with its overrides: ['--config=configs/ddpm.py:smoke', '--config.seed=1']."""
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
-    return " ".join([config_flags.get_config_filename(flag), *(f"--config.{key}={value}" for key, value in overrides.items())])
+    words = {"config": config_flags.get_config_filename(flag)} | {f"config.{key}": value for key, value in overrides.items()}
+    return [f"--{name}={value}" for name, value in words.items()]
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, starts_others=lambda: _SCALING.value)

@@ -49,14 +49,15 @@ class EmaFlag(flags.Flag):
         super().__init__(_EmaParser(), flags.ArgumentSerializer(), "ema", True, meaning, boolean=True)
 
 
-def run(main, required=()):
+def run(main, required=(), starts_others=lambda: False):
     """Runs a command and exits: 0 when it is done, 2 after one line on stderr where the person has something to mend.
 
     Args:
       main: () -> None.
       required: names of the flags that must be given.
+      starts_others: () -> whether it is, by its flags, to start other processes and to leave JAX and its devices to them.
     """
-    _run(lambda words: (main, required, words))
+    _run(lambda words: (main, required, words), needs_jax=lambda: not starts_others())
 
 
 def run_others(main, required=()):
@@ -66,7 +67,7 @@ def run_others(main, required=()):
       main: (the words behind '--') -> None.
       required: see run.
     """
-    _run(lambda words: (functools.partial(main, words), required, []), needs_jax=False)
+    _run(lambda words: (functools.partial(main, words), required, []), needs_jax=lambda: False)
 
 
 def run_verb(verbs):
@@ -86,7 +87,7 @@ def run_verb(verbs):
     _run(choose)
 
 
-def _run(choose, needs_jax=True):
+def _run(choose, needs_jax=lambda: True):
     """`choose` makes (main, required, words left over) of the words that are not flags."""
 
     def guarded(argv):
@@ -97,7 +98,7 @@ def _run(choose, needs_jax=True):
             for name in required:
                 if flags.FLAGS[name].value is None:
                     raise errors.UserError(f"--{name} is missing (see --help)")
-            if needs_jax:
+            if needs_jax():
                 _set_up_jax()
             main()
         except errors.UserError as error:

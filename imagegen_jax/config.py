@@ -59,13 +59,26 @@ class Mesh:
                 yield name, "give a number of devices, or -1 for all that are left in one of the two"
 
 
+# {name: rules for where the arrays of a state lie}. zero1 and fsdp are stages 1 and 3 of ZeRO (Rajbhandari et al. 2020).
+_PRESETS = {
+    "replicate": ((".*", "replicate"),),
+    "zero1": (("^(opt_state|ema_params|extra/ema|extra/power_ema)(/|$)", "fsdp"),),
+    "fsdp": ((".*", "fsdp"),),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Sharding:
     """The section `sharding`."""
 
-    # The first match of (regex of a state array's path, replicate | fsdp) decides.
-    rules: tuple[tuple[str, str], ...] = ((".*", "replicate"),)
+    preset: Annotated[str, keys.OneOf(_PRESETS)] = "replicate"  # split nothing; optimiser and averages; everything
+    rules: tuple[tuple[str, str], ...] = ()  # before it: (regex of a state array's path, replicate | fsdp), ...
     min_size: Annotated[int, keys.AtLeast(0)] = 2**14  # smaller arrays are replicated whatever the rules say
+
+    @property
+    def all_rules(self):
+        """For training.sharding.state_shardings."""
+        return (*self.rules, *_PRESETS[self.preset])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ _GRACE = 30.0  # seconds from SIGTERM to SIGKILL, once another process has faile
 _POLL = 0.1  # seconds
 
 
-def launch(words, processes, devices=1):
+def launch(words, processes, devices=1, stdout=None):
     """Runs a command in so many processes until all have ended.
 
     Process 0 writes to the terminal as if it were alone; what another says has its number in front. SIGTERM and SIGINT go to
@@ -26,6 +26,7 @@ def launch(words, processes, devices=1):
       words: the command after 'python', such as ['-m', 'experiments.main', '--config=…'].
       processes: how many.
       devices: of each; on CPUs they are made, of the machine's GPUs process i gets the i-th so many.
+      stdout: what takes its place for process 0, as of subprocess.Popen.
 
     Returns:
       0, or the exit code of the process that failed first; 1 where a signal ended it.
@@ -43,7 +44,7 @@ def launch(words, processes, devices=1):
                     [sys.executable, *words, *flags],
                     env=os.environ | _environment(i, devices),
                     start_new_session=True,  # a terminal's Ctrl-C comes from here, once
-                    **(dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) if i else {}),
+                    **(dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) if i else dict(stdout=stdout)),
                 )
             except OSError as error:
                 raise errors.UserError(f"process {i} cannot be started: {error.strerror or error}") from error

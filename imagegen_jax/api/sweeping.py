@@ -12,6 +12,7 @@ import jax
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax import tables
 from imagegen_jax.api import training
 from imagegen_jax.reports import plots
 from imagegen_jax.training import nonfinite
@@ -89,8 +90,7 @@ def table(metric, results):
     for one in results:
         numbers = ["-" if one[key] is None else f"{one[key]:.4g}" for key in ("last", "best")]
         rows.append((one["name"], *numbers, str(one["step"]), one["error"]))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip() for row in rows)
+    return tables.aligned(rows)
 
 
 def _axis(word):

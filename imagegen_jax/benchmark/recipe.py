@@ -11,6 +11,7 @@ import numpy as np
 from imagegen_jax import config as config_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
+from imagegen_jax.benchmark import projection
 from imagegen_jax.benchmark import steps
 from imagegen_jax.benchmark import timing
 from imagegen_jax.data import domains
@@ -22,6 +23,7 @@ from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 
 _DRAWS = 3  # timed batches of drawn images, each as many network evaluations as the sampler has steps
+_LOSSES = 5  # of the first steps: rounding grows with each, as in any training
 _PIPELINE_SECONDS = 1.0
 
 
@@ -46,6 +48,27 @@ class Reference(Protocol):
         """
 
 
+def measure_steps(config: ml_collections.ConfigDict, repeats: int) -> dict:
+    """What is measured of a recipe's training alone, with what shows whether others compute the same.
+
+    Args:
+      config: a checked ConfigDict.
+      repeats: how many steps are timed.
+
+    Returns:
+      What `steps.timed` says, 'state_bytes', which the state takes on a device, and 'losses', those of the first steps.
+
+    Raises:
+      errors.UserError: the config, its data or the devices do not fit.
+    """
+    train_set, algorithm, mesh = _built(config)
+    training = Training(config, algorithm, mesh, train_set)
+    results = steps.timed(training, repeats)
+    shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(training.state)]
+    losses = [float(loss) for loss in training.losses[:_LOSSES]]
+    return results | dict(state_bytes=sum(shard.nbytes for shard in shards), losses=losses)
+
+
 def measure(config: ml_collections.ConfigDict, repeats: int, reference: Reference | None = None) -> dict:
     """Everything that is measured of a recipe.
 
@@ -61,11 +84,7 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     Raises:
       errors.UserError: the config, its data or the devices do not fit, or the reference does not fit the recipe.
     """
-    train_set = domains.open_domains(config_lib.typed(config).data, "train")
-    specs = domains.specs(train_set)
-    standing = first_stage.filled_in(None, config_lib.typed(config), specs)
-    algorithm = run.build_algorithm(standing, specs, domains.records(train_set))
-    mesh = sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
+    train_set, algorithm, mesh = _built(config)
     if reference:
         reference.check(config, algorithm, mesh)
     training = Training(config, algorithm, mesh, train_set)
@@ -80,6 +99,53 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     return results
 
 
+def project(config: ml_collections.ConfigDict) -> dict:
+    """What the train step of a recipe, which is traced and not compiled, would cost on many devices.
+
+    Returns:
+      What `projection.project` says.
+
+    Raises:
+      errors.UserError: the config, its data or the devices do not fit.
+    """
+    train_set, algorithm, mesh = _built(config)
+    flops = lowered(config, algorithm, mesh, train_set).cost_analysis()["flops"] * pieces(config)
+    state = _abstract_state(config, algorithm, mesh)
+    sizes = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for part in (state.params, state)]
+    return projection.project(flops / config.batch_size, config.batch_size, *sizes)
+
+
+def lowered(config: ml_collections.ConfigDict, algorithm: base.Algorithm, mesh: jax.sharding.Mesh, train_set):
+    """The jax.stages.Lowered of the train step of a recipe."""
+    batch = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
+    augment = domains.augmentation(train_set, config.data.flip, config.data.rotate)
+    return loop.lower_step(algorithm, augment, mesh, _abstract_state(config, algorithm, mesh), batch, _rngs(config, mesh))
+
+
+def pieces(config: ml_collections.ConfigDict) -> int:
+    """Of a batch: they are one loop, whose body the compiler counts once."""
+    return config_lib.flatten(config).get("optimizer.accumulate", 1)
+
+
+def _abstract_state(config, algorithm, mesh):
+    typed = config_lib.typed(config)
+    rules, min_size = typed.sharding.all_rules, typed.sharding.min_size
+    return run.abstract_state(algorithm, mesh, rules, min_size, typed.ema_widths)
+
+
+def _rngs(config, mesh):
+    return tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
+
+
+def _built(config):
+    """(data of domains.open_domains, algorithm, mesh) of a config."""
+    train_set = domains.open_domains(config_lib.typed(config).data, "train")
+    specs = domains.specs(train_set)
+    standing = first_stage.filled_in(None, config_lib.typed(config), specs)
+    algorithm = run.build_algorithm(standing, specs, domains.records(train_set))
+    return train_set, algorithm, sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
+
+
 class Training:
     """The compiled train step of a recipe, a steps.Step; each call is one step on the same batch.
 
@@ -89,6 +155,7 @@ class Training:
       mesh: the devices.
       batch: this process's share of a batch, as the pipeline delivers it: images (n, h, w, c) uint8.
       state: TrainState after the last call; the next call donates it.
+      losses: of all calls, arrays.
       program: steps.Program of one step.
     """
 
@@ -96,21 +163,16 @@ class Training:
         """`train_set` is of domains.open_domains."""
         self.config, self.algorithm, self.mesh = config, algorithm, mesh
         self.batch = next(_batches(config, train_set))
-        rules, min_size, ema_widths = config.sharding.rules, config.sharding.min_size, config_lib.typed(config).ema_widths
-        state_shape = run.abstract_state(algorithm, mesh, rules, min_size, ema_widths)
-        batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
-        rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
-        augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate)
-        program = steps.Program.compile(lambda: loop.compile_step(algorithm, augment_fn, mesh, state_shape, batch_shape, rngs))
-        # The pieces of a batch are one loop, whose body the compiler counts once.
-        flops = program.flops * config_lib.flatten(config).get("optimizer.accumulate", 1)
-        self.program = dataclasses.replace(program, flops=flops)
-        shardings = jax.tree.map(lambda x: x.sharding, state_shape)
+        program = steps.Program.compile(lambda: lowered(config, algorithm, mesh, train_set).compile())
+        self.program = dataclasses.replace(program, flops=program.flops * pieces(config))
+        shardings = jax.tree.map(lambda x: x.sharding, _abstract_state(config, algorithm, mesh))
         self.state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
-        self._arguments = sharding.put_batch(mesh, self.batch), rngs
+        self.losses = []
+        self._arguments = sharding.put_batch(mesh, self.batch), _rngs(config, mesh)
 
     def __call__(self):
-        self.state, _ = self.program.call(self.state, *self._arguments)
+        self.state, metrics = self.program.call(self.state, *self._arguments)
+        self.losses.append(metrics["loss"])
         jax.block_until_ready(self.state)
 
     @property

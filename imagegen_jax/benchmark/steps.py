@@ -1,7 +1,10 @@
 """What is measured of a compiled step, whatever it computes."""
 
+import collections
 from collections.abc import Callable
 import dataclasses
+import math
+import re
 import resource
 import sys
 import time
@@ -15,6 +18,8 @@ import numpy as np
 from imagegen_jax.benchmark import timing
 from imagegen_jax.training import compiler
 
+_COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _MATMUL_SIZES = (512, 1024, 2048, 4096, 8192)
 _MATMUL_SECONDS = 0.1  # a product that takes so long has the device busy: a larger one would be no faster
 
@@ -28,12 +33,14 @@ class Program:
       compile_seconds: what tracing and compiling took.
       flops: of one call on one device, as the compiler counts them; it counts the body of a loop once.
       temporary_bytes: what a call needs on one device beside its arguments, as the compiler plans it.
+      collective_bytes: {'all-reduce': bytes of their results on one device, ...} of one call; the body of a loop once.
     """
 
     call: Any
     compile_seconds: float
     flops: float
     temporary_bytes: int
+    collective_bytes: dict[str, int]
 
     @classmethod
     def compile(cls, compile_fn: Callable[[], Any]):
@@ -41,7 +48,18 @@ class Program:
         begin = time.perf_counter()
         call = compile_fn()
         seconds = time.perf_counter() - begin
-        return cls(call, seconds, call.cost_analysis()["flops"], call.memory_analysis().temp_size_in_bytes)
+        costs, memory = call.cost_analysis(), call.memory_analysis()
+        return cls(call, seconds, costs["flops"], memory.temp_size_in_bytes, collective_bytes(call.as_text()))
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+    """{'all-reduce': bytes of their results, ...} of a compiled program's text, in HLO."""
+    found = collections.Counter()
+    for shapes, kind in _COLLECTIVE.findall(program):
+        for dtype, sides in _SHAPE.findall(shapes):
+            bits = int(re.search(r"\d+", dtype)[0]) if dtype != "pred" else 8
+            found[kind] += math.prod(map(int, filter(None, sides.split(",")))) * bits // 8
+    return dict(found)
 
 
 class Step(Protocol):
@@ -63,6 +81,13 @@ class Step(Protocol):
 
 
 def measure(step: Step, repeats: int) -> dict:
+    """`timed`, and how near it comes to what the device can do: 'matmul_peak_flops_per_second' and the 'fraction_of_peak'."""
+    results = timed(step, repeats)
+    peak = matmul_peak(step.dtype)
+    return results | dict(matmul_peak_flops_per_second=peak, fraction_of_peak=results["flops_per_second"] / peak)
+
+
+def timed(step: Step, repeats: int) -> dict:
     """What is measured of every compiled step.
 
     Args:
@@ -70,13 +95,11 @@ def measure(step: Step, repeats: int) -> dict:
       repeats: how many calls are timed, each by itself.
 
     Returns:
-      A dict of numbers. FLOP/s and their peak are of one device. Peak memory is that of the steps: of the fullest device, or of
-      the process where the backend does not count it.
+      A dict of numbers. FLOP/s are of one device. Peak memory is that of the steps: of the fullest device, or of the process
+      where the backend does not count it.
     """
     seconds = timing.timings(step, repeats, timing.WARM_UP)
     memory, memory_of = peak_memory()  # now, before anything else can raise it
-    peak = matmul_peak(step.dtype)
-    rate = step.program.flops / np.median(seconds)
     return dict(
         parameters=step.parameters,
         compile_seconds=step.program.compile_seconds,
@@ -84,10 +107,9 @@ def measure(step: Step, repeats: int) -> dict:
         step_ms=timing.spread(seconds),
         images_per_second=step.images / np.median(seconds),
         step_flops=step.program.flops,
-        flops_per_second=rate,
-        matmul_peak_flops_per_second=peak,
-        fraction_of_peak=rate / peak,
+        flops_per_second=step.program.flops / np.median(seconds),
         step_temporary_bytes=step.program.temporary_bytes,
+        step_collective_bytes=step.program.collective_bytes,
         peak_memory_bytes=memory,
         peak_memory_of=memory_of,
     )

@@ -9,8 +9,8 @@ def table(report: dict) -> str:
     """A report as lines of 'name  value'.
 
     Args:
-      report: {'machine': machine.facts() before the measurement, 'results': of recipe.measure or extraction.measure}, and
-        'recipe' or 'features', the name of what was measured.
+      report: {'machine': machine.facts() before the measurement, 'results': of recipe.measure, recipe.measure_steps or
+        extraction.measure}, and 'recipe' or 'features', the name of what was measured.
     """
     facts, r = report["machine"], report["results"]
     busy = facts["load_average"] > _BUSY * facts["cpu_count"]
@@ -25,11 +25,14 @@ def table(report: dict) -> str:
         f"{step} of {r['step_images']}, ms": _ms(r["step_ms"]),
         f"{work}, images/s": f"{r['images_per_second']:.2f}",
         "a device's GFLOP/s": f"{r['flops_per_second'] / 1e9:.1f}",
-        "its matmul peak, GFLOP/s": f"{r['matmul_peak_flops_per_second'] / 1e9:.1f}",
-        "fraction of peak": f"{r['fraction_of_peak']:.3f}",
         f"temporaries of a {step.split()[-1]}, MB": f"{r['step_temporary_bytes'] / 1e6:.0f}",
         "peak memory, MB": f"{r['peak_memory_bytes'] / 1e6:.0f}  (of the {r['peak_memory_of']})",
     }
+    if "fraction_of_peak" in r:
+        rows["its matmul peak, GFLOP/s"] = f"{r['matmul_peak_flops_per_second'] / 1e9:.1f}"
+        rows["fraction of peak"] = f"{r['fraction_of_peak']:.3f}"
+    if "state_bytes" in r:
+        rows["state on a device, MB"] = f"{r['state_bytes'] / 1e6:.1f}"
     for key, name in {"pipeline": "input pipeline", "sampling": "sampling", "translation": "translation"}.items():
         if rate := r.get(f"{key}_images_per_second"):
             rows[f"{name}, images/s"] = f"{rate:.2f}"

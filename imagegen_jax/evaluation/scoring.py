@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import tables
 from imagegen_jax.evaluation import collection
 from imagegen_jax.evaluation import distances
 from imagegen_jax.evaluation import image_sets
@@ -238,5 +239,4 @@ def table(columns):
     for path, measure in measures.MEASURES.items():
         if measure.brief and any(path in found for found in measured):
             lines.append([measure.name, *(measures.cell(path, found.get(path), brief=True) for found in measured)])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return tables.aligned(lines)

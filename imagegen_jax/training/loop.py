@@ -30,8 +30,13 @@ class Hook:
     names: Callable = tuple
 
 
-def compile_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop"):
-    """Compiles the train step ahead of time, with the state donated.
+def compile_step(*what, **how):
+    """The jax.stages.Compiled of `lower_step`: (state, batch, rng) -> (state, metrics)."""
+    return lower_step(*what, **how).compile()
+
+
+def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop"):
+    """Traces the train step ahead of time, with the state donated.
 
     Args:
       algorithm: the Algorithm.
@@ -43,7 +48,7 @@ def compile_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop
       on_nonfinite: of the config.
 
     Returns:
-      A jax.stages.Compiled, (state, batch, rng) -> (state, metrics).
+      A jax.stages.Lowered.
     """
     train_step = nonfinite.guarded(power_ema.following(algorithm.train_step), on_nonfinite)
 
@@ -58,7 +63,7 @@ def compile_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop
         out_shardings=(shardings, sharding.replicated(mesh)),
         compiler_options=compiler.options(),
     )
-    return jitted.lower(state, batch, rng).compile()
+    return jitted.lower(state, batch, rng)
 
 
 def train(

@@ -372,5 +372,5 @@ def open_run(workdir, check=None):
     opened = Run(str(workdir), config, specs, build_algorithm(config, specs), state=None, step=None, ema=False)
     if check:
         check(opened)
-    mesh, rules, min_size = sharding.make_mesh(jax.device_count()), config.sharding.rules, config.sharding.min_size
+    mesh, rules, min_size = sharding.make_mesh(jax.device_count()), config.sharding.all_rules, config.sharding.min_size
     return dataclasses.replace(opened, state=abstract_state(opened.algorithm, mesh, rules, min_size, config.ema_widths))

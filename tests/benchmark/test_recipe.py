@@ -20,7 +20,8 @@ from imagegen_jax.training import sharding
 
 KEYS = {
     "parameters", "compile_seconds", "step_images", "step_ms", "images_per_second", "step_flops", "flops_per_second",
-    "matmul_peak_flops_per_second", "fraction_of_peak", "step_temporary_bytes", "peak_memory_bytes", "peak_memory_of",
+    "matmul_peak_flops_per_second", "fraction_of_peak", "step_temporary_bytes", "step_collective_bytes",
+    "peak_memory_bytes", "peak_memory_of",
 }  # fmt: skip
 
 

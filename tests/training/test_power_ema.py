@@ -30,7 +30,7 @@ SPECS = images.Spec((28, 28, 1))
 STEPS, KEPT = 60, (20, 30, 40, 50, 60)
 TINY = {
     "network.widths": (8, 4), "discriminator.widths": (4, 8), "network.latent": 4, "batch_size": 8, "ema.widths": (0.05, 0.1),
-    "sharding.rules": ((".*", "fsdp"),), "sharding.min_size": 0,
+    "sharding.preset": "fsdp", "sharding.min_size": 0,
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def known(tmp_path_factory):
     config = recipe()
     run.save_config(folder, config, SPECS)
     algorithm, mesh = run.build_algorithm(config, SPECS), sharding.make_mesh(8)
-    shapes = run.abstract_state(algorithm, mesh, config.sharding.rules, 0, config.ema.widths)
+    shapes = run.abstract_state(algorithm, mesh, config.sharding.all_rules, 0, config.ema.widths)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     first = state = loop.initialise(algorithm, sharding.key(mesh, 0, "init"), shardings)
     assert all(not leaf.any() for leaf in jax.tree.leaves(first.extra["power_ema"]))
@@ -140,7 +140,7 @@ def test_without_a_width_nothing_of_them_is_read(known):
 def beginning(config):
     """What start.begin takes beside a config."""
     algorithm, mesh = run.build_algorithm(config, SPECS), sharding.make_mesh(8)
-    shapes = run.abstract_state(algorithm, mesh, config.sharding.rules, 0, config.ema.widths)
+    shapes = run.abstract_state(algorithm, mesh, config.sharding.all_rules, 0, config.ema.widths)
     return algorithm, sharding.key(mesh, 0, "init"), jax.tree.map(lambda x: x.sharding, shapes)
 
 

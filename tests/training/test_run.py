@@ -32,7 +32,7 @@ def recipe(**changes):
     config = vae.get_config("smoke")
     config.network.name = "dense"
     config.network.widths = (16,)
-    config.sharding.rules = ((".*", "fsdp"),)
+    config.sharding.preset = "fsdp"
     config.sharding.min_size = 0
     config.update_from_flattened_dict(changes)
     return config_lib.typed(config)
@@ -41,7 +41,7 @@ def recipe(**changes):
 def first_state(config):
     algorithm = run.build_algorithm(config, SPECS)
     mesh = sharding.make_mesh(8)
-    shapes = run.abstract_state(algorithm, mesh, config.sharding.rules, config.sharding.min_size)
+    shapes = run.abstract_state(algorithm, mesh, config.sharding.all_rules, config.sharding.min_size)
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     return shapes, start.begin(config, algorithm, sharding.key(mesh, config.seed, "init"), shardings)
 
