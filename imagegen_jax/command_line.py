@@ -185,9 +185,12 @@ def _fail(error):
 
 
 def _set_up_jax():
-    absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS and Orbax warn of what a user cannot mend
-    # When one of Orbax's reads fails, it reports at exit that nobody looked at the others.
+    # TFDS and Orbax warn of what a user cannot mend, and Orbax logs each error, with tracebacks, that it also raises.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    # When one of Orbax's reads fails, it reports at exit that nobody looked at the others, and when one of its writes does,
+    # TensorStore prints that nobody waits for those that go on.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _say_nothing_of_closed_loops
     if not jax.config.jax_compilation_cache_dir:
         _keep_compiled(files.cache_folder())
     if _DISTRIBUTED.value or _COORDINATOR.value:
@@ -198,6 +201,11 @@ def _set_up_jax():
         jax.devices()
     except RuntimeError as error:
         raise errors.UserError(f"JAX finds no device: {str(error).splitlines()[0]}") from error
+
+
+def _say_nothing_of_closed_loops(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _keep_compiled(folder):

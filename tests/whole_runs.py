@@ -1,0 +1,51 @@
+"""What a run leaves in its folder, and whether two runs are the same, for the tests that start whole trainings."""
+
+import json
+
+import jax
+import numpy as np
+
+from imagegen_jax.training import checkpoint
+from imagegen_jax.training import run
+from imagegen_jax.training import sharding
+
+
+def logged(workdir):
+    """The metrics of each step, once each."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = {}
+    for line in lines:
+        if "loss" in line:
+            assert line["step"] not in losses, f"step {line['step']} is logged twice"
+            losses[line["step"]] = [value for name, value in line.items() if name == "loss" or "grad_norm" in name]
+    return losses
+
+
+def last_step(workdir):
+    return checkpoint.available_steps(workdir / run.CHECKPOINTS)[-1]
+
+
+def final(workdir):
+    """(state, position without the time) of the last checkpoint."""
+    algorithm = run.load(workdir).algorithm
+    mesh = sharding.make_mesh(8)
+    shapes = run.abstract_state(algorithm, mesh, (), 0)
+    state, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
+    return jax.device_get(state), (position.step, position.records, position.fingerprint)
+
+
+def assert_same_training(workdir, reference):
+    assert last_step(workdir) == last_step(reference)
+    for ours, theirs in zip(*(jax.tree.leaves(final(folder)) for folder in (workdir, reference)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert logged(workdir) == logged(reference)  # the loss of every step, and so every batch, bit for bit
+
+
+def assert_same_run(workdir, reference):
+    assert_same_training(workdir, reference)
+    pictures = [path.relative_to(reference) for path in reference.glob(f"*/{last_step(reference)}.png")]
+    assert pictures and all((workdir / path).read_bytes() == (reference / path).read_bytes() for path in pictures)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
