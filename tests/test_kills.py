@@ -251,14 +251,11 @@ def test_a_long_training_takes_no_more_and_more(tmp_path):
             status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
             log = tmp_path / "metrics.jsonl"
             done = json.loads(log.read_text().splitlines()[-1])["step"] if log.exists() and log.read_text() else 0
-            files = len(list((process / "fd").iterdir()))
-            seen.append((done, int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])))
+            if "VmRSS" in status:  # which a process that ends has no more
+                files = len(list((process / "fd").iterdir()))
+                seen.append((done, int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"])))
     assert job.returncode == 0, (tmp_path / "stderr").read_text()[-2000:]
-    early = [row[1:] for row in seen if 0.1 * steps <= row[0] < 0.3 * steps]
-    late = [row[1:] for row in seen if row[0] >= 0.8 * steps]
-    print(
-        f"{steps} steps; MB, files, threads at most: {[max(x) for x in zip(*early)]} early, {[max(x) for x in zip(*late)]} late"
-    )
-    (memory, files, threads), (memory_late, files_late, threads_late) = ([max(x) for x in zip(*part)] for part in (early, late))
-    assert memory_late < memory + 30
-    assert files_late <= files + 3 and threads_late <= threads + 3
+    early = [max(x) for x in zip(*(row[1:] for row in seen if 0.1 * steps <= row[0] < 0.3 * steps))]
+    late = [max(x) for x in zip(*(row[1:] for row in seen if row[0] >= 0.8 * steps))]
+    print(f"{steps} steps; MB, files and threads at most: {early} in the beginning, {late} at the end")
+    assert late[0] < early[0] + 30 and late[1] <= early[1] + 3 and late[2] <= early[2] + 3
