@@ -9,7 +9,8 @@ translate            images of one domain of a CycleGAN to the other, whatever t
 
 python -m experiments.edit inpaint --workdir=runs/ddpm --input=photo.png --mask=mask.png --out=filled
 
-But for translate, images have the size of the run's own or, where its training resized them, are resized. interpolate takes
+But for translate, and with --tiled for repair, images have the size of the run's own or, where its training resized them, are
+resized. interpolate takes
 random latents, --input=seed:1,2, of a GAN too. Without --input, reconstruct and interpolate show test images or random latents.
 """
 
@@ -109,7 +110,7 @@ _GIVEN = ("workdir", "input", "out")
 
 def _repair(verb):
     restore, check = (functools.partial(fn, verb=verb) for fn in (restoring_files.restore, restoring.check_repairs))
-    return functools.partial(redraw, restore, "samples", "seed", "score", "features", check=check), _GIVEN
+    return functools.partial(redraw, restore, "samples", "seed", "score", "features", "tiled", "overlap", check=check), _GIVEN
 
 
 VERBS = {

@@ -10,6 +10,8 @@ channels) uint8, labels (n,), wanted where the run is told a class. `options` ar
     noise    standard deviation of noise in the images, of pixels from -1 to 1
     method, repeats, weight, iterations     see diffusion/inverse_problems.py
     steps, sampler, guidance_scale, ...     of the run's own, as Run.sample takes them; by default 20 steps of ddpm
+    tiled    whether images have any size, and are drawn in overlapping tiles of the run's (diffusion/tiles.py)
+    overlap  pixels that neighbouring tiles share, by default a quarter of a tile
 
 What a run cannot do is an errors.UserError.
 """
@@ -106,18 +108,38 @@ def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **req
     return _drawn(ours, request, prompt, redrawing.varies(strength), labels, samples, seed, images)
 
 
-def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None, **options) -> Restored:
+def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None, tiled=False, **options) -> Restored:
     """Draws the images of which damaged ones are left; for `verb` and `about` see `damage_of`, for `alpha` masks.hidden."""
     damage = damage_of(trained, verb, **about, noise=noise)
-    shape = trained.spec.shape
+    shape = size_of(trained, damage, images.shape[1:], tiled)
     if images.shape[1:] != damage.taken(shape):
         has, takes = ("x".join(map(str, size)) for size in (images.shape[1:], damage.taken(shape)))
         raise errors.UserError(f"the images are {has}, and what this run can mend so is {takes}")
-    return solve(trained, damage.problem(shape, len(images), alpha), damage.placed(images, shape), labels, **options)
+    problem = damage.problem(shape, len(images), alpha)
+    return solve(trained, problem, damage.placed(images, shape), labels, size=shape[:2] if tiled else None, **options)
 
 
-def solve(trained, problem, y, labels=None, *, samples=1, seed=0, **options) -> Restored:
-    """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem of a damage_of the run."""
+def size_of(trained, damage, damaged, tiled):
+    """(h, w, c) of what is drawn of (h', w', c') damaged images: the run's, or with tiles any that is no smaller."""
+    if not tiled:
+        return trained.spec.shape
+    shape = damage.whole(damaged, trained.spec.shape[-1])
+    check_tiles(trained, shape)
+    return shape
+
+
+def check_tiles(trained, shape):
+    """Raises errors.UserError where an image is smaller than a tile."""
+    if any(ours < tile for ours, tile in zip(shape, trained.spec.shape)):
+        has, takes = ("{}x{}".format(*size) for size in (shape, trained.spec.shape))
+        raise errors.UserError(f"--tiled: an image of {has} pixels is smaller than a tile of this run, {takes}: leave it out")
+
+
+def solve(trained, problem, y, labels=None, *, samples=1, seed=0, size=None, overlap=None, first=0, **options) -> Restored:
+    """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem of a damage_of the run.
+
+    `size` is that of the images where they are drawn in tiles, and `first` the number of the first.
+    """
     method, request = _split(options)
     if isinstance(trained.algorithm, capabilities.Restores):
         for name, value in method.items():
@@ -130,7 +152,8 @@ def solve(trained, problem, y, labels=None, *, samples=1, seed=0, **options) -> 
         _check_method(method, ours.algorithm.denoising(ours.state, request)[1])
         draw, rows_of = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
         rows = rows_of(y)
-    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows)
+    divided = {} if size is None else {"size": size, "overlap": _overlap(trained, overlap)}
+    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=first, **divided)
     if problem.hidden is None:
         return made
     kept = np.where(problem.hidden[:, None, ..., None], made.samples, y[:, None])
@@ -231,6 +254,15 @@ def _split(options):
     return method, {name: value for name, value in asked.items() if name not in declared}
 
 
+def _overlap(trained, overlap):
+    """Pixels that neighbouring tiles share. Raises errors.UserError."""
+    side = min(trained.spec.shape[:2])
+    overlap = side // 4 if overlap is None else int(overlap)
+    if not 0 <= overlap <= side // 2:
+        raise errors.UserError(f"--overlap is {overlap}: it must be between 0 and {side // 2}, half of a tile")
+    return overlap
+
+
 def _check_method(method, sampler):
     chosen = inverse_problems.Method(**method)
     for name, owner in chosen.foreign(method):
@@ -242,12 +274,12 @@ def _check_method(method, sampler):
         )
 
 
-def _drawn(ours, request, prompt, draw, labels, samples, seed, *rows):
-    """The Restored of arrays with a row for each image."""
+def _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=0, **divided):
+    """The Restored of arrays with a row for each image; `divided` is of redrawing.Redrawer."""
     errors.check_at_least({"samples": samples}, samples=1)
     rng.check_seed(seed, "--seed")
     labels = inputs.labels_of(labels, len(rows[0]), ours.algorithm.classes)
     mesh = sharding.make_mesh(jax.device_count())
-    redraw = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw, prompt)
-    made = redraw(seed, samples, labels, *rows)
+    redraw = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw, prompt, **divided)
+    made = redraw(seed, samples, labels, *rows, first=first)
     return Restored(made[:, 0], made)

@@ -26,7 +26,9 @@ from imagegen_jax.generation import output
 from imagegen_jax.generation import translation
 
 
-def restore(trained, given, out, label=None, *, verb, overwrite=False, score=None, features=None, seed=0, **options):
+def restore(
+    trained, given, out, label=None, *, verb, overwrite=False, score=None, features=None, seed=0, tiled=False, **options
+):
     """Restores the images that `--input` names.
 
     Args:
@@ -40,6 +42,7 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
         False compares none; None for those of the data set.
       features: of the perceptual distance, see comparing.scorer.
       seed: see restoring.
+      tiled: whether files keep their own size, and are drawn in tiles; see restoring.
       **options: fields of the damage, as values or as a person writes them, and what restoring.solve takes.
 
     Returns:
@@ -53,22 +56,75 @@ def restore(trained, given, out, label=None, *, verb, overwrite=False, score=Non
     about, options = _about(verb, options)
     damage = restoring.damage_of(trained, verb, **about)
     _check_out(out, overwrite)
-    shape = trained.spec.shape
-    taken = damage.taken(shape)  # checked before files are read
-    true = bool(score) or _from_data(given)
-    found = _read(trained, given, out, label, shape if true else taken)
+    from_data = _from_data(given)
+    true, tiled = bool(score) or from_data, tiled and not from_data
+    if tiled:
+        parts = _one_by_one(trained, damage, given, out, label, true)
+    else:
+        shape = trained.spec.shape
+        taken = damage.taken(shape)  # checked before files are read
+        parts = [_read(trained, given, out, label, shape if true else taken)]
+    scores = (features or "") if true and score is not False else None
+    made = [_restored(trained, damage, part, true, scores, tiled, i, seed=seed, **options) for i, part in enumerate(parts)]
+    names, texts, lines = [name for part in parts for name in part.names], {}, ""
+    if scores is not None:
+        found = {row: _joined([one.scores[row] for one in made], np.concatenate) for row in made[0].scores}
+        texts["scores.json"], lines = _json(trained, names, found), comparing.text(found)
+    columns = _joined([one.columns for one in made])
+    _save(trained, verb, out, names, columns, [one.restored for one in made], texts)
+    return lines
+
+
+class _Made(NamedTuple):
+    """Images of one size that were restored.
+
+    Attributes:
+      columns: {what they are: (n, h, w, c) uint8}, of which the last is 'after'.
+      restored: restoring.Restored.
+      scores: {answer: what comparing.scorer says}.
+    """
+
+    columns: dict[str, np.ndarray]
+    restored: restoring.Restored
+    scores: dict[str, dict[str, np.ndarray]]
+
+
+def _restored(trained, damage, found, true, features, tiled, first, seed, **options):
+    """The _Made of a _Given, whose first image has this number; `features` is None where nothing is scored."""
+    from imagegen_jax.api import comparing  # here, too
+
+    shape = found.image.shape[1:]
+    shape = shape if true else restoring.size_of(trained, damage, shape, tiled)
     problem = damage.problem(shape, len(found.image), found.alpha)
     y = problem.degraded(found.image, seed) if true else damage.placed(found.image, shape)
-    scored = comparing.scorer(found.image, problem.hidden, features) if true and score is not False else None
-    made = restoring.solve(trained, problem, y, found.label, seed=seed, **options)
+    scored = None if features is None else comparing.scorer(found.image, problem.hidden, features or None)
+    divided = {"size": shape[:2], "first": first} if tiled else {}
+    made = restoring.solve(trained, problem, y, found.label, seed=seed, **divided, **options)
     columns = ({"before": found.image} if true else {}) | {"damaged": _shown(y, problem.hidden, shape), "after": made.images}
-    texts, lines = {}, ""
-    if scored:
-        answers = {_answer(trained, options): made.images} | comparing.trivial(trained, problem, y)
-        scores = {name: scored(answer) for name, answer in answers.items()}
-        texts["scores.json"], lines = _json(trained, found.names, scores), comparing.text(scores)
-    _save(trained, verb, out, found.names, columns, made, texts)
-    return lines
+    answers = {_answer(trained, options): made.images}
+    if scored and not tiled:  # training images have the run's size
+        answers |= comparing.trivial(trained, problem, y)
+    return _Made(columns, made, {name: scored(answer) for name, answer in answers.items()} if scored else {})
+
+
+def _one_by_one(trained, damage, given, out, label, true):
+    """A _Given of each file, as large as it is. Raises errors.UserError where one is too small, or `out` wants one size."""
+    own, listed, found = trained.spec.shape, inputs.find(given), []
+    _check_names(given, [str(name.with_suffix("")) for _, name in listed])
+    for path, name in listed:
+        with pictures.opened(path) as image:
+            height, width, _ = pictures.convert(image, 1).shape
+        shape = (height, width, own[-1] if true else damage.taken(own)[-1])
+        restoring.check_tiles(trained, shape if true else damage.whole(shape, own[-1]))
+        found.append(_read(trained, str(path), out, label, shape)._replace(names=[str(name.with_suffix(""))]))
+    if pathlib.PurePath(out).suffix and len({one.image.shape for one in found}) > 1:
+        raise errors.UserError(f"--out={out}: the images have several sizes, and a file takes one: give a folder")
+    return found
+
+
+def _joined(dicts, join=lambda arrays: [row for array in arrays for row in array]):
+    """{name: the values of all dicts, joined}."""
+    return {name: join([one[name] for one in dicts]) for name in dicts[0]}
 
 
 def vary(trained, given, out, label=None, *, overwrite=False, strength=None, **options):
@@ -79,7 +135,7 @@ def vary(trained, given, out, label=None, *, overwrite=False, strength=None, **o
     if strength is not None:
         options["strength"] = _number("strength", strength)
     made = restoring.vary(trained, found.image, labels=found.label, **options)
-    _save(trained, "vary", out, found.names, {"before": found.image, "after": made.images}, made, {})
+    _save(trained, "vary", out, found.names, {"before": found.image, "after": made.images}, [made], {})
 
 
 def invert(trained, given, out, label=None, *, overwrite=False, **request):
@@ -90,7 +146,7 @@ def invert(trained, given, out, label=None, *, overwrite=False, **request):
     noise, made = editing.invert(trained, found.image, found.label, **request)
     shown = np.asarray(images.to_uint8(noise / 3))  # three standard deviations
     texts = {"errors.json": made.json(found.names, workdir=str(trained.workdir), step=trained.step)}
-    _save(trained, "invert", out, found.names, {"before": found.image, "noise": shown, "after": made.images}, None, texts)
+    _save(trained, "invert", out, found.names, {"before": found.image, "noise": shown, "after": made.images}, [], texts)
     return made.table(found.names)
 
 
@@ -163,10 +219,14 @@ def _read(trained, given, out, label, shape):
         listed = inputs.find(given)
         names = [str(name.with_suffix("")) for _, name in listed]
         alpha = _opacity([path for path, _ in listed], shape)
-    for name in {name for name in names if names.count(name) > 1}:
-        raise errors.UserError(f"--input={given}: two images are called {name}, and so would the results be: rename one")
+    _check_names(given, names)
     label = None if label is None else trained.spec.label_of(label)
     return _Given(names, found.image, inputs.labels(found.label, label, trained.algorithm.classes), alpha)
+
+
+def _check_names(given, names):
+    for name in {name for name in names if names.count(name) > 1}:
+        raise errors.UserError(f"--input={given}: two images are called {name}, and so would the results be: rename one")
 
 
 def _opacity(paths, shape):
@@ -190,12 +250,16 @@ def _shown(y, hidden, shape):
 
 
 def _save(trained, verb, out, names, columns, made, texts):
-    """Writes {what they are: (n, h, w, c)} beside each other, or to a folder with a page: the last, 'after', as its images."""
+    """Writes {what they are: images} beside each other, or to a folder with a page: the last, 'after', as its images.
+
+    `made` are the restoring.Restored that they come from, one after the other; [] where they come from none.
+    """
     if pathlib.PurePath(out).suffix in (".png", ".npz"):
-        return output.save_cells(out, np.stack(list(columns.values()), 1))
-    if made is not None and made.samples.shape[1] > 1:
-        more = {f"sample {i + 1}": made.samples[:, i] for i in range(1, made.samples.shape[1])}
-        columns |= more | {"spread": np.rint(2 * 255 * made.spread).astype(np.uint8)}
+        return output.save_cells(out, np.stack([np.stack(list(column)) for column in columns.values()], 1))
+    if made and made[0].samples.shape[1] > 1:
+        for i in range(1, made[0].samples.shape[1]):
+            columns[f"sample {i + 1}"] = [sample for one in made for sample in one.samples[:, i]]
+        columns["spread"] = [np.rint(2 * 255 * spread).astype(np.uint8) for one in made for spread in one.spread]
     if jax.process_index():
         return None
     title = f"{pathlib.Path(trained.workdir).name}, step {trained.step}: {verb}"

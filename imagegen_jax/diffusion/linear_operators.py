@@ -122,7 +122,7 @@ DOWNSCALING = {"box": averaging, "bicubic": bicubic}
 def check_factor(factor, shape, name):
     """Raises errors.UserError where the factor, which a person knows by this name, does not divide (h, w, c) images."""
     if shape[0] % factor or shape[1] % factor:
-        raise errors.UserError(f"{name}={factor} does not divide the {shape[0]}x{shape[1]} pixels of this run's images")
+        raise errors.UserError(f"{name}={factor} does not divide the {shape[0]}x{shape[1]} pixels of the images")
 
 
 def luminance(shape):

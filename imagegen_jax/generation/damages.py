@@ -71,6 +71,10 @@ class Damage:
         """Damaged images as y."""
         return damaged
 
+    def whole(self, damaged, channels):
+        """(h, w, channels) of the images that (h', w', c') damaged ones are of, whatever the run's own size."""
+        return (*damaged[:2], channels)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inpaint(Damage):
@@ -106,6 +110,11 @@ class Outpaint(Damage):
         whole[:, *self._place(shape)] = damaged
         return whole
 
+    def whole(self, damaged, channels):
+        if self.box:
+            raise errors.UserError("--box says where the input lies in an image of the run's size: with --tiled leave it out")
+        return (2 * damaged[0], 2 * damaged[1], channels)
+
     def _place(self, shape):
         if self.box:
             return masks.box(self.box, shape[:2], "box")
@@ -126,6 +135,9 @@ class Superres(Damage):
     def operator(self, shape, num, alpha):
         linear_operators.check_factor(self.factor, shape, "--factor")
         return linear_operators.DOWNSCALING[self.downscaling](shape, self.factor), None
+
+    def whole(self, damaged, channels):
+        return (self.factor * damaged[0], self.factor * damaged[1], channels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from imagegen_jax.algorithms import capabilities
 from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.diffusion import inversion
 from imagegen_jax.diffusion import linear_operators
+from imagegen_jax.diffusion import samplers
+from imagegen_jax.diffusion import tiles
 from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
@@ -23,7 +25,7 @@ from imagegen_jax.training import sharding
 class Redrawer:
     """Draws images from others: sample j of image i depends on the seed, on i, on j and on what is asked for alone."""
 
-    def __init__(self, algorithm, state, mesh, batch_size, request, draw, prompt=""):
+    def __init__(self, algorithm, state, mesh, batch_size, request, draw, prompt="", size=None, overlap=None):
         """Prepares the drawing.
 
         Args:
@@ -34,36 +36,81 @@ class Redrawer:
           request: of algorithm.Request.
           draw: (inverse_problems.Drawing, *rows) -> (n, h, w, c), of what is given for each image.
           prompt: what all images are to show, of a method that is told texts.
+          size: (height, width) of images larger than the algorithm's, which are drawn one after the other, each in tiles of
+            which so many are seen at once as there would be images; None for images as the algorithm's.
+          overlap: pixels that neighbouring tiles share.
         """
-        self._batch_size = sharding.divisible(batch_size, mesh)
-        self._mesh = mesh
-        self._state = state
-        self._classes = algorithm.classes
+        self._mesh, self._state = mesh, state
+        at_once = sharding.divisible(batch_size, mesh)
+        self._batch_size = 1 if size else at_once
+        self._steps = _Steps(algorithm.process, algorithm.denoising(state, request)[1]) if size else None
 
         def drawn(state, key, index, number, label, *rows):
             keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
             condition = _shown(algorithm, {"label": label}, prompt, len(keys))
             denoise, sampler = algorithm.denoising(state, request)
-            given = denoise, algorithm.process, sampler, keys, algorithm.image_shape, condition
+            shape = algorithm.image_shape
+            if size:
+                divided = tiles.Tiles(tuple(size), shape[:2], overlap, at_once)
+                denoise = tiles.denoiser(denoise, divided, self._divided_over_devices, self._steps.reached)
+                shape = (*size, shape[-1])
+            given = denoise, algorithm.process, sampler, keys, shape, condition
             return images.to_uint8(draw(inverse_problems.Drawing(*given), *rows))
 
         self._drawn = jax.jit(drawn, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
 
-    def __call__(self, seed, samples, labels, *rows):
-        """(n, samples, h, w, c) uint8, behind a progress bar, of (n,) labels and of arrays with n rows."""
+    def __call__(self, seed, samples, labels, *rows, first=0):
+        """(n, samples, h, w, c) uint8, behind a progress bar, of (n,) labels and arrays with n rows, from image `first` on."""
         n = len(labels)
         index, number = np.divmod(np.arange(n * samples, dtype=np.int32), samples)
-        rows = [index, number, labels[index], *(array[index] for array in rows)]
+        rows = [index + np.int32(first), number, labels[index], *(array[index] for array in rows)]
         key = sharding.key(self._mesh, seed, "edit")
         made = []
-        with progress.Progress(len(index), "image", "drawing") as bar:
+        counted = (len(index) * len(self._steps), "step") if self._steps else (len(index), "image")
+        with progress.Progress(*counted, "drawing") as bar:
             for start in range(0, len(index), self._batch_size):
                 pieces = [array[start : start + self._batch_size] for array in rows]
-                filled = [sharding.put_filled(self._mesh, piece, self._batch_size) for piece in pieces]
-                made.append(np.asarray(self._drawn(self._state, key, *filled))[: len(pieces[0])])
-                bar.update(len(pieces[0]))
+                if self._steps:
+                    self._steps.begin(bar)
+                made.append(np.asarray(self._drawn(self._state, key, *map(self._put, pieces)))[: len(pieces[0])])
+                bar.update(self._steps.left() if self._steps else len(pieces[0]))
         made = np.concatenate(made)
         return made.reshape(n, samples, *made.shape[1:])
+
+    def _put(self, piece):
+        if self._steps:  # every device works on each image
+            return jax.make_array_from_callback(piece.shape, sharding.replicated(self._mesh), lambda at: piece[at])
+        return sharding.put_filled(self._mesh, piece, self._batch_size)
+
+    def _divided_over_devices(self, array):
+        return jax.lax.with_sharding_constraint(array, sharding.batched(self._mesh))
+
+
+class _Steps:
+    """The steps of a sampler that an image has behind it, for a bar."""
+
+    def __init__(self, process, sampler):
+        self._ratios = np.inf * np.ones(2) if sampler.name == "ode" else samplers.levels(process, sampler).noise_ratio
+        self._bar, self._done = None, 0
+
+    def __len__(self):
+        return len(self._ratios) - 1
+
+    def begin(self, bar):
+        """An image begins."""
+        self._bar, self._done = bar, 0
+
+    def reached(self, ratio):
+        """The network is asked at this sigma / alpha."""
+        done = int((self._ratios[:-1] > 1.0001 * float(ratio)).sum()) if np.isfinite(self._ratios[0]) else 0
+        if done > self._done:
+            self._bar.update(done - self._done)
+            self._done = done
+
+    def left(self):
+        """Those of an image that is done which the bar has not seen."""
+        jax.effects_barrier()
+        return len(self) - self._done
 
 
 def restores(method: inverse_problems.Method, operator, noise):
@@ -91,7 +138,7 @@ def undoes(algorithm, noise):
     """
 
     def draw(drawing, y, hidden=None):
-        told = algorithm.degradation.told(images.to_float(y), algorithm.image_shape, hidden, noise)
+        told = algorithm.degradation.told(images.to_float(y), drawing.shape, hidden, noise)
         return drawing._replace(condition=drawing.condition | told).sample()
 
     return draw

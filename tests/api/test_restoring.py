@@ -13,6 +13,7 @@ from imagegen_jax import images
 from imagegen_jax import similarity
 from imagegen_jax.api import comparing
 from imagegen_jax.api import restoring
+from imagegen_jax.api import restoring_files
 from imagegen_jax.api import runs
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import masks
@@ -218,3 +219,48 @@ def test_what_cannot_be_is_said_in_one_line_and_nothing_written(tmp_path, folder
         "--guidance_scale=2",
         f"--out={tmp_path}/no/",
     )
+
+
+def test_images_of_any_size_are_drawn_in_tiles(trained):
+    """Larger than the run's 8x8: what a mask keeps stays, whatever the number of the image beside it."""
+    large, fast = RNG.integers(0, 256, (2, 13, 10, 3), np.uint8), dict(steps=3, tiled=True)
+    hidden = masks.hidden("box:2,3,6,7", 2, (13, 10))
+    made = trained.inpaint(large, hidden, samples=2, overlap=3, **fast)
+    assert made.samples.shape == (2, 2, 13, 10, 3) and (made.images != large).any()
+    np.testing.assert_array_equal(made.images[~hidden], large[~hidden])
+    assert trained.superres(large[:, :, :5], 2, **fast).images.shape == (2, 26, 10, 3)
+    assert trained.outpaint(large[:1], **fast).images.shape == (1, 26, 20, 3)
+    assert trained.colorize(large[..., :1], method="mmps", iterations=1, **fast).images.shape == large.shape
+    with pytest.raises(errors.UserError, match="--tiled: an image of 7x10 pixels is smaller than a tile of this run, 8x8"):
+        trained.inpaint(large[:, :7], hidden[:, :7], **fast)
+    with pytest.raises(errors.UserError, match="--overlap is 5: it must be between 0 and 4"):
+        trained.inpaint(large, hidden, overlap=5, **fast)
+    with pytest.raises(errors.UserError, match="with --tiled leave it out"):
+        trained.outpaint(large, "box:0,0,2,2", **fast)
+
+
+def test_one_tile_is_the_whole_image(trained):
+    plain, tiled = (trained.inpaint(PICTURES[:2], "half:left", steps=3, tiled=tiled).images for tiled in (False, True))
+    assert np.abs(plain.astype(int) - tiled).max() <= 1
+
+
+def test_files_of_several_sizes_keep_theirs_in_tiles(folder, trained, tmp_path):
+    sizes = {"a": (9, 12), "b": (16, 8)}
+    truth = {name: RNG.integers(0, 256, (*size, 3), np.uint8) for name, size in sizes.items()}
+    (tmp_path / "in").mkdir()
+    for name, image in truth.items():
+        output.picture(image).save(tmp_path / "in" / f"{name}.png")
+    run_of = dict(verb="inpaint", mask="half:left", steps=2, tiled=True)
+    lines = restoring_files.restore(trained, str(tmp_path / "in"), str(tmp_path / "out"), score=True, **run_of)
+    for name, image in truth.items():
+        made = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
+        np.testing.assert_array_equal(made[:, image.shape[1] // 2 :], image[:, image.shape[1] // 2 :])
+    scores = json.loads((tmp_path / "out/scores.json").read_text())["scores"]
+    assert list(scores) == ["ddnm"] and len(scores["ddnm"]["psnr"]) == 2 and "ddnm" in lines
+    with pytest.raises(errors.UserError, match="several sizes, and a file takes one: give a folder"):
+        restoring_files.restore(trained, str(tmp_path / "in"), str(tmp_path / "out.png"), **run_of)
+    small = tmp_path / "small.png"
+    output.picture(truth["a"][:5]).save(small)
+    with pytest.raises(errors.UserError, match="an image of 5x12 pixels is smaller than a tile"):
+        restoring_files.restore(trained, str(small), str(tmp_path / "none"), **run_of)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,74 @@
+"""Denoisers of larger images, made of tiles."""
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+import pytest
+
+from imagegen_jax.diffusion import processes
+from imagegen_jax.diffusion import samplers
+from imagegen_jax.diffusion import solvers
+from imagegen_jax.diffusion import tiles
+
+RNG = np.random.default_rng(0)
+LEVEL = processes.Level(*map(jnp.float32, (0.5, 0.8, 0.6, 1.0)))
+CONDITION = {"map": RNG.random((2, 13, 9, 3)).astype(np.float32), "label": np.array([1.0, -2.0], np.float32)}
+
+
+def pointwise(x, level, condition):
+    """What a pixel becomes depends on nothing beside it."""
+    label = condition["label"][:, None, None, None]
+    x0 = jnp.tanh(x) * level.alpha + condition["map"][..., :1] * label
+    return solvers.Estimate(x0, condition["map"][..., 1:2] + 0 * x)
+
+
+@pytest.mark.parametrize(("tile", "overlap", "at_once"), [((4, 4), 1, 3), ((5, 3), 0, 64), ((13, 9), 2, 1)])
+def test_of_what_is_local_it_is_that_of_the_whole(tile, overlap, at_once):
+    x = RNG.standard_normal((2, 13, 9, 1)).astype(np.float32)
+    seen = []
+    divided = tiles.Tiles((13, 9), tile, overlap, at_once)
+    found = jax.jit(tiles.denoiser(pointwise, divided, on_level=seen.append))(x, LEVEL, CONDITION)
+    expected = pointwise(x, LEVEL, CONDITION)
+    np.testing.assert_allclose(found.x0, expected.x0, atol=1e-6)
+    np.testing.assert_allclose(found.variance, expected.variance, atol=1e-6)
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen, [0.75], rtol=1e-6)
+
+
+def test_a_pixel_is_the_weighted_mean_of_the_tiles_that_show_it():
+    """Of two tiles in one dimension that are each filled with their own mean, by hand."""
+
+    def mean(x, level, condition):
+        return solvers.Estimate(jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape))
+
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 6, 1)
+    found = tiles.denoiser(mean, tiles.Tiles((1, 6), (1, 4), 2, 5))(x, LEVEL, ()).x0.ravel()
+    first, second = 1.5, 3.5  # of pixels 0 to 3 and 2 to 5, whose ramps are 1/3, 2/3, 2/3, 1/3
+    np.testing.assert_allclose(
+        found, [first, first, (2 * first + second) / 3, (first + 2 * second) / 3, second, second], rtol=1e-6
+    )
+
+
+def test_gradients_go_through_tiles():
+    divided = tiles.Tiles((13, 9), (4, 4), 1, 3)
+    x = RNG.standard_normal((2, 13, 9, 1)).astype(np.float32)
+
+    def total(denoise):
+        return jax.grad(lambda x: jnp.square(denoise(x, LEVEL, CONDITION).x0).sum())(x)
+
+    np.testing.assert_allclose(total(tiles.denoiser(pointwise, divided)), total(pointwise), atol=1e-5)
+
+
+def test_images_are_drawn_as_without_tiles_where_pixels_are_independent():
+    """Gaussian pixels of variance 1/4, whose exact denoiser is local."""
+    process = processes.RectifiedFlow()
+    sampler = samplers.Sampler(name="dpmpp_2m", steps=6, grid="karras")
+
+    def exact(x, level, condition):
+        return solvers.Estimate(level.alpha * x / 4 / (level.alpha**2 / 4 + level.sigma**2))
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    tiled = tiles.denoiser(exact, tiles.Tiles((11, 11), (4, 4), 2, 8))
+    drawn = [samplers.sample(denoise, keys, (11, 11, 1), process, sampler) for denoise in (tiled, exact)]
+    np.testing.assert_allclose(*drawn, atol=1e-5)
+    assert np.std(drawn[0]) > 0.4
