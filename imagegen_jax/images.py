@@ -125,20 +125,3 @@ def grid(images, columns=None, gap=1):
     for i, image in enumerate(images):
         sheet[i // columns, :h, i % columns, :w] = image
     return sheet.reshape(rows * (h + gap), columns * (w + gap), c)[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
-
-
-def windows(side: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
-    """The tiles along one side of an image: where each starts, and the weights of its pixels.
-
-    Returns:
-      [(start, (min(side, tile),) float32)]. The weights are in (0, 1], rise and fall linearly over `overlap` pixels, and those
-      of one pixel add up to 1.
-    """
-    length = min(side, tile)
-    starts = [*range(0, side - length, tile - overlap), side - length]
-    i = np.arange(length)
-    ramp = np.minimum(1, np.minimum(i + 1, length - i) / (overlap + 1))
-    total = np.zeros(side)
-    for start in starts:
-        total[start : start + length] += ramp
-    return [(start, (ramp / total[start : start + length]).astype(np.float32)) for start in starts]

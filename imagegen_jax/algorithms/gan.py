@@ -234,14 +234,14 @@ class Gan(base.Algorithm):
     def _fakes(self, state, real, condition, rng):
         """What an update of the discriminator alone is shown: (images, their condition, key of the rest)."""
         noise_rng, rng = jax.random.split(rng)
-        z = jax.random.normal(noise_rng, (len(real), self.latent))
+        z = rng_lib.beside(real, jax.random.normal(noise_rng, (len(real), self.latent)))
         return self._generate(state.params["generator"], state.extra["generator_stats"], z, condition)[0], condition, rng
 
     def _train_all(self, state, microbatch):
         """(state, metrics) after an update of all networks."""
         real, condition, rng, number = microbatch
         noise_rng, rng = jax.random.split(rng)
-        z = jax.random.normal(noise_rng, (len(real), self.latent))
+        z = rng_lib.beside(real, jax.random.normal(noise_rng, (len(real), self.latent)))
 
         def generate(params):
             return self._generate(params, state.extra["generator_stats"], z, condition)

@@ -126,13 +126,14 @@ class VaeGan(gan.Gan):
         parameters, updated = self.encoder.apply(variables, image, condition, train=train, mutable=mutable)
         return vae_nets.gaussian(parameters), updated.get("batch_stats", stats)
 
-    def _noises(self, n, rng):
+    def _noises(self, real, rng):
         """(noise of the posterior, z of the prior, both (n, latent), key of the rest)."""
         noise_rng, prior_rng, rng = jax.random.split(rng, 3)
-        return *(jax.random.normal(key, (n, self.latent)) for key in (noise_rng, prior_rng)), rng
+        drawn = (jax.random.normal(key, (len(real), self.latent)) for key in (noise_rng, prior_rng))
+        return *(rng_lib.beside(real, noise) for noise in drawn), rng
 
     def _fakes(self, state, real, condition, rng):
-        noise, z_prior, rng = self._noises(len(real), rng)
+        noise, z_prior, rng = self._noises(real, rng)
         posterior, _ = self._infer(state.params["encoder"], state.extra["encoder_stats"], real, condition, train=True)
         z, both = jnp.concatenate([posterior.at(noise), z_prior]), _twice(condition)
         return self._generate(state.params["generator"], state.extra["generator_stats"], z, both)[0], both, rng
@@ -140,7 +141,7 @@ class VaeGan(gan.Gan):
     def _train_all(self, state, microbatch):
         real, condition, rng, number = microbatch
         n = len(real)
-        noise, z_prior, rng = self._noises(n, rng)
+        noise, z_prior, rng = self._noises(real, rng)
         both = _twice(condition)
 
         def encode(params):

@@ -1,18 +1,18 @@
 """Images larger than those that a network was trained on: its estimates of overlapping tiles, averaged at every step.
 
 So neighbouring tiles agree on what they share while an image is drawn (MultiDiffusion, Bar-Tal et al. 2023, equation 5), and
-there are no seams to blend in the end. A tile knows of the others by what it shares with them alone.
+there are no seams to blend in the end. At each noise level the tiles lie elsewhere, so that none of their borders is one in the
+image. A tile knows of the others by what it shares with them alone.
 """
 
 from collections.abc import Callable
-import itertools
 from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
 import numpy as np
 
-from imagegen_jax import images
+from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import solvers
 
 
@@ -31,6 +31,26 @@ class Tiles(NamedTuple):
     overlap: int
     at_once: int
 
+    def starts(self, level: processes.Level) -> tuple[jax.Array, jax.Array]:
+        """Where tiles begin along height and width at a noise level: they cover all, the same at each time of this level."""
+        key = jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(jnp.float32(level.time), jnp.uint32))
+        found = []
+        for axis_key, side, tile in zip(jax.random.split(key), self.size, self.tile):
+            apart = tile - self.overlap
+            count = -(-(side - tile) // apart) + 2 if side > tile else 1
+            shift = jax.random.randint(axis_key, (), 0, apart)
+            found.append(jnp.clip(apart * jnp.arange(count) - shift, 0, side - tile))
+        return tuple(found)
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(*tile, 1) float32 of a tile's pixels, which rises and falls linearly where neighbours may share them."""
+        ramps = []
+        for side in self.tile:
+            i = np.arange(side)
+            ramps.append(np.minimum(1, np.minimum(i + 1, side - i) / (self.overlap + 1)))
+        return np.outer(*ramps)[..., None].astype(np.float32)
+
 
 def denoiser(
     denoise: solvers.Denoiser, tiles: Tiles, placed: Callable = lambda x: x, on_level: Callable | None = None
@@ -44,42 +64,38 @@ def denoiser(
       placed: what is done with arrays of `at_once` rows, such as to divide them over devices.
       on_level: None, or called on the host with sigma / alpha of each evaluation of the whole images.
     """
-    axes = [images.windows(*given, tiles.overlap) for given in zip(tiles.size, tiles.tile)]
-    starts = [np.array([start for start, _ in axis]) for axis in axes]
-    ramps = [np.stack([ramp for _, ramp in axis]) for axis in axes]
-    cells = np.array(list(itertools.product(*map(range, map(len, starts)))))  # (tiles, 2)
 
     def of_whole(x, level, condition):
         x, condition = jax.tree.map(jnp.asarray, (x, condition))
         if on_level is not None:
             jax.debug.callback(on_level, level.noise_ratio)
-        image, cell = (jnp.asarray(part.ravel()) for part in np.indices((len(x), len(cells))))
-        missing = -len(image) % tiles.at_once  # those that fill up the last call have no weight
-        weight = jnp.arange(len(image) + missing) < len(image)
-        rows = [jnp.pad(part, (0, missing)).reshape(-1, tiles.at_once) for part in (image, cell)]
+        tops, lefts = tiles.starts(level)
+        numbers = [part.ravel() for part in np.indices((len(x), len(tops), len(lefts)))]
+        missing = -len(numbers[0]) % tiles.at_once  # those that fill up the last call have no weight
+        present = np.arange(len(numbers[0]) + missing) < len(numbers[0])
+        rows = [np.pad(part, (0, missing)) for part in numbers]
 
-        def some(total, at):
-            image, cell, weight = at
-            (down, top), (across, left) = (
-                (jnp.asarray(ramp)[part], jnp.asarray(start)[part])
-                for ramp, start, part in zip(ramps, starts, jnp.moveaxis(jnp.asarray(cells)[cell], -1, 0))
-            )
+        def some(sums, at):
+            image, row, column, present = at
             place = (
                 image[:, None, None],
-                top[:, None, None] + np.arange(tiles.tile[0])[:, None],
-                left[:, None, None] + np.arange(tiles.tile[1]),
+                tops[row][:, None, None] + np.arange(tiles.tile[0])[:, None],
+                lefts[column][:, None, None] + np.arange(tiles.tile[1]),
             )
 
             def cut(array):
                 return placed(array[place] if _is_map(array, tiles) else array[image])
 
             made = denoise(cut(x), level, jax.tree.map(cut, condition))
-            share = weight[:, None, None, None] * (down[:, :, None] * across[:, None])[..., None]
-            return jax.tree.map(lambda sum, one: sum.at[place].add(share * one), total, made), None
+            weight = present[:, None, None, None] * tiles.weight
+            added = jax.tree.map(lambda one: weight * one, made), weight
+            return jax.tree.map(lambda sum, one: sum.at[place].add(one), sums, added), None
 
         of_tile = jax.eval_shape(denoise, *_first_tile(x, level, condition, tiles))
-        zeros = jax.tree.map(lambda one: jnp.zeros((*x.shape[:3], *one.shape[3:]), one.dtype), of_tile)
-        return jax.lax.scan(some, zeros, (*rows, weight.reshape(-1, tiles.at_once)))[0]
+        zeros = jax.tree.map(lambda one: jnp.zeros((*x.shape[:3], *one.shape[3:])), of_tile), jnp.zeros((*x.shape[:3], 1))
+        calls = [jnp.asarray(part).reshape(-1, tiles.at_once) for part in (*rows, present)]
+        (total, weight), _ = jax.lax.scan(some, zeros, calls)
+        return jax.tree.map(lambda sum: sum / weight, total)
 
     return of_whole
 

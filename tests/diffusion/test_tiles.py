@@ -35,18 +35,34 @@ def test_of_what_is_local_it_is_that_of_the_whole(tile, overlap, at_once):
     np.testing.assert_allclose(seen, [0.75], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("side", "tile", "overlap"), [(100, 28, 7), (29, 28, 14), (28, 28, 7), (61, 8, 0)])
+def test_tiles_cover_all_share_enough_and_lie_elsewhere_at_each_level(side, tile, overlap):
+    divided = tiles.Tiles((side, side), (tile, tile), overlap, 1)
+    shifts = set()
+    for time in np.linspace(0.01, 1, 20, dtype=np.float32):
+        level = LEVEL._replace(time=jnp.asarray(time))
+        for starts in map(np.asarray, divided.starts(level)):
+            assert starts[0] == 0 and starts[-1] == side - tile
+            assert (np.diff(starts) >= 0).all() and (np.diff(starts) <= tile - overlap).all()
+            shifts.add(tuple(starts))
+        np.testing.assert_array_equal(divided.starts(level), divided.starts(level))
+    assert len(shifts) > 5 or side == tile or side == 29
+
+
 def test_a_pixel_is_the_weighted_mean_of_the_tiles_that_show_it():
-    """Of two tiles in one dimension that are each filled with their own mean, by hand."""
+    """Of tiles in one dimension that are each filled with their own mean; by a loop."""
 
     def mean(x, level, condition):
         return solvers.Estimate(jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape))
 
-    x = np.arange(6, dtype=np.float32).reshape(1, 1, 6, 1)
-    found = tiles.denoiser(mean, tiles.Tiles((1, 6), (1, 4), 2, 5))(x, LEVEL, ()).x0.ravel()
-    first, second = 1.5, 3.5  # of pixels 0 to 3 and 2 to 5, whose ramps are 1/3, 2/3, 2/3, 1/3
-    np.testing.assert_allclose(
-        found, [first, first, (2 * first + second) / 3, (first + 2 * second) / 3, second, second], rtol=1e-6
-    )
+    x = RNG.standard_normal((1, 1, 9, 1)).astype(np.float32)
+    divided = tiles.Tiles((1, 9), (1, 4), 2, 5)
+    found = tiles.denoiser(mean, divided)(x, LEVEL, ()).x0.ravel()
+    total, weight, ramp = np.zeros(9), np.zeros(9), np.array([1, 2, 2, 1]) / 3
+    for start in np.asarray(divided.starts(LEVEL)[1]):
+        total[start : start + 4] += ramp * x.ravel()[start : start + 4].mean()
+        weight[start : start + 4] += ramp
+    np.testing.assert_allclose(found, total / weight, rtol=1e-5)
 
 
 def test_gradients_go_through_tiles():
