@@ -1,8 +1,11 @@
 """Images to files. The ending of the path says the format."""
 
+import csv
+import io
 import itertools
 import math
 import pathlib
+import re
 import shutil
 
 import jax
@@ -13,7 +16,7 @@ from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
 
-_RESULTS = ("errors.json", "scores.json", "index.html")  # of commands, beside PNGs, in a folder
+_RESULTS = ("errors.json", "scores.json", "index.html", "labels.csv")  # of commands, beside PNGs, in a folder
 _DEBRIS = (".DS_Store", "Thumbs.db")  # what a look at a folder leaves behind
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 
@@ -90,7 +93,31 @@ def save_grid(path, batch, columns=None):
     return sheet
 
 
-def save(out, batches, labels=None, texts=None, rows=None):
+def labelled(layout, labels, name_of):
+    """What a folder of labelled images is made of, for `save`.
+
+    Args:
+      layout: 'csv', a table with the columns file, label and class; or 'folders', a sub-folder for each class, in the order of
+        the labels, as torchvision's ImageFolder and this project's folder:PATH read them.
+      labels: (n,) int32.
+      name_of: label -> name of the class.
+
+    Returns:
+      (paths of the images in the folder, {name: text} of files beside them).
+    """
+    if layout == "folders":
+        digits = len(str(max(labels)))
+        folders = {
+            label: f"{label:0{digits}d}_{re.sub('[^-a-zA-Z0-9]+', '_', name_of(label))}" for label in set(labels.tolist())
+        }
+        return [f"{folders[label]}/{i:05d}.png" for i, label in enumerate(labels.tolist())], {}
+    paths, table = [f"{i:05d}.png" for i in range(len(labels))], io.StringIO()
+    rows = ((path, label, name_of(label)) for path, label in zip(paths, labels.tolist()))
+    csv.writer(table, lineterminator="\n").writerows([("file", "label", "class"), *rows])
+    return paths, {"labels.csv": table.getvalue()}
+
+
+def save(out, batches, labels=None, texts=None, rows=None, paths=None):
     """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names, as a whole or not at all.
 
     Of several processes, all of which draw, the first writes.
@@ -101,6 +128,7 @@ def save(out, batches, labels=None, texts=None, rows=None):
       labels: (n,) int32 of the images, or None. They stand in an .npz under 'labels'.
       rows: (n,) int32, which row of a grid each image belongs to; by default one for each label.
       texts: {name: text} of files that a folder gets beside the images.
+      paths: of the images in a folder; by default their numbers.
 
     Raises:
       errors.UserError: it cannot be written.
@@ -110,8 +138,10 @@ def save(out, batches, labels=None, texts=None, rows=None):
             pass
     elif str(out).endswith("/"):
         with files.atomic_folder(out) as folder:
-            for i, image in enumerate(itertools.chain.from_iterable(batches)):
-                picture(image).save(folder / f"{i:05d}.png")
+            numbers = (f"{i:05d}.png" for i in itertools.count())
+            for path, image in zip(paths or numbers, itertools.chain.from_iterable(batches)):
+                (folder / path).parent.mkdir(exist_ok=True)
+                picture(image).save(folder / path)
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text)
     else:

@@ -1,11 +1,14 @@
 """Where images go: a set is there as a whole or not at all, and never mixed with another."""
 
+import csv
+
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from imagegen_jax import errors
+from imagegen_jax.data import sources
 from imagegen_jax.generation import output
 
 
@@ -138,3 +141,20 @@ def test_a_loop_has_each_inner_frame_twice(rows, columns):
     loop = output.there_and_back(start + np.arange(columns))  # frames by their number on the way
     last = rows * (columns - 1)
     assert loop.tolist() == [*range(last + 1), *range(last - 1, 0, -1)]
+
+
+def test_labelled_folders_are_read_with_their_labels(tmp_path):
+    """By the project's own source; and the table has a row for each image."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), np.uint8)
+    labels, names = np.array([10, 0, 2] * 4, np.int32), [f"T-shirt/top {i}" for i in range(11)]
+    paths, texts = output.labelled("folders", labels, names.__getitem__)
+    output.save(f"{tmp_path}/set/", [images[:7], images[7:]], labels, texts, paths=paths)
+    source = sources.open_source(sources.Config(source=f"folder:{tmp_path}/set"), "train")
+    assert len(source) == 12 and list(source.class_names) == ["00_T-shirt_top_0", "02_T-shirt_top_2", "10_T-shirt_top_10"]
+
+    paths, texts = output.labelled("csv", labels, names.__getitem__)
+    output.save(f"{tmp_path}/flat/", [images], labels, texts, paths=paths)
+    rows = list(csv.DictReader((tmp_path / "flat/labels.csv").open()))
+    assert [int(row["label"]) for row in rows] == labels.tolist() and rows[0]["class"] == "T-shirt/top 10"
+    for row, image in zip(rows, images):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "flat" / row["file"])), image[..., 0])

@@ -123,6 +123,7 @@ def test_a_protocol_names_all_constants_that_are_used(tiny_config, words, expect
         ("--eta=1.5", "--eta=1.5: it can be at most 1"),
         ("--truncation=2", "--truncation=2: this family of generators has no such option"),
         ("--temperature=2,1", "--temperature=2,1: this family of generators has no such option"),
+        ("--labels=csv", "--labels=csv: --out="),
         ("--checkpoint=7", "2, 4"),
         ("--num=0", "--num"),
         ("--seed=-1", "--seed is -1: a seed is a whole number from 0 to 2^64 - 1"),
