@@ -25,15 +25,17 @@ def launch(words, processes, devices=1, stdout=None):
     Args:
       words: the command after 'python', such as ['-m', 'experiments.main', '--config=…'].
       processes: how many.
-      devices: of each; on CPUs they are made, of the machine's GPUs process i gets the i-th so many.
+      devices: of each; on CPUs they are made, of the machine's GPUs, or those in CUDA_VISIBLE_DEVICES, process i gets the i-th
+        so many.
       stdout: what takes its place for process 0, as of subprocess.Popen.
 
     Returns:
       0, or the exit code of the process that failed first; 1 where a signal ended it.
 
     Raises:
-      errors.UserError: a process cannot be started.
+      errors.UserError: a process cannot be started, or there are too few GPUs.
     """
+    gpus = _gpus(processes * devices)
     with contextlib.ExitStack() as stack:
         address = f"localhost:{_free_port()}"
         children = []
@@ -42,7 +44,7 @@ def launch(words, processes, devices=1, stdout=None):
             try:
                 child = subprocess.Popen(
                     [sys.executable, *words, *flags],
-                    env=os.environ | _environment(i, devices),
+                    env=os.environ | _environment(devices, gpus[i * devices :][:devices]),
                     start_new_session=True,  # a terminal's Ctrl-C comes from here, once
                     **(dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) if i else dict(stdout=stdout)),
                 )
@@ -70,13 +72,23 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _environment(i, devices):
-    """What process i finds in its environment."""
+def _gpus(num):
+    """Names of so many GPUs: of those that CUDA_VISIBLE_DEVICES has, or else the first. Raises errors.UserError."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else list(map(str, range(num)))
+    if len(names) < num:
+        raise errors.UserError(
+            f"{num} devices are asked for, and CUDA_VISIBLE_DEVICES={given} names {len(names)}: ask for fewer"
+        )
+    return names
+
+
+def _environment(devices, gpus):
+    """What a process with so many devices, or these GPUs, finds in its environment."""
     others = re.sub(r"--xla_force_host_platform_device_count=\S*", "", os.environ.get("XLA_FLAGS", ""))
-    gpus = ",".join(map(str, range(i * devices, (i + 1) * devices)))
     return {
         "XLA_FLAGS": f"{others} --xla_force_host_platform_device_count={devices}".strip(),
-        "CUDA_VISIBLE_DEVICES": gpus,
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
     }
 
 

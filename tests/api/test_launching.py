@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from imagegen_jax import errors
 from imagegen_jax.api import launching
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
@@ -40,6 +41,15 @@ def test_each_process_is_told_who_it_is(tmp_path):
     assert all(
         environment["XLA_FLAGS"].split().count("--xla_force_host_platform_device_count=2") == 1 for *_, environment in found
     )
+
+
+def test_of_visible_gpus_each_process_gets_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7a,6")
+    told = "open(f'{flags[\"to\"]}/{me}', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert launching.launch([*script(told), f"--to={tmp_path}"], 3) == 0
+    assert [(tmp_path / str(i)).read_text() for i in range(3)] == ["4", "GPU-7a", "6"]
+    with pytest.raises(errors.UserError, match="4 devices are asked for, and CUDA_VISIBLE_DEVICES=4,GPU-7a,6 names 3"):
+        launching.launch(script("pass"), 2, devices=2)
 
 
 def test_one_that_fails_ends_all_with_its_code_and_its_words(capfd):
