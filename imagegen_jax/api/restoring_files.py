@@ -1,6 +1,7 @@
 """Restoring, varying and inverting images of files or of a data set: the results, a page, scores where the truth is known."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -59,14 +60,16 @@ def restore(
     from_data = _from_data(given)
     true, tiled = bool(score) or from_data, tiled and not from_data
     if tiled:
-        parts = _one_by_one(trained, damage, given, out, label, true)
+        parts = _by_size(trained, damage, given, out, label, true)
     else:
         shape = trained.spec.shape
         taken = damage.taken(shape)  # checked before files are read
         parts = [_read(trained, given, out, label, shape if true else taken)]
     scores = (features or "") if true and score is not False else None
-    made = [_restored(trained, damage, part, true, scores, tiled, i, seed=seed, **options) for i, part in enumerate(parts)]
-    names, texts, lines = [name for part in parts for name in part.names], {}, ""
+    made, names, texts, lines = [], [], {}, ""
+    for part in parts:
+        made.append(_restored(trained, damage, part, true, scores, tiled, len(names), seed=seed, **options))
+        names += part.names
     if scores is not None:
         found = {row: _joined([one.scores[row] for one in made], np.concatenate) for row in made[0].scores}
         texts["scores.json"], lines = _json(trained, names, found), comparing.text(found)
@@ -107,18 +110,30 @@ def _restored(trained, damage, found, true, features, tiled, first, seed, **opti
     return _Made(columns, made, {name: scored(answer) for name, answer in answers.items()} if scored else {})
 
 
-def _one_by_one(trained, damage, given, out, label, true):
-    """A _Given of each file, as large as it is. Raises errors.UserError where one is too small, or `out` wants one size."""
-    own, listed, found = trained.spec.shape, inputs.find(given), []
-    _check_names(given, [str(name.with_suffix("")) for _, name in listed])
-    for path, name in listed:
+def _by_size(trained, damage, given, out, label, true):
+    """A _Given of neighbouring files of one size, which they keep, after the other.
+
+    Raises errors.UserError where one is too small, or `out` takes one size.
+    """
+    own, listed, shapes = trained.spec.shape, inputs.find(given), []
+    names = [str(name.with_suffix("")) for _, name in listed]
+    _check_names(given, names)
+    for path, _ in listed:
         with pictures.opened(path) as image:
             height, width, _ = pictures.convert(image, 1).shape
-        shape = (height, width, own[-1] if true else damage.taken(own)[-1])
-        restoring.check_tiles(trained, shape if true else damage.whole(shape, own[-1]))
-        found.append(_read(trained, str(path), out, label, shape)._replace(names=[str(name.with_suffix(""))]))
-    if pathlib.PurePath(out).suffix and len({one.image.shape for one in found}) > 1:
+        shapes.append((height, width, own[-1] if true else damage.taken(own)[-1]))
+        restoring.check_tiles(trained, shapes[-1] if true else damage.whole(shapes[-1], own[-1]))
+    if pathlib.PurePath(out).suffix and len(set(shapes)) > 1:
         raise errors.UserError(f"--out={out}: the images have several sizes, and a file takes one: give a folder")
+    found = []
+    for shape, group in itertools.groupby(range(len(listed)), shapes.__getitem__):
+        group = list(group)
+        ones = [_read(trained, str(listed[i][0]), out, label, shape) for i in group]
+        image, labels = (np.concatenate(arrays) for arrays in zip(*((one.image, one.label) for one in ones)))
+        opaque = np.full((1, *shape[:2]), 255, np.uint8)
+        alphas = [opaque if one.alpha is None else one.alpha for one in ones]
+        alpha = None if all(one.alpha is None for one in ones) else np.concatenate(alphas)
+        found.append(_Given([names[i] for i in group], image, labels, alpha))
     return found
 
 

@@ -90,7 +90,8 @@ class _Steps:
     """The steps of a sampler that an image has behind it, for a bar."""
 
     def __init__(self, process, sampler):
-        self._ratios = np.inf * np.ones(2) if sampler.name == "ode" else samplers.levels(process, sampler).noise_ratio
+        # Of ode, whose steps nobody knows before, an image is one.
+        self._ratios = np.zeros(2) if sampler.name == "ode" else samplers.levels(process, sampler).noise_ratio
         self._bar, self._done = None, 0
 
     def __len__(self):
@@ -102,7 +103,7 @@ class _Steps:
 
     def reached(self, ratio):
         """The network is asked at this sigma / alpha."""
-        done = int((self._ratios[:-1] > 1.0001 * float(ratio)).sum()) if np.isfinite(self._ratios[0]) else 0
+        done = int((self._ratios[:-1] > 1.0001 * float(ratio)).sum())
         if done > self._done:
             self._bar.update(done - self._done)
             self._done = done

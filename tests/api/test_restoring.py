@@ -221,6 +221,7 @@ def test_what_cannot_be_is_said_in_one_line_and_nothing_written(tmp_path, folder
     )
 
 
+@pytest.mark.recipes
 def test_images_of_any_size_are_drawn_in_tiles(trained):
     """Larger than the run's 8x8: what a mask keeps stays, whatever the number of the image beside it."""
     large, fast = RNG.integers(0, 256, (2, 13, 10, 3), np.uint8), dict(steps=3, tiled=True)
@@ -239,11 +240,13 @@ def test_images_of_any_size_are_drawn_in_tiles(trained):
         trained.outpaint(large, "box:0,0,2,2", **fast)
 
 
+@pytest.mark.recipes
 def test_one_tile_is_the_whole_image(trained):
     plain, tiled = (trained.inpaint(PICTURES[:2], "half:left", steps=3, tiled=tiled).images for tiled in (False, True))
     assert np.abs(plain.astype(int) - tiled).max() <= 1
 
 
+@pytest.mark.recipes
 def test_files_of_several_sizes_keep_theirs_in_tiles(folder, trained, tmp_path):
     sizes = {"a": (9, 12), "b": (16, 8)}
     truth = {name: RNG.integers(0, 256, (*size, 3), np.uint8) for name, size in sizes.items()}

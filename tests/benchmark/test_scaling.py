@@ -56,6 +56,7 @@ def test_presets_say_what_lies_where():
     assert split == {"replicate": [whole] * 3, "zero1": [whole, parts, parts], "fsdp": [parts] * 3}
 
 
+@pytest.mark.recipes
 def test_the_steps_of_presets_are_equal_and_cost_what_they_should(monkeypatch):
     """On eight devices: an eighth of what is split on each, and what is exchanged for it."""
     monkeypatch.setattr(timing, "WARM_UP", 0)
@@ -94,6 +95,7 @@ def test_projection():
     assert "256 TPU v5e, fsdp" in text and "64 H200, replicate" in text and "recipe  mine" in text
 
 
+@pytest.mark.recipes
 def test_a_traced_step_has_the_operations_of_a_compiled_one():
     config = small("replicate")
     config.batch_size = 512  # so many that the optimiser's operations, which every device makes, are few
