@@ -195,7 +195,7 @@ def test_what_cannot_be_made_is_a_line(known, tmp_path):
 def trained(tmp_path_factory, command):
     """Folders of one GAN: 'whole'; 'resumed', stopped in the middle; 'plain', without these averages."""
     folder = tmp_path_factory.mktemp("power_ema")
-    words = [f"--config.{name}={value!r}" for name, value in TINY.items() if name != "ema.widths"] + [
+    words = [f"--config.{name}={value}" for name, value in TINY.items() if name != "ema.widths"] + [
         "--config.checkpoint.every=3", "--config.checkpoint.keep=9", "--config.eval.every=0",
         "--config.optimizer.schedule=constant", "--config.sample.every=0", "--config.sample.batch_size=8",
     ]  # fmt: skip
