@@ -10,8 +10,8 @@ translate            images of one domain of a CycleGAN to the other, whatever t
 python -m experiments.edit inpaint --workdir=runs/ddpm --input=photo.png --mask=mask.png --out=filled
 
 But for translate, and with --tiled for repair, images have the size of the run's own or, where its training resized them, are
-resized. interpolate takes
-random latents, --input=seed:1,2, of a GAN too. Without --input, reconstruct and interpolate show test images or random latents.
+resized. interpolate takes random latents, --input=seed:1,2, of a GAN too. Without --input, reconstruct and interpolate show
+test images or random latents.
 """
 
 import functools

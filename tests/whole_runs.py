@@ -41,10 +41,16 @@ def assert_same_training(workdir, reference):
     assert logged(workdir) == logged(reference)  # the loss of every step, and so every batch, bit for bit
 
 
+def assert_same_pictures(workdir, reference):
+    """Of the last step; returns which they are."""
+    pictures = [path.relative_to(reference) for path in reference.glob(f"*/{last_step(reference)}.png")]
+    assert all((workdir / path).read_bytes() == (reference / path).read_bytes() for path in pictures)
+    return pictures
+
+
 def assert_same_run(workdir, reference):
     assert_same_training(workdir, reference)
-    pictures = [path.relative_to(reference) for path in reference.glob(f"*/{last_step(reference)}.png")]
-    assert pictures and all((workdir / path).read_bytes() == (reference / path).read_bytes() for path in pictures)
+    assert assert_same_pictures(workdir, reference)
 
 
 def contents(folder):

@@ -120,7 +120,7 @@ def _by_size(trained, damage, given, out, label, true):
     _check_names(given, names)
     for path, _ in listed:
         with pictures.opened(path) as image:
-            height, width, _ = pictures.convert(image, 1).shape
+            height, width, _ = pictures.header(image)
         shapes.append((height, width, own[-1] if true else damage.taken(own)[-1]))
         restoring.check_tiles(trained, shapes[-1] if true else damage.whole(shapes[-1], own[-1]))
     if pathlib.PurePath(out).suffix and len(set(shapes)) > 1:

@@ -55,8 +55,7 @@ def _train(config, workdir, stop, wanted):
     algorithm = run.build_algorithm(config, specs, records)
     domains.check_pairs(algorithm, test_set)
     mesh = sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
-    rules, min_size = config.sharding.all_rules, config.sharding.min_size
-    state_shape = run.abstract_state(algorithm, mesh, rules, min_size, config.ema_widths)
+    state_shape = run.configured_state(config, algorithm, mesh)
     hooks = monitors.build(monitors.Context(config, algorithm, mesh, test_set, workdir, records, stop))
     policy = _policy(config, records, hooks)
 

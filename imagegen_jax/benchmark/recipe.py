@@ -109,28 +109,23 @@ def project(config: ml_collections.ConfigDict) -> dict:
       errors.UserError: the config, its data or the devices do not fit.
     """
     train_set, algorithm, mesh = _built(config)
-    flops = lowered(config, algorithm, mesh, train_set).cost_analysis()["flops"] * pieces(config)
-    state = _abstract_state(config, algorithm, mesh)
+    state = run.configured_state(config_lib.typed(config), algorithm, mesh)
+    lowered = _lower(config, algorithm, mesh, train_set, state, _rngs(config, mesh))
+    flops = lowered.cost_analysis()["flops"] * _pieces(config)
     sizes = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for part in (state.params, state)]
     return projection.project(flops / config.batch_size, config.batch_size, *sizes)
 
 
-def lowered(config: ml_collections.ConfigDict, algorithm: base.Algorithm, mesh: jax.sharding.Mesh, train_set):
-    """The jax.stages.Lowered of the train step of a recipe."""
+def _lower(config, algorithm, mesh, train_set, state, rngs):
+    """The jax.stages.Lowered of the train step of a recipe, of a state of these shapes."""
     batch = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     augment = domains.augmentation(train_set, config.data.flip, config.data.rotate)
-    return loop.lower_step(algorithm, augment, mesh, _abstract_state(config, algorithm, mesh), batch, _rngs(config, mesh))
+    return loop.lower_step(algorithm, augment, mesh, state, batch, rngs)
 
 
-def pieces(config: ml_collections.ConfigDict) -> int:
+def _pieces(config):
     """Of a batch: they are one loop, whose body the compiler counts once."""
     return config_lib.flatten(config).get("optimizer.accumulate", 1)
-
-
-def _abstract_state(config, algorithm, mesh):
-    typed = config_lib.typed(config)
-    rules, min_size = typed.sharding.all_rules, typed.sharding.min_size
-    return run.abstract_state(algorithm, mesh, rules, min_size, typed.ema_widths)
 
 
 def _rngs(config, mesh):
@@ -163,12 +158,13 @@ class Training:
         """`train_set` is of domains.open_domains."""
         self.config, self.algorithm, self.mesh = config, algorithm, mesh
         self.batch = next(_batches(config, train_set))
-        program = steps.Program.compile(lambda: lowered(config, algorithm, mesh, train_set).compile())
-        self.program = dataclasses.replace(program, flops=program.flops * pieces(config))
-        shardings = jax.tree.map(lambda x: x.sharding, _abstract_state(config, algorithm, mesh))
+        state, rngs = run.configured_state(config_lib.typed(config), algorithm, mesh), _rngs(config, mesh)
+        program = steps.Program.compile(lambda: _lower(config, algorithm, mesh, train_set, state, rngs).compile())
+        self.program = dataclasses.replace(program, flops=program.flops * _pieces(config))
+        shardings = jax.tree.map(lambda x: x.sharding, state)
         self.state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         self.losses = []
-        self._arguments = sharding.put_batch(mesh, self.batch), _rngs(config, mesh)
+        self._arguments = sharding.put_batch(mesh, self.batch), rngs
 
     def __call__(self):
         self.state, metrics = self.program.call(self.state, *self._arguments)

@@ -16,6 +16,12 @@ from imagegen_jax.diffusion import processes
 from imagegen_jax.diffusion import solvers
 
 
+def ramp(side: int, overlap: int) -> np.ndarray:
+    """(side,) weights in (0, 1], which rise and fall linearly over `overlap` pixels at the ends."""
+    i = np.arange(side)
+    return np.minimum(1, np.minimum(i + 1, side - i) / (overlap + 1))
+
+
 class Tiles(NamedTuple):
     """How an image is divided.
 
@@ -45,11 +51,7 @@ class Tiles(NamedTuple):
     @property
     def weight(self) -> np.ndarray:
         """(*tile, 1) float32 of a tile's pixels, which rises and falls linearly where neighbours may share them."""
-        ramps = []
-        for side in self.tile:
-            i = np.arange(side)
-            ramps.append(np.minimum(1, np.minimum(i + 1, side - i) / (self.overlap + 1)))
-        return np.outer(*ramps)[..., None].astype(np.float32)
+        return np.outer(*(ramp(side, self.overlap) for side in self.tile))[..., None].astype(np.float32)
 
 
 def denoiser(
@@ -75,8 +77,8 @@ def denoiser(
         present = np.arange(len(numbers[0]) + missing) < len(numbers[0])
         rows = [np.pad(part, (0, missing)) for part in numbers]
 
-        def some(sums, at):
-            image, row, column, present = at
+        def estimates(image, row, column):
+            """(what the network makes of some tiles, where these lie)."""
             place = (
                 image[:, None, None],
                 tops[row][:, None, None] + np.arange(tiles.tile[0])[:, None],
@@ -84,30 +86,22 @@ def denoiser(
             )
 
             def cut(array):
-                return placed(array[place] if _is_map(array, tiles) else array[image])
+                is_map = array.ndim == 4 and array.shape[1:3] == tuple(tiles.size)
+                return placed(array[place if is_map else image])
 
-            made = denoise(cut(x), level, jax.tree.map(cut, condition))
+            return denoise(cut(x), level, jax.tree.map(cut, condition)), place
+
+        def some(sums, at):
+            *numbers, present = at
+            made, place = estimates(*numbers)
             weight = present[:, None, None, None] * tiles.weight
             added = jax.tree.map(lambda one: weight * one, made), weight
             return jax.tree.map(lambda sum, one: sum.at[place].add(one), sums, added), None
 
-        of_tile = jax.eval_shape(denoise, *_first_tile(x, level, condition, tiles))
-        zeros = jax.tree.map(lambda one: jnp.zeros((*x.shape[:3], *one.shape[3:])), of_tile), jnp.zeros((*x.shape[:3], 1))
         calls = [jnp.asarray(part).reshape(-1, tiles.at_once) for part in (*rows, present)]
+        of_tiles, _ = jax.eval_shape(estimates, *(part[0] for part in calls[:3]))
+        zeros = jax.tree.map(lambda one: jnp.zeros((*x.shape[:3], *one.shape[3:])), of_tiles), jnp.zeros((*x.shape[:3], 1))
         (total, weight), _ = jax.lax.scan(some, zeros, calls)
         return jax.tree.map(lambda sum: sum / weight, total)
 
     return of_whole
-
-
-def _is_map(array, tiles):
-    return array.ndim == 4 and array.shape[1:3] == tuple(tiles.size)
-
-
-def _first_tile(x, level, condition, tiles):
-    """What the network sees of one tile, for its shapes."""
-
-    def cut(array):
-        return array[:1, : tiles.tile[0], : tiles.tile[1]] if _is_map(array, tiles) else array[:1]
-
-    return cut(x), level, jax.tree.map(cut, condition)

@@ -110,11 +110,16 @@ def labelled(layout, labels, name_of):
         folders = {
             label: f"{label:0{digits}d}_{re.sub('[^-a-zA-Z0-9]+', '_', name_of(label))}" for label in set(labels.tolist())
         }
-        return [f"{folders[label]}/{i:05d}.png" for i, label in enumerate(labels.tolist())], {}
-    paths, table = [f"{i:05d}.png" for i in range(len(labels))], io.StringIO()
+        return [f"{folders[label]}/{_name(i)}" for i, label in enumerate(labels.tolist())], {}
+    paths, table = list(map(_name, range(len(labels)))), io.StringIO()
     rows = ((path, label, name_of(label)) for path, label in zip(paths, labels.tolist()))
     csv.writer(table, lineterminator="\n").writerows([("file", "label", "class"), *rows])
     return paths, {"labels.csv": table.getvalue()}
+
+
+def _name(i):
+    """Of image i in a folder."""
+    return f"{i:05d}.png"
 
 
 def save(out, batches, labels=None, texts=None, rows=None, paths=None):
@@ -138,8 +143,7 @@ def save(out, batches, labels=None, texts=None, rows=None, paths=None):
             pass
     elif str(out).endswith("/"):
         with files.atomic_folder(out) as folder:
-            numbers = (f"{i:05d}.png" for i in itertools.count())
-            for path, image in zip(paths or numbers, itertools.chain.from_iterable(batches)):
+            for path, image in zip(paths or map(_name, itertools.count()), itertools.chain.from_iterable(batches)):
                 (folder / path).parent.mkdir(exist_ok=True)
                 picture(image).save(folder / path)
             for name, text in (texts or {}).items():

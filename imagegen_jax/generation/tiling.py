@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax.diffusion import tiles
 from imagegen_jax.generation import sampling
 
 
@@ -55,8 +56,7 @@ def windows(side: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
     """
     length = min(side, tile)
     starts = [*range(0, side - length, tile - overlap), side - length]
-    i = np.arange(length)
-    ramp = np.minimum(1, np.minimum(i + 1, length - i) / (overlap + 1))
+    ramp = tiles.ramp(length, overlap)
     total = np.zeros(side)
     for start in starts:
         total[start : start + length] += ramp

@@ -111,6 +111,11 @@ def abstract_state(algorithm, mesh, rules, min_size, ema_widths=()):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
+def configured_state(config, algorithm, mesh):
+    """The same as a config.Experiment says: its rules and its averages."""
+    return abstract_state(algorithm, mesh, config.sharding.all_rules, config.sharding.min_size, config.ema_widths)
+
+
 def to_json(config, specs, schedules=()):
     """The text of config.json: all that it takes to build the algorithm again, and the first of the `schedules`, if known."""
     images_of = {name: dataclasses.asdict(spec) for name, spec in (specs if isinstance(specs, dict) else {"": specs}).items()}
@@ -372,5 +377,5 @@ def open_run(workdir, check=None):
     opened = Run(str(workdir), config, specs, build_algorithm(config, specs), state=None, step=None, ema=False)
     if check:
         check(opened)
-    mesh, rules, min_size = sharding.make_mesh(jax.device_count()), config.sharding.all_rules, config.sharding.min_size
-    return dataclasses.replace(opened, state=abstract_state(opened.algorithm, mesh, rules, min_size, config.ema_widths))
+    mesh = sharding.make_mesh(jax.device_count())
+    return dataclasses.replace(opened, state=configured_state(config, opened.algorithm, mesh))

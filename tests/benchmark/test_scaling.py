@@ -104,10 +104,9 @@ def test_a_traced_step_has_the_operations_of_a_compiled_one():
     assert facts["parameter_bytes"] == 4 * training["parameters"]
 
 
-def results(loss, **changes):
-    return {"step_ms": {"median": 2.0}, "state_bytes": 1e6, "step_temporary_bytes": 2e6, "step_collective_bytes": {}} | {
-        "losses": [loss, 0.5]
-    }
+def results(loss):
+    memory = {"state_bytes": 1e6, "step_temporary_bytes": 2e6, "step_collective_bytes": {}}
+    return {"step_ms": {"median": 2.0}, "losses": [loss, 0.5]} | memory
 
 
 def test_layouts_are_measured_in_their_own_processes(monkeypatch, capfd):
