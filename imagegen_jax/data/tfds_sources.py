@@ -79,6 +79,7 @@ def open_tfds(config, split, class_names=None):
     try:
         if not builder.is_prepared():
             _prepare(builder)
+            builder = _tfds_builder(config, tfds)  # which reads what was prepared, by this process or another
         if split == "test" and name not in builder.info.splits:
             return None
         source = TfdsSource(builder, name)
@@ -130,6 +131,8 @@ def _prepare(builder):
             f"TFDS needs TensorFlow to prepare {builder.name}: pip install 'imagegen_jax[prepare]', once"
         ) from error
     except OSError as error:  # requests' errors are OSErrors too
+        if builder.is_prepared():  # another run was faster, and its folder stood where this one's was to go
+            return
         raise errors.UserError(
             f"{builder.name} is not prepared in {builder.data_path} and cannot be "
             f"({type(error).__name__}: {pictures.reason(error)[:120]}): check the network and the folder",

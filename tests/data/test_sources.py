@@ -322,6 +322,22 @@ def test_wrong_tfds_names(tmp_path, monkeypatch):
         sources.open_source(section(source="mnist", data_dir=str(tmp_path)), "train")
 
 
+def test_two_runs_prepare_the_same_data_at_once(tmp_path, monkeypatch):
+    config = section(data_dir=str(tmp_path))
+    generate = fashion_mnist_10k.FashionMnist10k._generate_examples
+
+    def while_another_run_prepares(self, split):
+        monkeypatch.undo()
+        assert len(sources.open_source(config, "train")) == 8000
+        return generate(self, split)
+
+    monkeypatch.setattr(fashion_mnist_10k.FashionMnist10k, "_generate_examples", while_another_run_prepares)
+    source = sources.open_source(config, "train")
+    assert len(source) == 8000
+    assert len(source.class_names) == 10
+    assert [path.name for path in (tmp_path / "fashion_mnist10k").iterdir()] == ["1.0.0"]
+
+
 def test_fingerprint_is_of_contents_names_and_classes_and_not_of_the_place(tmp_path, monkeypatch):
     """Uncompressed images overwritten under their names have the same size; moved ones are the same images."""
     monkeypatch.setattr(fingerprints, "_SETTLED", 0)  # or files this young would not be remembered
