@@ -254,6 +254,19 @@ def test_a_lazy_penalty_counts_so_many_times_at_every_so_manyth_update_and_not_b
         assert not times or float(optax.tree.norm(extra)) > 0.1
 
 
+def test_processes_of_cpu_devices_have_the_same_lazy_penalty_without_a_condition(monkeypatch):
+    """There, a collective inside a condition would be taken for a later one."""
+    algorithm = sgd(build("gan", **{"gan.penalty_every": 3, "gan.penalty_weight": 1e5}))
+    found = []
+    for processes in (1, 2):
+        monkeypatch.setattr(jax, "process_count", lambda: processes)
+        traced = jax.jit(lambda state: algorithm.train_step(state, batch(), jax.random.key(0))).trace(first(algorithm))
+        assert ("cond[" in str(traced.jaxpr)) == (processes == 1)
+        step = traced.lower().compile()
+        found.append([step(first(algorithm).replace(step=jnp.int32(number)))[0].params for number in (0, 1)])
+    chex.assert_trees_all_close(*found, atol=1e-5, rtol=1e-4)
+
+
 def test_the_discriminators_schedule_ends_with_the_training_whatever_its_updates_a_step():
     """And its rate is the generator's times the ratio: Adam's first step without history is the rate itself."""
     changes = {"gan.d_steps": 2, "discriminator.lr_ratio": 4.0, "optimizer.schedule": "linear", "duration": "10"}

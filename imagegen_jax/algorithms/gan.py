@@ -340,8 +340,13 @@ class Gan(base.Algorithm):
         """(value, gradient), zeros but at every so many updates."""
         if self.penalty.every == 1:
             return value_and_grad(weights)
+        due = number % self.penalty.every == 0
+        if jax.default_backend() == "cpu" and jax.process_count() > 1:
+            # Collectives that come after a condition XLA:CPU starts before those inside it are over, in some processes, and gloo
+            # then takes one for another (jaxlib 0.10.1).
+            return jax.tree.map(lambda x: jnp.where(due, x, jnp.zeros_like(x)), value_and_grad(weights))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, weights))
-        return jax.lax.cond(number % self.penalty.every == 0, value_and_grad, lambda weights: zeros, weights)
+        return jax.lax.cond(due, value_and_grad, lambda weights: zeros, weights)
 
     def _updated(self, state, update, gradients, stats, metrics):
         """(state, metrics) after an update of the discriminator and of the networks that there are `gradients` of.
