@@ -10,9 +10,11 @@ the training images nearest to them, <score>.neighbours.png.
 
 from absl import flags
 
+from configs import classifier
 from imagegen_jax import command_line
 from imagegen_jax import errors
 from imagegen_jax.algorithms import cyclegan
+from imagegen_jax.api import augmenting
 from imagegen_jax.api import composing
 from imagegen_jax.api import runs
 from imagegen_jax.api import scoring
@@ -70,6 +72,14 @@ _COMPOSITIONS = flags.DEFINE_integer(
     "Of a run that is told captions of tinted images: whether so many images of each combination of a colour and a class show "
     "what their prompts say, alone.",
 )
+_AUGMENTATION = flags.DEFINE_list(
+    "augmentation",
+    None,
+    "Of a run that is told labels: what its images are worth as training data, alone and beside real ones: so many of each "
+    "class, such as 100,1000, and all. Trains classifiers as configs/classifier.py does.",
+)
+_AUGMENTATION_SEEDS = flags.DEFINE_integer("augmentation_seeds", 3, "Classifiers trained on each set.")
+_AUGMENTATION_STEPS = flags.DEFINE_integer("augmentation_steps", 1000, "Steps of each.")
 _ANCHORS = flags.DEFINE_bool("anchors", True, "Score training images and random pixels too, to give the numbers a scale.")
 _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path ending in .json.")
 
@@ -91,10 +101,14 @@ def main():
     asked["sweep"] = drawing_flags.sweep(_SWEEP.value) if _SWEEP.value else None
     file = {"inception": _INCEPTION.value, "vgg": _VGG.value}.get(_FEATURES.value)
     named = f"{_FEATURES.value}:{file}" if file else _FEATURES.value
-    if _COMPOSITIONS.value is not None:
-        found = _composed(named)
-        print(composing.text(found))
-        return scoring.save([found], _OUT.value, _WORKDIR.value)
+    for given, make, text in (
+        (_COMPOSITIONS.value, lambda: _composed(named), composing.text),
+        (_AUGMENTATION.value, _augmented, augmenting.text),
+    ):
+        if given is not None:
+            found = make()
+            print(text(found))
+            return scoring.save([found], _OUT.value, _WORKDIR.value)
     scored = _SAMPLES.value or runs.load_each(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     found = []
     for report in scoring.reports(
@@ -111,6 +125,24 @@ def _composed(features):
     trained = runs.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     options = dict(features=features, seed=flags.FLAGS.seed, batch_size=flags.FLAGS.batch_size)
     return composing.evaluate(trained, _COMPOSITIONS.value, **options, **drawing_flags.given())
+
+
+def _augmented():
+    if _SAMPLES.value:
+        raise errors.UserError("--augmentation draws images of a run: give --workdir, and leave --samples out")
+    if not all(size.isdecimal() and int(size) for size in _AUGMENTATION.value):
+        raise errors.UserError(
+            f"--augmentation={','.join(_AUGMENTATION.value)}: write how many real images of each class, as 100,1000"
+        )
+    errors.check_at_least({"augmentation_steps": _AUGMENTATION_STEPS.value}, augmentation_steps=1)
+    config = classifier.trained("classifier")
+    config.duration = f"{_AUGMENTATION_STEPS.value} steps"
+    config.optimizer.warmup = f"{_AUGMENTATION_STEPS.value // 20} steps"
+    asked = dict(seeds=_AUGMENTATION_SEEDS.value, seed=flags.FLAGS.seed, batch_size=flags.FLAGS.batch_size)
+    asked["num"] = flags.FLAGS.num if flags.FLAGS["num"].present else None
+    trained = runs.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
+    options = drawing_flags.given() | {"latents": drawing_flags.latents()}
+    return augmenting.evaluate(trained, config, tuple(map(int, _AUGMENTATION.value)), **asked, **options)
 
 
 if __name__ == "__main__":

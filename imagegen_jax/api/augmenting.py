@@ -1,0 +1,168 @@
+"""What drawn images are worth as training data: how well classifiers do that are trained on them, with real images and without.
+
+The classification accuracy score of Ravuri & Vinyals (2019), "Classification Accuracy Score for Conditional Generative Models".
+"""
+
+import dataclasses
+
+import jax
+from jax import numpy as jnp
+import numpy as np
+
+from imagegen_jax import errors
+from imagegen_jax import progress
+from imagegen_jax import rng as rng_lib
+from imagegen_jax import tables
+from imagegen_jax.api import sampling
+from imagegen_jax.data import domains
+from imagegen_jax.evaluation import image_sets
+from imagegen_jax.training import compiler
+from imagegen_jax.training import run
+
+_TEST_BATCH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Images of known classes.
+
+    Attributes:
+      images: (n, h, w, c) uint8.
+      labels: (n,) int32.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def of_each_class(self, num, rng):
+        """`num` of each class, chosen by a numpy Generator."""
+        chosen = [rng.choice(np.flatnonzero(self.labels == label), num, replace=False) for label in np.unique(self.labels)]
+        return Examples(self.images[np.concatenate(chosen)], self.labels[np.concatenate(chosen)])
+
+
+def evaluate(trained, config, real=(100, 1000), *, num=None, seeds=3, seed=0, batch_size=None, latents=None, **request):
+    """Trains classifiers on some real images, on drawn ones, and on both, and measures each on the test images.
+
+    All trainings take the same steps. Of real and drawn images half of a batch is of either kind, however many there are. Each
+    seed has a choice of real images, first parameters and an order of its own.
+
+    Args:
+      trained: a run.Run that is told labels.
+      config: how classifiers are trained, that of configs/classifier.py: network, optimiser, batch size, duration.
+      real: so many real images of each class, and then all; what the training images have too few for is left out.
+      num: images drawn, all classes alike; by default as many as there are training images.
+      seeds: trainings on each set, 2 or more.
+      seed: of the first of them, and of the images.
+      batch_size: images drawn at once; by default the run's sample.batch_size.
+      latents: see sampling.prepare.
+      **request: options of drawing.
+
+    Returns:
+      {'rows': [{'real': images of each class, 'all' or 0, 'drawn': how many, 'accuracies': one for each seed, 'accuracy': the
+      mean, 'interval': its 95 % interval over seeds by Student's t}], 'protocol'}, as JSON.
+
+    Raises:
+      errors.UserError: the run is told no labels, or there are no test images.
+    """
+    errors.check_at_least({"augmentation_seeds": seeds}, augmentation_seeds=2)
+    rng_lib.check_seed(seed, "--seed")
+    if request.get("label") is not None:
+        raise errors.UserError("--label: all classes are drawn here; leave it out")
+    if not getattr(trained.algorithm, "classes", 0):
+        raise errors.UserError(
+            f"{trained.workdir} is told no labels: what its images show is not known, so nothing learns from it"
+        )
+    spec = trained.spec
+    sets = {split: image_sets.of_data(trained.config.data, split, spec.shape, spec.known_names) for split in ("train", "test")}
+    known, test = (Examples(*sets[split].read(np.arange(sets[split].num))) for split in ("train", "test"))
+    num = num or len(known.labels)
+    drawing = sampling.prepare(trained, num, seed, batch_size=batch_size, latents=latents, **request)
+    classifier = _Classifier(config, spec, len(known.labels))
+    with progress.Progress(num, "image", "drawing") as bar:
+        drawn = Examples(np.concatenate(list(bar.over(drawing.batches()))), drawing.labels)
+
+    fewest = np.bincount(known.labels, minlength=spec.classes).min()
+    sizes = [size for size in real if size < fewest] + [None]
+    todo = [(0, True)] + [(size, both) for size in sizes for both in (False, True)]
+    rows = []
+    with progress.Progress(len(todo) * seeds, "training", "classifiers") as bar:
+        for size, with_drawn in todo:
+            accuracies = []
+            for number in range(seed, seed + seeds):
+                chosen = known if size is None else known.of_each_class(size, np.random.default_rng(number)) if size else None
+                parts = ([chosen] if chosen else []) + ([drawn] if with_drawn else [])
+                accuracies.append(classifier.accuracy(parts, test, number))
+                bar.update()
+            mean, interval = _over_seeds(accuracies)
+            rows.append({"real": "all" if size is None else size, "drawn": num if with_drawn else 0})
+            rows[-1] |= {"accuracies": accuracies, "accuracy": mean, "interval": interval}
+    protocol = {"step": trained.step, "training images": sets["train"].protocol, "test images": sets["test"].protocol}
+    protocol |= {"drawn": drawing.protocol(), "classifier": classifier.protocol}
+    return {"rows": rows, "protocol": protocol}
+
+
+def text(report):
+    """Lines for people."""
+    lines = [["real images a class", "drawn images", "accuracy", "95 % interval over seeds"]]
+    for row in report["rows"]:
+        low, high = (f"{100 * value:.1f}" for value in row["interval"])
+        lines.append([str(row["real"]), str(row["drawn"]), f"{100 * row['accuracy']:.1f} %", f"[{low}, {high}]"])
+    return tables.aligned(lines)
+
+
+class _Classifier:
+    """Trains classifiers of one kind, one after the other."""
+
+    def __init__(self, config, spec, records):
+        self._algorithm = algorithm = run.build_algorithm(config, spec, records)
+        self._batch = config.batch_size
+        self._steps = algorithm.training.steps(config.duration)
+        self.protocol = {"steps": self._steps, "batch_size": config.batch_size, "network": config.network.to_dict()}
+        domain = domains.Domain(None, None, spec)
+        augment = domains.augmentation(domain, flip=config.data.flip)
+
+        def step(state, batch, rng):
+            own, augment_rng = jax.random.split(jax.random.fold_in(rng, state.step))
+            return algorithm.train_step(state, augment(augment_rng, batch), own)[0]
+
+        def hits(state, batch):
+            return algorithm.eval_step(state.with_ema(), batch, jax.random.key(0))["accuracy"]
+
+        self._init = jax.jit(algorithm.init, compiler_options=compiler.quick_options())
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
+        self._hits = jax.jit(hits, compiler_options=compiler.options())
+
+    def accuracy(self, parts, test, seed):
+        """The share of test Examples that are told right after training on one or two Examples, of each as much of a batch."""
+        rng = np.random.default_rng([seed, 1])
+        state, key = self._init(jax.random.key(seed)), jax.random.key(seed)
+        for _ in range(self._steps):
+            share = self._batch // len(parts)
+            chosen = [rng.integers(len(part.labels), size=share) for part in parts]
+            shown = [(part.images[index], part.labels[index]) for part, index in zip(parts, chosen)]
+            state = self._step(state, _batch(*map(np.concatenate, zip(*shown))), key)
+        whole = [self._hits(state, _batch(*piece)) for piece in _pieces(test)]
+        return float(np.concatenate(jax.device_get(whole))[: len(test.labels)].mean())
+
+
+def _batch(images, labels):
+    return {
+        "image": jnp.asarray(images),
+        "condition": {"label": jnp.asarray(labels)},
+        "index": jnp.arange(len(labels), dtype=jnp.int32),
+    }
+
+
+def _pieces(examples):
+    """(images, labels) of _TEST_BATCH at a time; the last is filled up with the first images."""
+    for first in range(0, len(examples.labels), _TEST_BATCH):
+        index = np.arange(first, first + _TEST_BATCH) % len(examples.labels)
+        yield examples.images[index], examples.labels[index]
+
+
+def _over_seeds(values):
+    """(mean, [low, high]) of the mean's 95 % interval by Student's t."""
+    from scipy import stats  # imported here: it takes a third of a second, and the other scores do not need it
+
+    mean, half = np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(mean), [float(mean - half), float(mean + half)]
