@@ -259,7 +259,7 @@ def test_processes_of_cpu_devices_have_the_same_lazy_penalty_without_a_condition
     algorithm = sgd(build("gan", **{"gan.penalty_every": 3, "gan.penalty_weight": 1e5}))
     found = []
     for processes in (1, 2):
-        monkeypatch.setattr(jax, "process_count", lambda: processes)
+        monkeypatch.setattr(jax, "process_count", lambda processes=processes: processes)
         traced = jax.jit(lambda state: algorithm.train_step(state, batch(), jax.random.key(0))).trace(first(algorithm))
         assert ("cond[" in str(traced.jaxpr)) == (processes == 1)
         step = traced.lower().compile()

@@ -24,36 +24,10 @@ from imagegen_jax.training import run
 
 pytestmark = pytest.mark.faults
 
-TIMES = int(os.environ.get("FAULTS", "1"))
 ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 300  # seconds
-EVERY = (
-    "--config.duration=12", "--config.checkpoint.every=3", "--config.log.every=1", "--config.sample.every=6",
-    "--config.sample.num=8", "--config.sample.batch_size=8", "--config.eval.every=6", "--config.eval.num=8",
-    "--config.eval.batch_size=8", "--config.eval.samples=0",
-)  # fmt: skip
-DENSE = ("--config=configs/vae.py:smoke", "--config.network.name=dense", "--config.network.widths=(16,)", *EVERY)
-# One recipe of each family, small enough to compile soon. CI kills the first two.
-FAMILIES = {
-    "gan": ("--config.network.widths=(8,)", "--config.discriminator.widths=(8,)", "--config.gan.d_steps=2"),
-    "vqvae": (),
-    "ddpm": ("--config.network.channels=8", "--config.sampler.steps=2"),
-    "autoencoder": (),
-    "vae": (),
-    "hvae": (),
-    "vaegan": (),
-    "cyclegan": ("--config.data.image_size=16",),
-    "pix2pix": (),
-    "dit": ("--config.sampler.steps=2",),
-    "meanflow": ("--config.network.channels=8",),
-    "text_to_image": ("--config.network.channels=8", "--config.sampler.steps=2"),
-    "kl_autoencoder": ("--config.network.channels=8", "--config.network.groups=2"),
-    "vqgan": ("--config.network.channels=8", "--config.network.groups=2"),
-    "inpaint": ("--config.network.channels=8", "--config.sampler.steps=2"),
-    "classifier": (),
-    "noisy_classifier": (),
-}
-KILLS = 2 if TIMES == 1 else TIMES  # of each family
+DENSE = ("--config=configs/vae.py:smoke", "--config.network.name=dense", "--config.network.widths=(16,)", *whole_runs.EVERY)
+KILLS = 2 if whole_runs.TIMES == 1 else whole_runs.TIMES  # of each family; CI kills the first two
 
 # Forks a training for each line of its input, from a process that has imported what takes the time. With a number the training
 # kills itself before the so many-th thing that it does in its workdir: opening a file to write, renaming, making, removing.
@@ -140,9 +114,9 @@ def check_whole(workdir, forker):
     assert "Traceback" not in forker.said(workdir)
 
 
-@pytest.mark.parametrize("family", list(FAMILIES)[: None if TIMES > 1 else 2])
+@pytest.mark.parametrize("family", list(whole_runs.FAMILIES)[: None if whole_runs.TIMES > 1 else 2])
 def test_killed_at_random_instants(family, forker, tmp_path):
-    flags = (f"--config=configs/{family}.py:smoke", *EVERY, *FAMILIES[family])
+    flags = (f"--config=configs/{family}.py:smoke", *whole_runs.EVERY, *whole_runs.FAMILIES[family])
     forker.run(flags, tmp_path / "first")  # compiles
     begin = time.monotonic()
     forker.run(flags, tmp_path / "reference")
@@ -168,7 +142,7 @@ def test_killed_before_each_change_of_the_disk(part, forker, tmp_path):
     forker.run(DENSE, reference)
     changes = int(pathlib.Path(f"{reference}.count").read_text())
     assert changes > 100
-    for before in range(1 + 5 * part, changes + 1, 20 // min(TIMES, 10) * 2):
+    for before in range(1 + 5 * part, changes + 1, 20 // min(whole_runs.TIMES, 10) * 2):
         workdir = tmp_path / str(before)
         # Threads write side by side, and so a run can have one change fewer than the reference.
         if forker.run(DENSE, workdir, kill_before=before) == "killed":
@@ -177,7 +151,7 @@ def test_killed_before_each_change_of_the_disk(part, forker, tmp_path):
         check_whole(workdir, forker)
 
 
-@pytest.mark.parametrize("number", range(TIMES))
+@pytest.mark.parametrize("number", range(whole_runs.TIMES))
 def test_a_process_of_two_is_killed(number, tmp_path):
     """At a random instant: the job ends within a minute with the reason, and goes on as if nothing had been."""
     words = [sys.executable, "-m", "experiments.launch", "--processes=2", "--", *DENSE]
@@ -236,7 +210,7 @@ mount -o remount,size=100m "$0"
 
 def test_a_long_training_takes_no_more_and_more(tmp_path):
     """Memory, open files and threads after the first tenth and at the end; 20,000 steps with FAULTS=10."""
-    steps = 2000 * TIMES
+    steps = 2000 * whole_runs.TIMES
     flags = [*DENSE, f"--config.duration={steps}", "--config.checkpoint.every=100", "--config.log.every=10"]
     flags += ["--config.sample.every=100", "--config.eval.every=100", f"--workdir={tmp_path}"]
     with open(tmp_path / "stderr", "w") as said:

@@ -1,6 +1,7 @@
-"""What a run leaves in its folder, and whether two runs are the same, for the tests that start whole trainings."""
+"""Small trainings of each family, what a run leaves in its folder, and whether two runs are the same."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -8,6 +9,33 @@ import numpy as np
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
+
+TIMES = int(os.environ.get("FAULTS", "1"))  # how often to try what chance has a part in
+EVERY = (
+    "--config.duration=12", "--config.checkpoint.every=3", "--config.log.every=1", "--config.sample.every=6",
+    "--config.sample.num=8", "--config.sample.batch_size=8", "--config.eval.every=6", "--config.eval.num=8",
+    "--config.eval.batch_size=8", "--config.eval.samples=0",
+)  # fmt: skip
+# One recipe of each family, small enough to compile soon.
+FAMILIES = {
+    "gan": ("--config.network.widths=(8,)", "--config.discriminator.widths=(8,)", "--config.gan.d_steps=2"),
+    "vqvae": (),
+    "ddpm": ("--config.network.channels=8", "--config.sampler.steps=2"),
+    "autoencoder": (),
+    "vae": (),
+    "hvae": (),
+    "vaegan": (),
+    "cyclegan": ("--config.data.image_size=16",),
+    "pix2pix": (),
+    "dit": ("--config.sampler.steps=2",),
+    "meanflow": ("--config.network.channels=8",),
+    "text_to_image": ("--config.network.channels=8", "--config.sampler.steps=2"),
+    "kl_autoencoder": ("--config.network.channels=8", "--config.network.groups=2"),
+    "vqgan": ("--config.network.channels=8", "--config.network.groups=2"),
+    "inpaint": ("--config.network.channels=8", "--config.sampler.steps=2"),
+    "classifier": (),
+    "noisy_classifier": (),
+}
 
 
 def logged(workdir):

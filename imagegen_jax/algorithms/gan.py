@@ -342,8 +342,8 @@ class Gan(base.Algorithm):
             return value_and_grad(weights)
         due = number % self.penalty.every == 0
         if jax.default_backend() == "cpu" and jax.process_count() > 1:
-            # Collectives that come after a condition XLA:CPU starts before those inside it are over, in some processes, and gloo
-            # then takes one for another (jaxlib 0.10.1).
+            # XLA:CPU may start collectives that come after a condition before those inside it are over, in one process and not
+            # in another, and gloo takes one for the other (jaxlib 0.10.1).
             return jax.tree.map(lambda x: jnp.where(due, x, jnp.zeros_like(x)), value_and_grad(weights))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value_and_grad, weights))
         return jax.lax.cond(due, value_and_grad, lambda weights: zeros, weights)

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import whole_runs
 
 from imagegen_jax import errors
 from imagegen_jax.api import launching
@@ -18,6 +19,7 @@ from imagegen_jax.training import run
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PATIENCE = 300
+LAUNCH = [sys.executable, "-m", "experiments.launch"]
 # Few steps of a network that compiles at once, with all that is due on the way.
 TRAINING = (
     "--config=configs/vae.py:smoke", "--config.network.name=dense", "--config.network.widths=(16,)", "--config.log.every=1",
@@ -61,8 +63,7 @@ def test_one_that_fails_ends_all_with_its_code_and_its_words(capfd):
 
 
 def launched(workdir, *flags, processes=2, devices=4):
-    command = [sys.executable, "-m", "experiments.launch", f"--processes={processes}", f"--devices={devices}", "--"]
-    return [*command, *TRAINING, f"--workdir={workdir}", *flags]
+    return [*LAUNCH, f"--processes={processes}", f"--devices={devices}", "--", *TRAINING, f"--workdir={workdir}", *flags]
 
 
 def finish(command, code=0):
@@ -83,8 +84,7 @@ def assert_same(found, expected):
 
 
 def test_nothing_to_start_is_an_error():
-    command = [sys.executable, "-m", "experiments.launch", "--processes=2"]
-    assert "error: there is nothing to start: write -- and the flags" in finish(command, code=2)
+    assert "error: there is nothing to start: write -- and the flags" in finish([*LAUNCH, "--processes=2"], code=2)
 
 
 @pytest.mark.faults
@@ -101,6 +101,27 @@ def test_processes_and_devices_may_change_between_starts(tmp_path):
     ours, theirs = losses(tmp_path / "changing"), losses(tmp_path / "one")
     shared = ours.keys() & theirs.keys()  # each end also measures
     assert_same({key: ours[key] for key in shared}, {key: theirs[key] for key in shared})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("family", list(whole_runs.FAMILIES)[: None if whole_runs.TIMES > 1 else 1])
+def test_a_run_of_four_processes_goes_on_in_one_of_eight_devices(family, tmp_path):
+    """Divided in other ways, too, to the losses of one device."""
+    # eps: so large that Adam makes no whole steps of the rounding in gradients near zero.
+    flags = (f"--config=configs/{family}.py:smoke", *whole_runs.EVERY, *whole_runs.FAMILIES[family], "--config.batch_size=16")
+    flags += ("--config.optimizer.schedule=constant", "--config.optimizer.eps=1e-2", "--config.sharding.min_size=64")
+
+    def train(workdir, steps, processes, devices, preset):
+        told = (f"--config.sharding.preset={preset}", f"--config.duration={steps}", f"--workdir={tmp_path / workdir}")
+        finish([*LAUNCH, f"--processes={processes}", f"--devices={devices}", "--", *flags, *told])
+        return whole_runs.logged(tmp_path / workdir)
+
+    one = train("one", 12, 1, 1, "replicate")
+    train("changing", 6, 4, 1, "fsdp")
+    changing = train("changing", 12, 1, 8, "zero1")
+    assert changing.keys() == one.keys() == set(range(1, 13))
+    for step, values in one.items():
+        np.testing.assert_allclose(changing[step], values, rtol=1e-5)
 
 
 @pytest.mark.faults
