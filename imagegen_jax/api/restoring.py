@@ -16,6 +16,7 @@ channels) uint8, labels (n,), wanted where the run is told a class. `options` ar
 What a run cannot do is an errors.UserError.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from imagegen_jax import rng
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.api import companions
 from imagegen_jax.diffusion import inverse_problems
+from imagegen_jax.diffusion import linear_operators
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import redrawing
@@ -59,9 +61,9 @@ def inpaint(trained, images, mask, labels=None, **options) -> Restored:
     return restore(trained, "inpaint", {"mask": mask}, images, labels, **options)
 
 
-def outpaint(trained, images, box="", labels=None, **options) -> Restored:
-    """Paints on around images, whose place in the result is box:x,y,w,h."""
-    return restore(trained, "outpaint", {"box": box}, images, labels, **options)
+def outpaint(trained, images, box="", labels=None, *, to="", **options) -> Restored:
+    """Paints on around images, whose place in the result is box:x,y,w,h; tiled, in the middle of WIDTHxHEIGHT pixels."""
+    return restore(trained, "outpaint", {"box": box, "to": to}, images, labels, **options)
 
 
 def superres(trained, images, factor=None, labels=None, *, downscaling=None, **options) -> Restored:
@@ -111,7 +113,7 @@ def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **req
 def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None, tiled=False, **options) -> Restored:
     """Draws the images of which damaged ones are left; for `verb` and `about` see `damage_of`, for `alpha` masks.hidden."""
     damage = damage_of(trained, verb, **about, noise=noise)
-    shape = size_of(trained, damage, images.shape[1:], tiled)
+    damage, shape = sized(trained, damage, images.shape[1:], tiled)
     if images.shape[1:] != damage.taken(shape):
         has, takes = ("x".join(map(str, size)) for size in (images.shape[1:], damage.taken(shape)))
         raise errors.UserError(f"the images are {has}, and what this run can mend so is {takes}")
@@ -119,13 +121,15 @@ def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None
     return solve(trained, problem, damage.placed(images, shape), labels, size=shape[:2] if tiled else None, **options)
 
 
-def size_of(trained, damage, damaged, tiled):
-    """(h, w, c) of what is drawn of (h', w', c') damaged images: the run's, or with tiles any that is no smaller."""
+def sized(trained, damage, damaged, tiled):
+    """(damage, (h, w, c)) of what is drawn of (h', w', c') damaged images: the run's size, or with tiles any no smaller."""
     if not tiled:
-        return trained.spec.shape
+        if getattr(damage, "to", ""):
+            raise errors.UserError(f"--to={damage.to} is of --tiled: without it the result has the run's size")
+        return damage, trained.spec.shape
     shape = damage.whole(damaged, trained.spec.shape[-1])
     check_tiles(trained, shape)
-    return shape
+    return damage.of_size(damaged), shape
 
 
 def check_tiles(trained, shape):
@@ -135,11 +139,52 @@ def check_tiles(trained, shape):
         raise errors.UserError(f"--tiled: an image of {has} pixels is smaller than a tile of this run, {takes}: leave it out")
 
 
-def solve(trained, problem, y, labels=None, *, samples=1, seed=0, size=None, overlap=None, first=0, **options) -> Restored:
+def solve(trained, problem, y, labels=None, *, size=None, overlap=None, first=0, **options) -> Restored:
     """Draws images of which y, (n, h', w', c') uint8, is known by a damages.Problem of a damage_of the run.
 
-    `size` is that of the images where they are drawn in tiles, and `first` the number of the first.
+    `size` is that of the images where they are drawn in tiles, and `first` the number of the first. Where pixels are hidden,
+    the tiles are those around them, and the rest of an image is left alone.
     """
+    if size is None and overlap is not None:
+        raise errors.UserError(f"--overlap={overlap} is of --tiled: leave it out")
+    told = dict(overlap=overlap, first=first, **options)
+    if problem.hidden is None:
+        return _solve(trained, problem, y, labels, size=size, **told)
+    if size is None:
+        samples = _solve(trained, problem, y, labels, **told).samples
+    else:
+        samples = _solve_around(trained, problem, y, labels, **told)
+    kept = np.where(problem.hidden[:, None, ..., None], samples, y[:, None])
+    return Restored(kept[:, 0], kept)
+
+
+def _solve_around(trained, problem, y, labels, *, first, **options):
+    """(n, samples, h, w, c) uint8 whose hidden pixels are drawn in tiles: of each image those around them."""
+    places = [_around(hidden, trained.spec.shape) for hidden in problem.hidden]
+    labels = None if labels is None else np.broadcast_to(labels, len(y))
+    found = []
+    for _, group in itertools.groupby(range(len(y)), lambda i: problem.hidden[i][places[i]].shape):
+        group = list(group)
+        known, hidden = (np.stack([array[i][places[i]] for i in group]) for array in (y, problem.hidden))
+        part = problem._replace(operator=linear_operators.masking(~hidden, y.shape[-1]), hidden=hidden)
+        told = dict(labels=None if labels is None else labels[group], size=hidden.shape[1:], first=first + group[0])
+        for i, drawn in zip(group, _solve(trained, part, known, **told, **options).samples):
+            found.append(np.repeat(y[i][None], len(drawn), 0))
+            found[-1][:, *places[i]] = drawn
+    return np.stack(found)
+
+
+def _around(hidden, tile):
+    """(rows, columns), slices: all that tiles with a hidden pixel can reach; the whole image where that is most of it."""
+    place = []
+    for axis, side in enumerate(tile[:2]):
+        lines = np.flatnonzero(hidden.any(1 - axis))
+        place.append(slice(max(0, lines[0] - side), lines[-1] + 1 + side))
+    return tuple(place) if hidden[*place].size < 0.7 * hidden.size else (slice(None),) * 2
+
+
+def _solve(trained, problem, y, labels=None, *, samples=1, seed=0, size=None, overlap=None, first=0, **options):
+    """The Restored of `solve`, whose known pixels need not be those of y."""
     method, request = _split(options)
     if isinstance(trained.algorithm, capabilities.Restores):
         for name, value in method.items():
@@ -153,11 +198,7 @@ def solve(trained, problem, y, labels=None, *, samples=1, seed=0, size=None, ove
         draw, rows_of = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
         rows = rows_of(y)
     divided = {} if size is None else {"size": size, "overlap": _overlap(trained, overlap)}
-    made = _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=first, **divided)
-    if problem.hidden is None:
-        return made
-    kept = np.where(problem.hidden[:, None, ..., None], made.samples, y[:, None])
-    return Restored(kept[:, 0], kept)
+    return _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=first, **divided)
 
 
 def check_denoises(trained):

@@ -58,7 +58,11 @@ def restore(
     damage = restoring.damage_of(trained, verb, **about)
     _check_out(out, overwrite)
     from_data = _from_data(given)
-    true, tiled = bool(score) or from_data, tiled and not from_data
+    true = bool(score) or from_data
+    if tiled and from_data:
+        raise errors.UserError(f"--tiled: the images of --input={given} have the run's size: leave it out")
+    if true and about.get("to"):
+        raise errors.UserError(f"--to={about['to']}: images that are scored are whole, and keep their size: leave it out")
     if tiled:
         parts = _by_size(trained, damage, given, out, label, true)
     else:
@@ -97,9 +101,9 @@ def _restored(trained, damage, found, true, features, tiled, first, seed, **opti
     from imagegen_jax.api import comparing  # here, too
 
     shape = found.image.shape[1:]
-    shape = shape if true else restoring.size_of(trained, damage, shape, tiled)
-    problem = damage.problem(shape, len(found.image), found.alpha)
-    y = problem.degraded(found.image, seed) if true else damage.placed(found.image, shape)
+    damage, shape = (damage, shape) if true else restoring.sized(trained, damage, shape, tiled)
+    problem = damage.problem(shape, len(found.image), found.alpha, first)
+    y = problem.degraded(found.image, seed, first) if true else damage.placed(found.image, shape)
     scored = None if features is None else comparing.scorer(found.image, problem.hidden, features or None)
     divided = {"size": shape[:2], "first": first} if tiled else {}
     made = restoring.solve(trained, problem, y, found.label, seed=seed, **divided, **options)

@@ -4,6 +4,7 @@ The fields of each are options of its verb, --NAME=VALUE; images are scaled to [
 """
 
 import dataclasses
+import re
 from typing import Annotated
 from typing import Any
 from typing import NamedTuple
@@ -37,10 +38,14 @@ class Problem(NamedTuple):
         """Standard deviation of the noise without that of 8-bit images."""
         return float(np.sqrt(self.noise**2 - _ROUNDING**2))
 
-    def degraded(self, image, seed=0):
-        """y of (n, h, w, c) uint8 images, uint8 too: the noise is that of the seed, and cut off at black and white."""
+    def degraded(self, image, seed=0, first=0):
+        """y of (n, h, w, c) uint8 images, uint8 too: the noise is cut off at black and white.
+
+        That of image i depends on the seed and on i, which is `first` for the first of them.
+        """
         y = np.asarray(linear_operators.apply(self.operator, images.to_float(image)))
-        return np.asarray(images.to_uint8(y + self.added * np.random.default_rng(seed).standard_normal(y.shape)))
+        noise = [np.random.default_rng([seed, first + i]).standard_normal(one.shape) for i, one in enumerate(y)]
+        return np.asarray(images.to_uint8(y + self.added * np.stack(noise)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +59,13 @@ class Damage:
         """Standard deviation of all noise."""
         return self.noise
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         """(linear_operators.Operator, hidden (num, h, w) or None) of `num` images of (h, w, c); errors.UserError: none."""
         raise NotImplementedError
 
-    def problem(self, shape, num, alpha=None) -> Problem:
-        """The Problem of `num` images of (h, w, c); for `alpha` see masks.hidden. Raises errors.UserError."""
-        operator, hidden = self.operator(tuple(shape), num, alpha)
+    def problem(self, shape, num, alpha=None, first=0) -> Problem:
+        """The Problem of `num` images of (h, w, c); for `alpha` and `first` see masks.hidden. Raises errors.UserError."""
+        operator, hidden = self.operator(tuple(shape), num, alpha, first)
         return Problem(operator, float(np.hypot(self.deviation, _ROUNDING)), hidden)
 
     def taken(self, shape):
@@ -75,6 +80,10 @@ class Damage:
         """(h, w, channels) of the images that (h', w', c') damaged ones are of, whatever the run's own size."""
         return (*damaged[:2], channels)
 
+    def of_size(self, damaged):
+        """The same damage where damaged images are (h', w', c') and those that they are of have the size of `whole`."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inpaint(Damage):
@@ -82,8 +91,8 @@ class Inpaint(Damage):
 
     mask: Annotated[Any, f"inpaint: what is filled, {masks.WORDS}; by default alpha, where it is transparent."] = "alpha"
 
-    def operator(self, shape, num, alpha):
-        hidden = masks.hidden(self.mask, num, shape[:2], alpha)
+    def operator(self, shape, num, alpha, first=0):
+        hidden = masks.hidden(self.mask, num, shape[:2], alpha, first)
         return linear_operators.masking(~hidden, shape[-1]), hidden
 
     def taken(self, shape):
@@ -95,8 +104,9 @@ class Outpaint(Damage):
     """Pixels around a box are missing."""
 
     box: Annotated[str, "outpaint: where the input lies, box:x,y,w,h; by default half as wide and high, in the middle."] = ""
+    to: Annotated[str, "outpaint --tiled: WIDTHxHEIGHT of the result; by default twice as wide and high as the input."] = ""
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         hidden = np.ones((num, *shape[:2]), bool)
         hidden[:, *self._place(shape)] = False
         return linear_operators.masking(~masks.hidden(hidden, num, shape[:2]), shape[-1]), hidden
@@ -113,7 +123,20 @@ class Outpaint(Damage):
     def whole(self, damaged, channels):
         if self.box:
             raise errors.UserError("--box says where the input lies in an image of the run's size: with --tiled leave it out")
-        return (2 * damaged[0], 2 * damaged[1], channels)
+        if not self.to:
+            return (2 * damaged[0], 2 * damaged[1], channels)
+        match = re.fullmatch(r"(\d+)x(\d+)", self.to)
+        if not match:
+            raise errors.UserError(f"--to={self.to}: write width and height in pixels, such as 84x56")
+        width, height = map(int, match.groups())
+        if height < damaged[0] or width < damaged[1] or (height, width) == tuple(damaged[:2]):
+            raise errors.UserError(f"--to={self.to}: the input has {damaged[1]}x{damaged[0]} pixels, and the result has more")
+        return (height, width, channels)
+
+    def of_size(self, damaged):
+        height, width, _ = self.whole(damaged, 1)
+        top, left = (height - damaged[0]) // 2, (width - damaged[1]) // 2
+        return dataclasses.replace(self, box=f"box:{left},{top},{damaged[1]},{damaged[0]}", to="")
 
     def _place(self, shape):
         if self.box:
@@ -132,7 +155,7 @@ class Superres(Damage):
         f"superres: how images became small, {' or '.join(linear_operators.DOWNSCALING)}.",
     ] = "box"
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         linear_operators.check_factor(self.factor, shape, "--factor")
         return linear_operators.DOWNSCALING[self.downscaling](shape, self.factor), None
 
@@ -144,7 +167,7 @@ class Superres(Damage):
 class Colorize(Damage):
     """Colours are grey."""
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         if shape[-1] != 3:
             raise errors.UserError("colorize is of a run whose images have colours, and this one's have none")
         return linear_operators.luminance(shape), None
@@ -156,7 +179,7 @@ class Deblur(Damage):
 
     sigma: Annotated[float, keys.Above(0), "deblur: standard deviation of the blur, in pixels."] = 2.0
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         return linear_operators.blurring(shape, self.sigma), None
 
 
@@ -170,7 +193,7 @@ class Denoise(Damage):
     def deviation(self):
         return float(np.hypot(self.sigma, self.noise))
 
-    def operator(self, shape, num, alpha):
+    def operator(self, shape, num, alpha, first=0):
         return linear_operators.masking(np.ones((1, *shape[:2]), bool), shape[-1]), None
 
 

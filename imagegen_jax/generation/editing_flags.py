@@ -39,7 +39,12 @@ def define():
     flags.DEFINE_float("range", 2.5, "traverse: how far to go to either side, in deviations of each dimension.")
     words("dimensions", None, "traverse: which, such as 0,3,7; by default the 10 that vary most.")
     text("from", None, "attribute: the class to come from, by name or number.")
-    text("to", None, "attribute: the class to go to, likewise.")
+    text(
+        "to",
+        None,
+        "attribute: the class to go to, likewise; outpaint --tiled: width and height of the result, such as 84x56, by default "
+        "twice those of the input.",
+    )
     words(
         "strength",
         None,
@@ -55,7 +60,8 @@ def define():
     )
     text("features", None, "Repair: features of the perceptual distance, as evaluate has them; by default fashion, if it fits.")
     for name, (kind, meaning) in (_of_repair() | drawing_flags.declared()).items():
-        (flags.DEFINE_bool if kind is bool else text)(name, None, meaning)
+        if name not in flags.FLAGS:  # outpaint shares --to
+            (flags.DEFINE_bool if kind is bool else text)(name, None, meaning)
 
 
 def drawing():

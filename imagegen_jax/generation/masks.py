@@ -15,7 +15,7 @@ _HALVES = ("left", "right", "top", "bottom")
 _STROKES = 5
 
 
-def hidden(mask, num, size, alpha=None):
+def hidden(mask, num, size, alpha=None, first=0):
     """The pixels that are hidden, those of a random mask other ones in each image.
 
     Args:
@@ -23,6 +23,7 @@ def hidden(mask, num, size, alpha=None):
       num: of the images.
       size: (height, width) of the images.
       alpha: (num, height, width) uint8, the opacity of images that have one; what is less than opaque is hidden by 'alpha'.
+      first: number of the first image, of which the others follow: a random mask depends on the image's.
 
     Returns:
       (num, height, width) bool.
@@ -30,7 +31,7 @@ def hidden(mask, num, size, alpha=None):
     Raises:
       errors.UserError: there is no such mask, it has another size, or it hides nothing of an image.
     """
-    found = _of_word(mask, num, size, alpha) if isinstance(mask, str | os.PathLike) else np.asarray(mask) > 0
+    found = _of_word(mask, num, size, alpha, first) if isinstance(mask, str | os.PathLike) else np.asarray(mask) > 0
     said = f"--mask={mask}" if isinstance(mask, str | os.PathLike) else "the mask"
     if found.shape[-2:] != tuple(size):
         raise errors.UserError(f"{said} has {_by(found.shape[-2:])} pixels and the images {_by(size)}: give one of their size")
@@ -51,7 +52,7 @@ def box(word, size, flag="mask"):
     return slice(y, y + height), slice(x, x + width)
 
 
-def _of_word(mask, num, size, alpha):
+def _of_word(mask, num, size, alpha, first):
     kind, _, value = str(mask).partition(":")
     if os.path.isfile(mask):
         with pictures.opened(mask) as image:
@@ -68,10 +69,10 @@ def _of_word(mask, num, size, alpha):
         halves = np.split(found, [size[axis - 1] // 2], axis)
         halves[value in ("right", "bottom")][:] = True
     elif kind == "random" and re.fullmatch(r"0?\.\d*[1-9]\d*", value):
-        for i, one in enumerate(found):
+        for i, one in enumerate(found, first):
             one[:] = np.random.default_rng(i).random(size) < float(value)
     elif kind == "scratches" and value.isdecimal():
-        for i, one in enumerate(found):
+        for i, one in enumerate(found, first):
             one[:] = _scratches(np.random.default_rng([int(value), i]), size)
     else:
         raise errors.UserError(f"--mask={mask}: there is no such file or word; give {WORDS}")

@@ -231,6 +231,15 @@ def test_images_of_any_size_are_drawn_in_tiles(trained):
     np.testing.assert_array_equal(made.images[~hidden], large[~hidden])
     assert trained.superres(large[:, :, :5], 2, **fast).images.shape == (2, 26, 10, 3)
     assert trained.outpaint(large[:1], **fast).images.shape == (1, 26, 20, 3)
+    wider = trained.outpaint(large[:1], to="16x13", **fast).images
+    np.testing.assert_array_equal(wider[:, :, 3:13], large[:1])
+    for to, said in (("16", "write width and height"), ("9x20", "the input has 10x13 pixels, and the result has more")):
+        with pytest.raises(errors.UserError, match=f"--to={to}: {said}"):
+            trained.outpaint(large, to=to, **fast)
+    with pytest.raises(errors.UserError, match="--to=16x13 is of --tiled"):
+        trained.outpaint(large[:, :4, :4], to="16x13")
+    with pytest.raises(errors.UserError, match="--overlap=3 is of --tiled"):
+        trained.inpaint(PICTURES[:1], "half:left", overlap=3)
     assert trained.colorize(large[..., :1], method="mmps", iterations=1, **fast).images.shape == large.shape
     with pytest.raises(errors.UserError, match="--tiled: an image of 7x10 pixels is smaller than a tile of this run, 8x8"):
         trained.inpaint(large[:, :7], hidden[:, :7], **fast)
@@ -238,6 +247,17 @@ def test_images_of_any_size_are_drawn_in_tiles(trained):
         trained.inpaint(large, hidden, overlap=5, **fast)
     with pytest.raises(errors.UserError, match="with --tiled leave it out"):
         trained.outpaint(large, "box:0,0,2,2", **fast)
+
+
+@pytest.mark.recipes
+def test_only_what_tiles_around_a_hole_see_is_drawn(trained):
+    """So a hole is filled as in an image that ends there, whatever is beyond, and the bits of other pixels stay."""
+    large, hidden, fast = RNG.integers(0, 256, (2, 40, 24, 3), np.uint8), np.zeros((2, 40, 24), bool), dict(steps=3, tiled=True)
+    hidden[:, 2:5, 1] = True
+    made = trained.inpaint(large, hidden, **fast).images
+    np.testing.assert_array_equal(made[:, :13, :10], trained.inpaint(large[:, :13, :10], hidden[:, :13, :10], **fast).images)
+    np.testing.assert_array_equal(made[~hidden], large[~hidden])
+    assert (made[hidden] != large[hidden]).any()
 
 
 @pytest.mark.recipes
@@ -262,6 +282,8 @@ def test_files_of_several_sizes_keep_theirs_in_tiles(folder, trained, tmp_path):
     assert list(scores) == ["ddnm"] and len(scores["ddnm"]["psnr"]) == 2 and "ddnm" in lines
     with pytest.raises(errors.UserError, match="several sizes, and a file takes one: give a folder"):
         restoring_files.restore(trained, str(tmp_path / "in"), str(tmp_path / "out.png"), **run_of)
+    with pytest.raises(errors.UserError, match="--tiled: the images of --input=test:0 have the run's size"):
+        restoring_files.restore(trained, "test:0", str(tmp_path / "none"), **run_of)
     small = tmp_path / "small.png"
     output.picture(truth["a"][:5]).save(small)
     with pytest.raises(errors.UserError, match="an image of 5x12 pixels is smaller than a tile"):

@@ -27,6 +27,7 @@ def test_words(tmp_path):
     found = masks.hidden("random:.7", 300, SIZE)
     assert found.mean() == pytest.approx(0.7, abs=0.02) and (found[0] != found[1]).any()
     np.testing.assert_array_equal(masks.hidden("random:.7", 2, SIZE), found[:2])
+    np.testing.assert_array_equal(masks.hidden("random:.7", 2, SIZE, first=7), found[7:9])
     first, other = (masks.hidden(f"scratches:{seed}", 4, (28, 28)) for seed in (0, 1))
     assert 0.05 < first.mean() < 0.5 and (first != other).any() and (first[0] != first[1]).any()
 
@@ -53,6 +54,7 @@ def test_other_masks_are_refused(mask, words):
 def test_damages_are_as_strong_as_they_say():
     image = np.full((4, 8, 12, 3), 128, np.uint8)
     problem = damages.Denoise(sigma=0.2).problem(image.shape[1:], 4)
+    np.testing.assert_array_equal(problem.degraded(image[1:], first=1), problem.degraded(image)[1:])
     assert problem.degraded(image).std() == pytest.approx(0.1 * 255, rel=0.05) and problem.hidden is None
     assert damages.Superres(factor=4).taken((8, 12, 3)) == (2, 3, 3) and damages.Colorize().taken((8, 12, 3)) == (8, 12, 1)
     assert damages.Outpaint().taken((8, 12, 3)) == (4, 6, 3) and damages.Outpaint(box="box:0,1,5,2").taken((8, 12, 3)) == (
