@@ -21,7 +21,12 @@ from imagegen_jax.generation import output
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _OUT = flags.DEFINE_string("out", None, f"Where to: {output.FORMATS}.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a folder that holds earlier images, and all that is in it.")
-_LABELS = flags.DEFINE_enum("labels", None, ["csv", "folders"], "Of a folder: labels.csv, or a sub-folder for each class.")
+_LABELS = flags.DEFINE_enum(
+    "labels",
+    None,
+    ["csv", "folders", "tfds"],
+    "Of a folder: labels.csv, a sub-folder for each class, or a data set for TFDS in place of PNGs.",
+)
 _NUM = flags.DEFINE_integer("num", 64, "How many images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Image i depends on the seed and i alone, whatever the batch size.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Step of the checkpoint, or best; by default the latest.")
@@ -42,24 +47,28 @@ def main():
         raise errors.UserError(f"--upsample_noise={_UPSAMPLE_NOISE.value} is of --upsample: name a run, or leave it out")
     larger = _UPSAMPLE.value and _larger(trained, drawing)
     output.check(_OUT.value, overwrite=_OVERWRITE.value)
-    paths, texts = _labelled(trained, drawing) if _LABELS.value else (None, None)
+    layout = _layout(trained, drawing) if _LABELS.value else {}
     with progress.Progress(_NUM.value, "image", f"step {trained.step}") as bar:
         batches = bar.over(drawing.batches())
         if larger:
             labels, small = drawing.labels if larger.algorithm.classes else None, np.concatenate(list(batches))
             batches = [larger.enlarge_drawn(small, labels, noise=_UPSAMPLE_NOISE.value, seed=_SEED.value).images]
-        output.save(_OUT.value, batches, drawing.labels, texts, drawing.rows, paths)
+        output.save(_OUT.value, batches, drawing.labels, rows=drawing.rows, **layout)
     if drawing.rows is not None and _OUT.value.endswith(".png"):
         progress.tell(f"rows, from the top: {', '.join(drawing.row_names)}")
 
 
-def _labelled(trained, drawing):
-    """output.labelled of what is drawn. Raises errors.UserError where that has no labels, or no folder."""
+def _layout(trained, drawing):
+    """What output.save is told of a labelled set. Raises errors.UserError where what is drawn has no labels, or no folder."""
     if not _OUT.value.endswith("/"):
         raise errors.UserError(f"--labels={_LABELS.value}: --out={_OUT.value} is no folder: end it in /, or leave --labels out")
     if drawing.labels is None:
         raise errors.UserError(f"--labels={_LABELS.value}: this run is told no labels; leave it out")
-    return output.labelled(_LABELS.value, drawing.labels, trained.spec.name_of)
+    names = list(map(trained.spec.name_of, range(trained.spec.classes)))
+    if _LABELS.value == "tfds":
+        return {"class_names": names}
+    paths, texts = output.labelled(_LABELS.value, drawing.labels, names.__getitem__)
+    return {"paths": paths, "texts": texts}
 
 
 def _larger(trained, drawing):

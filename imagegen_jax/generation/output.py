@@ -15,8 +15,11 @@ from PIL import Image
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
+from imagegen_jax.data import tfds_writing
 
-_RESULTS = ("errors.json", "scores.json", "index.html", "labels.csv")  # of commands, beside PNGs, in a folder
+# What commands leave in a folder beside PNGs: texts, and a data set of TFDS.
+_RESULTS = ("errors.json", "scores.json", "index.html", "labels.csv")
+_RESULTS += ("dataset_info.json", "features.json", "label.labels.txt", f"{tfds_writing.NAME}-train.array_record-00000-of-00001")
 _DEBRIS = (".DS_Store", "Thumbs.db")  # what a look at a folder leaves behind
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 
@@ -122,7 +125,7 @@ def _name(i):
     return f"{i:05d}.png"
 
 
-def save(out, batches, labels=None, texts=None, rows=None, paths=None):
+def save(out, batches, labels=None, texts=None, rows=None, paths=None, class_names=None):
     """Writes batches of (n, h, w, c) uint8 to `out`, in the format that its ending names, as a whole or not at all.
 
     Of several processes, all of which draw, the first writes.
@@ -134,6 +137,7 @@ def save(out, batches, labels=None, texts=None, rows=None, paths=None):
       rows: (n,) int32, which row of a grid each image belongs to; by default one for each label.
       texts: {name: text} of files that a folder gets beside the images.
       paths: of the images in a folder; by default their numbers.
+      class_names: of the labels, where a folder gets a data set that TFDS reads (tfds_writing.write) in place of PNGs.
 
     Raises:
       errors.UserError: it cannot be written.
@@ -142,8 +146,11 @@ def save(out, batches, labels=None, texts=None, rows=None, paths=None):
         for _ in batches:
             pass
     elif str(out).endswith("/"):
+        drawn = itertools.chain.from_iterable(batches)
         with files.atomic_folder(out) as folder:
-            for path, image in zip(paths or map(_name, itertools.count()), itertools.chain.from_iterable(batches)):
+            if class_names:
+                tfds_writing.write(folder, drawn, labels, class_names)
+            for path, image in zip(paths or map(_name, itertools.count()), drawn):
                 (folder / path).parent.mkdir(exist_ok=True)
                 picture(image).save(folder / path)
             for name, text in (texts or {}).items():

@@ -158,3 +158,18 @@ def test_labelled_folders_are_read_with_their_labels(tmp_path):
     assert [int(row["label"]) for row in rows] == labels.tolist() and rows[0]["class"] == "T-shirt/top 10"
     for row, image in zip(rows, images):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "flat" / row["file"])), image[..., 0])
+
+
+def test_a_data_set_is_read_by_tfds(tmp_path):
+    """By its own name, and the project's source; an image is the same as it was drawn, in its place."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 5, 3), np.uint8)
+    labels, names = np.array([1, 0, 2] * 4, np.int32), ["T-shirt/top", "Bag", "Ankle boot"]
+    output.save(f"{tmp_path}/set/", [images[:7], images[7:]], labels, class_names=names)
+    source = sources.open_source(sources.Config(source="drawn", data_dir=f"{tmp_path}/set"), "train")
+    assert list(source.class_names) == names
+    records = source.__getitems__(range(12))
+    np.testing.assert_array_equal(np.stack([record["image"] for record in records]), images)
+    assert [record["label"] for record in records] == labels.tolist()
+    output.check_folder(f"{tmp_path}/set/", overwrite=True)  # it is a result, which may be replaced
+    with pytest.raises(errors.UserError, match="the folder is not empty"):
+        output.check_folder(f"{tmp_path}/set/", overwrite=False)
