@@ -101,6 +101,9 @@ def _run(choose, needs_jax=lambda: True):
             if needs_jax():
                 _set_up_jax()
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _end_unheard()
         except errors.UserError as error:
             _fail(error if "config" in flags.FLAGS else error.without_config)
 
@@ -154,6 +157,8 @@ def _parse(argv):
         sys.exit(0)
     except (AttributeError, KeyError) as error:
         _fail(_unknown_key(argv, error))
+    except BrokenPipeError:  # of --help
+        _end_unheard()
     except (flags.Error, errors.UserError, TypeError, ValueError, OSError) as error:
         _fail(_one_line(str(error)))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present:
@@ -161,6 +166,13 @@ def _parse(argv):
         if not pathlib.Path(path).is_file():  # config_flags would raise only when the config is first looked at
             _fail(f"--config={path}: there is no such file")
     return parsed
+
+
+def _end_unheard():
+    """Exits where whoever read what was printed has seen enough, such as `| head`."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(1)
 
 
 def _unknown_key(argv, error):

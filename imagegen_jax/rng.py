@@ -7,7 +7,6 @@ others as they were. A stream is folded with the step; a sample's key is folded 
 import zlib
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 
 from imagegen_jax import errors
@@ -35,12 +34,3 @@ def check_seed(seed, what):
 def per_index(key, index):
     """(n,) keys, one for each of the (n,) integers `index`, whatever else is in the batch."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-
-
-def beside(rows, x):
-    """x, (n, ...), divided over devices as `rows`, (n, ...), are: finite numbers that say nothing of x.
-
-    Noise that no row of a batch is part of would be drawn, and all that a network makes of it computed, on every device.
-    """
-    known = jnp.isfinite(rows.reshape(len(rows), -1)[:, :1].reshape(len(rows), *[1] * (x.ndim - 1)))
-    return jnp.where(known, x, 0.0)

@@ -118,6 +118,14 @@ def test_other_commands_have_one_line_too(words, code, said):
     assert done.stderr.count("\n") == (1 if code else 0)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("words", ["benchmark --config=configs/vae.py:smoke --projection", "sample --help"])
+def test_a_reader_that_has_seen_enough_is_no_error(words):
+    command = f"{sys.executable} -m experiments.{words} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stderr == "" and done.returncode in (0, 1)
+
+
 def test_a_command_starts_again_once_with_huge_pages():
     """As `python -m` imports the package: what comes then is the interpreter's own command line, in the new environment."""
     setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -13,6 +13,7 @@ import optax
 
 from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import errors
+from imagegen_jax import placement
 from imagegen_jax.networks import blocks
 
 # 'image' (n, h, w, c) uint8; 'condition', a dict of arrays with n rows (conditions.py), such as 'label' (n,) int32; 'index'
@@ -285,7 +286,7 @@ def update(state: TrainState, name: str, grads, optimizer: optax.GradientTransfo
 
     `ema_decay` maps the step to the average's decay.
     """
-    updates, opt_state = optimizer.update(grads, state.opt_state[name], state.params[name])
+    updates, opt_state = optimizer.update(placement.whole(grads), state.opt_state[name], state.params[name])
     params = optax.apply_updates(state.params[name], updates)
     state = state.replace(params=state.params | {name: params}, opt_state=state.opt_state | {name: opt_state})
     if ema_decay is None:

@@ -31,6 +31,7 @@ import optax
 from imagegen_jax import conditions as conditions_lib
 from imagegen_jax import images
 from imagegen_jax import keys
+from imagegen_jax import placement
 from imagegen_jax import rng as rng_lib
 from imagegen_jax.adversarial import augmentation
 from imagegen_jax.adversarial import losses
@@ -210,9 +211,9 @@ class Gan(base.Algorithm):
             return jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
         return jax.vmap(lambda key: jax.random.truncated_normal(key, -truncation, truncation, (self.latent,)))(keys)
 
-    def _noise_beside(self, real, rng):
-        """(n, latent) for n real images in training."""
-        return rng_lib.beside(real, jax.random.normal(rng, (len(real), self.latent)))
+    def _training_noise(self, n, rng):
+        """(n, latent) for n real images."""
+        return placement.divided(jax.random.normal(rng, (n, self.latent)))
 
     def _microbatches(self, state, batch, rng):
         """(real, condition, key, number) of each of the step's updates of the discriminator, along a first axis."""
@@ -238,14 +239,14 @@ class Gan(base.Algorithm):
     def _fakes(self, state, real, condition, rng):
         """What an update of the discriminator alone is shown: (images, their condition, key of the rest)."""
         noise_rng, rng = jax.random.split(rng)
-        z = self._noise_beside(real, noise_rng)
+        z = self._training_noise(len(real), noise_rng)
         return self._generate(state.params["generator"], state.extra["generator_stats"], z, condition)[0], condition, rng
 
     def _train_all(self, state, microbatch):
         """(state, metrics) after an update of all networks."""
         real, condition, rng, number = microbatch
         noise_rng, rng = jax.random.split(rng)
-        z = self._noise_beside(real, noise_rng)
+        z = self._training_noise(len(real), noise_rng)
 
         def generate(params):
             return self._generate(params, state.extra["generator_stats"], z, condition)

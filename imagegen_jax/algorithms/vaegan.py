@@ -129,7 +129,7 @@ class VaeGan(gan.Gan):
     def _noises(self, real, rng):
         """(noise of the posterior, z of the prior, both (n, latent), key of the rest)."""
         noise_rng, prior_rng, rng = jax.random.split(rng, 3)
-        return self._noise_beside(real, noise_rng), self._noise_beside(real, prior_rng), rng
+        return *(self._training_noise(len(real), key) for key in (noise_rng, prior_rng)), rng
 
     def _fakes(self, state, real, condition, rng):
         noise, z_prior, rng = self._noises(real, rng)

@@ -20,6 +20,8 @@ from imagegen_jax.generation import output
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import interruption
 from imagegen_jax.training import loop
+from imagegen_jax.training import power_ema
+from imagegen_jax.training import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,18 @@ class Context:
 
 def build(context):
     """The loop.Hooks of a run, in the order in which they run."""
-    return [hook for kind in _KINDS for hook in kind(context)]
+    hooks = [hook for kind in _KINDS for hook in kind(context)]
+    return [dataclasses.replace(hook, run=_on_averages(context.mesh, hook.run)) for hook in hooks]
+
+
+def _on_averages(mesh, run):
+    """A hook's run, which gets of a state the averages alone, whole on every device: see placement.py."""
+
+    def on_averages(step, state, writer):
+        averages = power_ema.without(state.with_ema()).replace(opt_state={}, ema_params={})
+        return run(step, jax.device_put(averages, sharding.replicated(mesh)), writer)
+
+    return on_averages
 
 
 def _grids(context):
@@ -77,7 +90,7 @@ def _grids(context):
         texts = algorithm.text.tokens(config.sample.prompts or ("",))
 
     def draw(step, state, writer):
-        drawn = np.concatenate(list(stop.each(context.drawer.batches(state.with_ema(), config.seed, num, texts=texts))))
+        drawn = np.concatenate(list(stop.each(context.drawer.batches(state, config.seed, num, texts=texts))))
         labels = sampling.labels(np.arange(num), algorithm.classes)
         rows = sampling.rows(num, labels, texts)
         sheet = [drawn] if rows is None else images.rows_by_label(drawn, rows)
@@ -97,7 +110,7 @@ def _panels(context):
     def show(step, state, writer):
         share = jax.process_index(), jax.process_count()
         batches = domains.eval_batches(context.test_set, panels.num, panels.batch_size, *share)
-        shown = list(stop.each(panels.batches(state.with_ema(), batches)))
+        shown = list(stop.each(panels.batches(state, batches)))
         return context.save(writer, step, "panels", np.concatenate(shown), len(algorithm.columns))
 
     yield loop.Hook(context.steps(config.sample.every), show)
@@ -118,9 +131,7 @@ def _heldout(context):
         state = jax.eval_shape(lambda key: algorithm.init(key).with_ema(), jax.random.key(0))
         return [f"eval/{name}" for name in jax.eval_shape(algorithm.eval_step, state, batch, jax.random.key(0))]
 
-    yield loop.Hook(
-        context.steps(section.every), lambda step, state, _: stop.run(measure, state.with_ema(), stop.between), names
-    )
+    yield loop.Hook(context.steps(section.every), lambda step, state, _: stop.run(measure, state, stop.between), names)
 
 
 def _distances(context):
@@ -150,7 +161,7 @@ def _distances(context):
         texts = domains.captions_of(context.test_set, num) if algorithm.text else None
 
         def drawn(step, state, _):
-            batches = context.drawer.batches(state.with_ema(), config.seed, num, shares=shares, texts=texts)
+            batches = context.drawer.batches(state, config.seed, num, shares=shares, texts=texts)
             measured = measure(context.stop.each(batches))
             monitor(step, measured)
             return measured
@@ -168,7 +179,7 @@ def _distances(context):
         measure, suffix = tracking.Distances(extractor, compared), f"_{direction}"
 
         def run(step, state, _):
-            return measure(context.stop.each(translations.batches(state.with_ema(), originals.images(num))), suffix)
+            return measure(context.stop.each(translations.batches(state, originals.images(num))), suffix)
 
         return loop.Hook(every, run, lambda: tracking.names(tells_classes, suffix))
 

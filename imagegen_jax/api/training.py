@@ -19,6 +19,7 @@ from imagegen_jax.training import logging
 from imagegen_jax.training import loop
 from imagegen_jax.training import nonfinite
 from imagegen_jax.training import preservation
+from imagegen_jax.training import profiling
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
 from imagegen_jax.training import start
@@ -26,7 +27,7 @@ from imagegen_jax.training import summary
 from imagegen_jax.training import superseded
 
 
-def train(config, workdir, stop, wanted=None):
+def train(config, workdir, stop, wanted=None, profile=None):
     """Trains until the end or until `stop` is requested; either way what was trained is saved.
 
     Args:
@@ -34,16 +35,17 @@ def train(config, workdir, stop, wanted=None):
       workdir: folder of the run; one that holds checkpoints of the same experiment is continued.
       stop: an interruption.Interruption that is entered.
       wanted: continue from this step, or 'best'; what is later is moved aside. None for the latest.
+      profile: (first, last) of the steps that are recorded (profiling.profiled); None for none.
 
     Raises:
       errors.UserError: the config, the images or the folder are not as they must be; nothing is written.
       interruption.StopRequested: before the first step.
     """
     with lock.owned(workdir):
-        _train(config_lib.check(config), files.to_path(workdir), stop, wanted)
+        _train(config_lib.check(config), files.to_path(workdir), stop, wanted, profile)
 
 
-def _train(config, workdir, stop, wanted):
+def _train(config, workdir, stop, wanted, profile):
     """Reads top to bottom: check everything, restore or initialise, and only then write; compile; train."""
     train_set = domains.open_domains(config.data, "train")
     specs = domains.specs(train_set)
@@ -83,12 +85,13 @@ def _train(config, workdir, stop, wanted):
             checkpoint.Checkpointer(workdir / run.CHECKPOINTS, policy) as checkpointer,
             contextlib.closing(logging.MetricWriter(workdir, position.step)) as writer,
             progress.Progress(total_steps, "step", done=position.step) as bar,
+            profiling.profiled(step_fn, position.step, profile, workdir) as recorded,
         ):
             writer.write(position.step, told)
             return loop.train(
                 state,
                 position,
-                step_fn=step_fn,
+                step_fn=recorded,
                 rng=_streams(mesh, config, position.rollbacks),
                 batches=domains.train_batches(
                     train_set, config, position.step, jax.process_index(), jax.process_count(), position.rollbacks

@@ -6,6 +6,7 @@ import time
 
 import jax
 
+from imagegen_jax import placement
 from imagegen_jax.training import compiler
 from imagegen_jax.training import interruption
 from imagegen_jax.training import nonfinite
@@ -50,7 +51,12 @@ def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop")
     Returns:
       A jax.stages.Lowered.
     """
-    train_step = nonfinite.guarded(power_ema.following(algorithm.train_step), on_nonfinite)
+
+    def on_whole(state, batch, rng):
+        state = state.replace(params=placement.whole(state.params), extra=placement.whole(state.extra))
+        return algorithm.train_step(state, batch, rng)
+
+    train_step = nonfinite.guarded(power_ema.following(on_whole), on_nonfinite)
 
     def step(state, batch, rng):
         train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
@@ -63,7 +69,8 @@ def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop")
         out_shardings=(shardings, sharding.replicated(mesh)),
         compiler_options=compiler.options(),
     )
-    return jitted.lower(state, batch, rng)
+    with jax.set_mesh(mesh):
+        return jitted.lower(state, batch, rng)
 
 
 def train(

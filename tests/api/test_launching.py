@@ -107,9 +107,10 @@ def test_processes_and_devices_may_change_between_starts(tmp_path):
 @pytest.mark.parametrize("family", list(whole_runs.FAMILIES)[: None if whole_runs.TIMES > 1 else 1])
 def test_a_run_of_four_processes_goes_on_in_one_of_eight_devices(family, tmp_path):
     """Divided in other ways, too, to the losses of one device."""
-    # eps: so large that Adam makes no whole steps of the rounding in gradients near zero.
+    # eps: so large that Adam makes no whole steps of the rounding in gradients near zero, and in those of absolute differences.
+    eps = 1.0 if family in ("cyclegan", "pix2pix", "kl_autoencoder", "vqgan") else 1e-2
     flags = (f"--config=configs/{family}.py:smoke", *whole_runs.EVERY, *whole_runs.FAMILIES[family], "--config.batch_size=16")
-    flags += ("--config.optimizer.schedule=constant", "--config.optimizer.eps=1e-2", "--config.sharding.min_size=64")
+    flags += ("--config.optimizer.schedule=constant", f"--config.optimizer.eps={eps}", "--config.sharding.min_size=64")
 
     def train(workdir, steps, processes, devices, preset):
         told = (f"--config.sharding.preset={preset}", f"--config.duration={steps}", f"--workdir={tmp_path / workdir}")
@@ -121,7 +122,7 @@ def test_a_run_of_four_processes_goes_on_in_one_of_eight_devices(family, tmp_pat
     changing = train("changing", 12, 1, 8, "zero1")
     assert changing.keys() == one.keys() == set(range(1, 13))
     for step, values in one.items():
-        np.testing.assert_allclose(changing[step], values, rtol=1e-5)
+        np.testing.assert_allclose(changing[step], values, rtol=1e-5, atol=1e-6)  # 0 of what has not begun
 
 
 @pytest.mark.faults
