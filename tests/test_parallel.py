@@ -140,7 +140,7 @@ _EVERYTHING = {
 # An absolute difference has a step in its gradient, which rounding takes on one side or the other: hence the large eps.
 _LARGER = {"shape": (16, 16, 1), "lr": 1e-3, "eps": 1.0}
 _SETTINGS = {
-    "cgan": _EVERYTHING,
+    "cgan": _EVERYTHING | {"shape": (28, 28, 1)},  # of which XLA makes wrong gradients where it divides maps along their sides
     "cyclegan": _LARGER,
     "pix2pix": _LARGER,
     "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop

@@ -47,9 +47,9 @@ def measure(words, layouts=LAYOUTS):
       layouts: the first of them is what the others are compared with.
 
     Returns:
-      [{'processes', 'devices', 'preset', **what it wrote under 'results', 'loss_difference'}, ...]: the greatest difference
-      of one of the first losses from that of the first layout, relative to it. A layout that the machine has too few devices
-      for has no results.
+      [{'processes', 'devices', 'preset', **what it wrote under 'results', 'loss_difference', 'gradient_difference'}, ...]: the
+      greatest difference of one of the first losses, and of one of the first step's norms of gradients, from that of the first
+      layout, relative to it. A layout that the machine has too few devices for has no results.
 
     Raises:
       errors.UserError: a measurement failed, after it has said why.
@@ -58,11 +58,17 @@ def measure(words, layouts=LAYOUTS):
     for number, layout in enumerate(layouts, 1):
         print(f"{number} of {len(layouts)}: {layout}", file=sys.stderr)
         rows.append(dataclasses.asdict(layout) | _one(words, layout))
-    first = rows[0].get("losses")
+    first = rows[0]
     for row in rows:
-        if first and "losses" in row:
-            row["loss_difference"] = max(abs(ours - own) / abs(own) for ours, own in zip(row["losses"], first, strict=True))
+        if "losses" in first and "losses" in row:
+            row["loss_difference"] = _difference(row["losses"], first["losses"])
+            row["gradient_difference"] = _difference(*(one["gradient_norms"].values() for one in (row, first)))
     return rows
+
+
+def _difference(found, expected):
+    """The greatest, relative to what is expected."""
+    return max((abs(ours - own) / abs(own) for ours, own in zip(found, expected, strict=True) if own), default=0.0)
 
 
 def _one(words, layout):
@@ -79,15 +85,14 @@ def _one(words, layout):
 
 def table(rows):
     """The rows of `measure` as lines of text; memory and what is exchanged are those of a device."""
-    lines = [
-        ["processes", "devices", "sharding", "step, ms", "state, MB", "temporaries, MB", "exchanged, MB", "losses differ by"]
-    ]
+    sizes = ("state, MB", "temporaries, MB", "exchanged, MB")
+    lines = [["processes", "devices", "sharding", "step, ms", *sizes, "losses differ by", "gradients"]]
     for row in rows:
         lines.append([str(row["processes"]), str(row["devices"]), row["preset"]])
         if "step_ms" in row:
             sizes = (row["state_bytes"], row["step_temporary_bytes"], sum(row["step_collective_bytes"].values()))
             lines[-1] += [f"{row['step_ms']['median']:.1f}", *(f"{size / 1e6:.2f}" for size in sizes)]
-            lines[-1].append(f"{row['loss_difference']:.1e}")
+            lines[-1] += [f"{row[name]:.1e}" for name in ("loss_difference", "gradient_difference")]
         else:
-            lines[-1] += ["too few devices here", "", "", "", ""]
+            lines[-1] += ["too few devices here"] + [""] * 5
     return tables.aligned(lines)

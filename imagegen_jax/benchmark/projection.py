@@ -4,8 +4,8 @@ A device computes its share of a batch in flops / (peak utilisation) seconds. Be
 parameters of P bytes (each device sends and receives so much in an exchange that uses every link):
 
   replicate  one all-reduce of the gradients           2 P (n - 1) / n
-  fsdp       two all-gathers of the parameters and one
-             reduce-scatter of the gradients           3 P (n - 1) / n
+  fsdp       one all-gather of the parameters and
+             one all-reduce of the gradients           3 P (n - 1) / n    (2, where the compiler makes a reduce-scatter of it)
 
 The efficiency is the share of the time in which they compute: with every exchange hidden behind computing, and with none.
 Latencies, the input pipeline and the memory's bandwidth are left out: small steps are slower than this.

@@ -56,7 +56,8 @@ def measure_steps(config: ml_collections.ConfigDict, repeats: int) -> dict:
       repeats: how many steps are timed.
 
     Returns:
-      What `steps.timed` says, 'state_bytes', which the state takes on a device, and 'losses', those of the first steps.
+      What `steps.timed` says, 'state_bytes', which the state takes on a device, 'losses', those of the first steps, and
+      'gradient_norms', {name: of the first step}, in which Adam hides no multiple.
 
     Raises:
       errors.UserError: the config, its data or the devices do not fit.
@@ -65,8 +66,10 @@ def measure_steps(config: ml_collections.ConfigDict, repeats: int) -> dict:
     training = Training(config, algorithm, mesh, train_set)
     results = steps.timed(training, repeats)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(training.state)]
-    losses = [float(loss) for loss in training.losses[:_LOSSES]]
-    return results | dict(state_bytes=sum(shard.nbytes for shard in shards), losses=losses)
+    first = [{name: float(value) for name, value in metrics.items()} for metrics in training.metrics[:_LOSSES]]
+    norms = {name: value for name, value in first[0].items() if "grad_norm" in name}
+    told = dict(losses=[metrics["loss"] for metrics in first], gradient_norms=norms)
+    return results | dict(state_bytes=sum(shard.nbytes for shard in shards)) | told
 
 
 def measure(config: ml_collections.ConfigDict, repeats: int, reference: Reference | None = None) -> dict:
@@ -150,7 +153,7 @@ class Training:
       mesh: the devices.
       batch: this process's share of a batch, as the pipeline delivers it: images (n, h, w, c) uint8.
       state: TrainState after the last call; the next call donates it.
-      losses: of all calls, arrays.
+      metrics: of all calls, {name: array}.
       program: steps.Program of one step.
     """
 
@@ -163,12 +166,12 @@ class Training:
         self.program = dataclasses.replace(program, flops=program.flops * _pieces(config))
         shardings = jax.tree.map(lambda x: x.sharding, state)
         self.state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
-        self.losses = []
+        self.metrics = []
         self._arguments = sharding.put_batch(mesh, self.batch), rngs
 
     def __call__(self):
         self.state, metrics = self.program.call(self.state, *self._arguments)
-        self.losses.append(metrics["loss"])
+        self.metrics.append(metrics)
         jax.block_until_ready(self.state)
 
     @property

@@ -1,8 +1,9 @@
 """How arrays lie on the devices: one mesh over all of them, with the axes 'data' and 'fsdp'.
 
 The batch is split over both. A state array is whole on every device ('replicate'), or its largest divisible dimension is split
-along 'fsdp' (Rajbhandari et al. 2020, ZeRO stage 3), with a copy for each place along 'data'; the compiler inserts the gathers
-and reductions that follow from that. Devices of a host are neighbours along 'fsdp', where most is exchanged.
+along 'fsdp' (Rajbhandari et al. 2020, ZeRO), with a copy for each place along 'data'. In a step parameters are whole again
+(placement.py), and the compiler inserts the gathers and reductions that follow from that. Devices of a host are neighbours
+along 'fsdp', where most is exchanged.
 """
 
 import math

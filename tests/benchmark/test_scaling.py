@@ -65,6 +65,7 @@ def test_the_steps_of_presets_are_equal_and_cost_what_they_should(monkeypatch):
     assert len(set(base["losses"])) == 3
     for results in found.values():
         np.testing.assert_allclose(results["losses"], base["losses"], rtol=1e-5)
+        np.testing.assert_allclose(results["gradient_norms"]["grad_norm"], base["gradient_norms"]["grad_norm"], rtol=1e-5)
         assert "fraction_of_peak" not in results
     parameters = 4 * base["parameters"]
     shares = {preset: results["state_bytes"] / parameters for preset, results in found.items()}
@@ -106,7 +107,7 @@ def test_a_traced_step_has_the_operations_of_a_compiled_one():
 
 def results(loss):
     memory = {"state_bytes": 1e6, "step_temporary_bytes": 2e6, "step_collective_bytes": {}}
-    return {"step_ms": {"median": 2.0}, "losses": [loss, 0.5]} | memory
+    return {"step_ms": {"median": 2.0}, "losses": [loss, 0.5], "gradient_norms": {"grad_norm": 2 * loss}} | memory
 
 
 def test_layouts_are_measured_in_their_own_processes(monkeypatch, capfd):
@@ -126,7 +127,7 @@ def test_layouts_are_measured_in_their_own_processes(monkeypatch, capfd):
     assert started[1] == (2, 2, ["-m", "command", "--config.sharding.preset=fsdp"])
     assert rows[0]["loss_difference"] == 0 and rows[1]["loss_difference"] == pytest.approx(1e-6, rel=0.01)
     lines = scaling.table(rows).splitlines()
-    assert lines[2].split() == ["2", "2", "fsdp", "2.0", "1.00", "2.00", "0.00", "1.0e-06"]
+    assert lines[2].split() == ["2", "2", "fsdp", "2.0", "1.00", "2.00", "0.00", "1.0e-06", "1.0e-06"]
     assert lines[3].endswith("too few devices here")
     assert "2 of 3: processes: 2, devices of each: 2, fsdp" in capfd.readouterr().err
     monkeypatch.setattr(launching, "launch", lambda *_, **__: 2)
