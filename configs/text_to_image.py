@@ -33,7 +33,6 @@ def _tinted_of(variant):
     c.data.source = "tinted:fashion_mnist_10k"
     c.data.hold_out = 0.15
     c.text_encoder.width = 64
-    c.text_encoder.ngrams = 2048
     return c
 
 
@@ -59,7 +58,6 @@ def _tinted():
 def _smoke():
     c = _told_captions(_tinted_of("smoke"), 32, ("a red dress", "blue sneaker"))
     c.text_encoder.width = 32
-    c.text_encoder.ngrams = 64
     return c
 
 
@@ -79,7 +77,6 @@ def _emoji():
         ),
     )
     c.data.hold_out = 0.15
-    c.text_encoder.ngrams = 4096
     c.duration = "20000 steps"
     c.guidance.scale = 2.0
     return c

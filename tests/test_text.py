@@ -39,23 +39,11 @@ def scrambled(params, seed=0):
 # ------------------------------------------------------------------------------------------------------------- the encoder
 
 
-@pytest.fixture(scope="module", params=[0, 7], ids=["convolution", "ngrams"])
-def encoded(request):
+@pytest.fixture(scope="module")
+def encoded():
     """Tokens -> Words, of an encoder with random parameters, and those."""
-    encoder = ENCODER.clone(ngrams=request.param)
-    variables = scrambled(jax.eval_shape(encoder.init, jax.random.key(0), KIND.tokens(["a"])))
-    return jax.jit(encoder.apply), variables
-
-
-def ngram(text, n):
-    """The number that the last n bytes of a text have, by its definition; before the first byte is nothing."""
-    return sum((byte + 1) * 1_000_000_007**back for back, byte in enumerate(reversed(text[-n:]))) % 2**32
-
-
-def test_ngrams_are_numbered_by_their_bytes_wherever_they_stand():
-    (found,) = np.asarray(text_encoder.hashes(jnp.asarray([list(b"abcabcd")]), 3))
-    assert found.tolist() == [ngram(b"abcabcd"[:end], 3) for end in range(1, 8)]
-    assert found[2] == found[5] and len(set(found.tolist())) == 6
+    variables = scrambled(jax.eval_shape(ENCODER.init, jax.random.key(0), KIND.tokens(["a"])))
+    return jax.jit(ENCODER.apply), variables
 
 
 def test_it_is_a_transformer_of_the_bytes(encoded):
@@ -70,15 +58,9 @@ def test_it_is_a_transformer_of_the_bytes(encoded):
     def dense(x, kernel, bias):
         return x @ kernel + bias
 
-    letters = p["bytes"]["embedding"][[97, 98, 99]]
-    if "neighbours" in p:
-        padded = np.pad(letters, ((2, 2), (0, 0)))
-        seen = np.stack([dense(padded[i : i + 5].reshape(-1), p["neighbours"]["kernel"].reshape(40, 8), 0) for i in range(3)])
-        seen = np.asarray(nn.gelu(seen + p["neighbours"]["bias"]))
-    else:
-        rows = [[ngram(b"abc"[: i + 1], n) % 7 for i in range(3)] for n in range(3, 9)]
-        seen = (letters + sum(p[f"ngrams{n}"]["embedding"][row] for n, row in zip(range(3, 9), rows))) / 7
-    x = np.concatenate([p["start"], seen + p["places"][:3]])
+    padded = np.pad(p["bytes"]["embedding"][[97, 98, 99]], ((2, 2), (0, 0)))
+    seen = np.stack([dense(padded[i : i + 5].reshape(-1), p["neighbours"]["kernel"].reshape(40, 8), 0) for i in range(3)])
+    x = np.concatenate([p["start"], np.asarray(nn.gelu(seen + p["neighbours"]["bias"])) + p["places"][:3]])
     for i in range(2):
         b = p[f"block{i}"]
         q, k, v = np.split(dense(norm(x, **b["norm1"]), **b["query_key_value"]), 3, -1)

@@ -1,9 +1,7 @@
 """A transformer (Vaswani et al. 2017) that reads the bytes of a text, trained with the network that it tells of it.
 
-The parts of words say more than letters do. So a convolution over neighbouring bytes comes first (Clark et al. 2022, section
-3.2, has attention between neighbours there). Or each byte comes with embeddings of the last three to eight bytes, which are
-numbered by a hash (Pagnoni et al. 2024, "Byte Latent Transformer", section 3.2.1): so a word has some of its own from the first
-step on.
+A convolution over neighbouring bytes comes first, since the parts of words say more than letters do (Clark et al. 2022, section
+3.2, has attention between neighbours there).
 """
 
 import dataclasses
@@ -20,8 +18,6 @@ from imagegen_jax import keys
 from imagegen_jax.networks import blocks
 
 _NEIGHBOURS = 5  # bytes that a token is made of
-_NGRAMS = range(3, 9)  # or these
-_PRIME = 1_000_000_007  # of the polynomial hash
 _unit = nn.initializers.normal(1.0)
 _small = nn.initializers.normal(0.02)
 
@@ -67,14 +63,12 @@ class TextEncoder(nn.Module):
       width: features of a token.
       layers: blocks.
       heads: of attention.
-      ngrams: rows of the table of embeddings of each length of n-grams; 0: a convolution in their place.
       dtype: of the computation; parameters, norms and softmax are float32.
     """
 
     width: Annotated[int, keys.AtLeast(1)] = 128
     layers: Annotated[int, keys.AtLeast(1)] = 2
     heads: Annotated[int, keys.AtLeast(1)] = 4
-    ngrams: Annotated[int, keys.AtLeast(0)] = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -84,30 +78,15 @@ class TextEncoder(nn.Module):
         start = self.param("start", _small, (1, self.width)).astype(self.dtype)
         places = self.param("places", _small, (length, self.width)).astype(self.dtype)
         there = text != conditions.Text.PAD
-        x = jnp.where(there[..., None], self._table(conditions.Text.PAD, "bytes")(jnp.where(there, text, 0)), 0)
-        if self.ngrams:
-            each = [self._table(self.ngrams, f"ngrams{n}")(hashes(text, n) % self.ngrams) for n in _NGRAMS]
-            x = sum(each, x) / (1 + len(each)) + places
-        else:
-            x = nn.gelu(nn.Conv(self.width, (_NEIGHBOURS,), dtype=self.dtype, name="neighbours")(x)) + places
+        table = nn.Embed(conditions.Text.PAD, self.width, embedding_init=_unit, dtype=self.dtype, name="bytes")
+        x = jnp.where(there[..., None], table(jnp.where(there, text, 0)), 0)
+        x = nn.gelu(nn.Conv(self.width, (_NEIGHBOURS,), dtype=self.dtype, name="neighbours")(x)) + places
         x = jnp.concatenate([jnp.broadcast_to(start, (n, 1, self.width)), x], 1)
         visible = jnp.concatenate([jnp.ones((n, 1), bool), there], 1)
         for i in range(self.layers):
             x = Block(self.heads, self.dtype, name=f"block{i}")(x, visible)
         x = nn.LayerNorm(name="norm_out")(x).astype(self.dtype)
         return Words(x, visible, x.mean(1, where=visible[..., None]))
-
-    def _table(self, rows, name):
-        return nn.Embed(rows, self.width, embedding_init=_unit, dtype=self.dtype, name=name)
-
-
-def hashes(text, n):
-    """(batch, length) uint32: of each byte and the n - 1 before it, zeros before the first, a polynomial hash modulo 2^32."""
-    found = jnp.zeros(text.shape, jnp.uint32)
-    for back in range(n):
-        before = jnp.pad(text.astype(jnp.uint32) + 1, ((0, 0), (back, 0)))[:, : text.shape[1]]
-        found += before * jnp.uint32(pow(_PRIME, back, 2**32))
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
