@@ -3,7 +3,6 @@
 import zlib
 
 import jax
-from jax import numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,22 +47,3 @@ def test_what_is_no_seed_is_refused(seed):
         rng.check_seed(seed, "--seed")
     with pytest.raises(errors.UserError, match="--input=seed:"):
         inputs.seeds(f"seed:3,{seed}")
-
-
-def test_noise_beside_rows_is_divided_over_devices_as_they_are():
-    """And what is made of it: an eighth of the operations on each of eight devices. Its values stay."""
-    mesh = sharding.make_mesh(8)
-    rows = jax.device_put(np.arange(32, dtype=np.float32).reshape(8, 4), sharding.batched(mesh))
-    key = sharding.key(mesh, 0, "train")
-
-    def made(divided, rows, key):
-        noise = jax.random.normal(key, (8, 512))
-        weights = jnp.ones((512, 512))
-        return (rng.beside(rows, noise) if divided else noise) @ weights
-
-    programs = [jax.jit(made, static_argnums=0).lower(divided, rows, key).compile() for divided in (False, True)]
-    whole, shared = (program.cost_analysis()["flops"] for program in programs)
-    assert shared < whole / 5
-    np.testing.assert_allclose(*(program(rows, key) for program in programs), rtol=1e-5)
-    noise = jax.random.normal(key, (8, 3, 2))
-    np.testing.assert_array_equal(rng.beside(rows, noise), noise)
