@@ -54,7 +54,8 @@ def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop")
 
     def on_whole(state, batch, rng):
         state = state.replace(params=placement.whole(state.params), extra=placement.whole(state.extra))
-        return algorithm.train_step(state, batch, rng)
+        after, metrics = algorithm.train_step(state, batch, rng)
+        return after.replace(extra=placement.whole(after.extra)), metrics
 
     train_step = nonfinite.guarded(power_ema.following(on_whole), on_nonfinite)
 
