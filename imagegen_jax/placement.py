@@ -1,8 +1,9 @@
 """Where the arrays of a computation lie, where it is traced for a mesh of devices (jax.set_mesh); elsewhere nothing changes.
 
 What is not said here the compiler finds out from what goes into a step and what comes out of it. It is told two things, since
-left to itself it divides activations as parameters are divided, along channels and along places: that costs more than it saves,
-and of some convolutions it makes a multiple of the gradient (jaxlib 0.10.1, transposed ones on 4 devices or more).
+left to itself it divides activations as the state is divided, along channels and along places: that costs more than it saves,
+and of convolutions of maps that are divided along their sides it makes a multiple of the gradient (jaxlib 0.10.1, on 4 devices
+or more).
 """
 
 import jax
