@@ -17,9 +17,8 @@ from imagegen_jax import files
 from imagegen_jax import images
 from imagegen_jax.data import tfds_writing
 
-# What commands leave in a folder beside PNGs: texts, and a data set of TFDS.
-_RESULTS = ("errors.json", "scores.json", "index.html", "labels.csv")
-_RESULTS += ("dataset_info.json", "features.json", "label.labels.txt", f"{tfds_writing.NAME}-train.array_record-00000-of-00001")
+# What commands leave in a folder beside PNGs, and what a data set of TFDS has beside its records.
+_RESULTS = ("errors.json", "scores.json", "index.html", "labels.csv", "dataset_info.json", "features.json", "label.labels.txt")
 _DEBRIS = (".DS_Store", "Thumbs.db")  # what a look at a folder leaves behind
 FORMATS = "a path ending in .png (a grid), .npz (uint8 NHWC under 'images') or / (a folder of PNGs)"
 
@@ -65,10 +64,14 @@ def check_folder(out, overwrite):
             raise errors.UserError(
                 f"--out={out}: the folder is not empty, {entry.name} is in it: give another one, or --overwrite to replace it"
             )
-        if entry.is_symlink() or not (entry.is_dir() or entry.suffix == ".png" or entry.name in _RESULTS):
+        if entry.is_symlink() or not (entry.is_dir() or entry.suffix == ".png" or _is_result(entry.name)):
             raise errors.UserError(
                 f"--out={out}: --overwrite would delete {entry}, which is no result of such a command: give another folder"
             )
+
+
+def _is_result(name):
+    return name in _RESULTS or name.startswith(f"{tfds_writing.NAME}-train.array_record-")
 
 
 def clear(out):
