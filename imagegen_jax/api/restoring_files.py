@@ -56,6 +56,7 @@ def restore(
 
     about, options = _about(verb, options)
     damage = restoring.damage_of(trained, verb, **about)
+    restoring.check_size_asked(damage, tiled)
     _check_out(out, overwrite)
     from_data = _from_data(given)
     true = bool(score) or from_data
