@@ -26,8 +26,10 @@ _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # 16 bits a pixel
 _GREY_MODES = ("1", "L", *_DEEP_MODES)
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
-# What Pillow raises for a file that it cannot read; struct.error comes of damaged EXIF, RuntimeError of AVIF.
-_UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for a file that it cannot read; struct.error comes of damaged EXIF, RuntimeError of AVIF, TypeError and
+# ArithmeticError of TIFF whose fields have other types.
+_UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, RuntimeError, TypeError, ArithmeticError, struct.error)
+_UNREADABLE += (Image.DecompressionBombError,)
 
 
 class BadImageError(errors.UserError):

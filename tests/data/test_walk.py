@@ -1,5 +1,7 @@
 """Which files of a folder are images, against folders as people have them."""
 
+import io
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -92,3 +94,16 @@ def test_only_formats_that_start_no_program_are_opened(tmp_path, name, start):
     with pytest.raises(pictures.BadImageError, match="empty or not an image"), pictures.opened(tmp_path / name):
         pass
     assert not {"EPS", "WMF", "FITS", "HDF5", "PSD", "TGA"} & set(pictures.FORMATS)
+
+
+def test_a_field_of_another_type_is_a_damaged_image():
+    """Of TIFF: where the pixels begin, as a fraction, which Pillow takes for a number of bytes."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(file, "TIFF")
+    data = bytearray(file.getvalue())
+    data[data.index(b"\x11\x01\x04") + 2] = 5
+    with (
+        pytest.raises(pictures.BadImageError, match="cannot read the image x"),
+        pictures.opened(io.BytesIO(data), "x") as image,
+    ):
+        pictures.convert(image, 3)
