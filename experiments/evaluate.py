@@ -101,14 +101,10 @@ def main():
     asked["sweep"] = drawing_flags.sweep(_SWEEP.value) if _SWEEP.value else None
     file = {"inception": _INCEPTION.value, "vgg": _VGG.value}.get(_FEATURES.value)
     named = f"{_FEATURES.value}:{file}" if file else _FEATURES.value
-    for given, make, text in (
-        (_COMPOSITIONS.value, lambda: _composed(named), composing.text),
-        (_AUGMENTATION.value, _augmented, augmenting.text),
-    ):
-        if given is not None:
-            found = make()
-            print(text(found))
-            return scoring.save([found], _OUT.value, _WORKDIR.value)
+    if _COMPOSITIONS.value is not None:
+        return _tell(_composed(named), composing.text)
+    if _AUGMENTATION.value is not None:
+        return _tell(_augmented(), augmenting.text)
     scored = _SAMPLES.value or runs.load_each(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     found = []
     for report in scoring.reports(
@@ -117,6 +113,12 @@ def main():
         print(scoring.text(report), flush=True)
         found.append(report)
     scoring.save(found, _OUT.value, _WORKDIR.value)
+
+
+def _tell(report, text):
+    """Prints and saves a report that stands alone."""
+    print(text(report))
+    scoring.save([report], _OUT.value, _WORKDIR.value)
 
 
 def _composed(features):

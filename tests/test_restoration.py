@@ -19,9 +19,9 @@ from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.api import runs
+from imagegen_jax.data import pictures
 from imagegen_jax.diffusion import degradations
 from imagegen_jax.generation import masks
-from imagegen_jax.generation import output
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 
@@ -151,7 +151,7 @@ def folder(tmp_path_factory, save_untrained):
     for i, image in enumerate(PICTURES):
         path = root / "data" / ("test" if i % 2 else "train") / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        output.picture(image).save(path)
+        pictures.of_array(image).save(path)
     configs = {"inpaint": inpaint.get_config("smoke"), "superres": superres.get_config("smoke")}
     configs["superres"].restoration.factor = 2
     for name, config in configs.items():

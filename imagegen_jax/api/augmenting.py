@@ -15,9 +15,11 @@ from imagegen_jax import rng as rng_lib
 from imagegen_jax import tables
 from imagegen_jax.api import sampling
 from imagegen_jax.data import domains
+from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import image_sets
 from imagegen_jax.training import compiler
 from imagegen_jax.training import run
+from imagegen_jax.training import sharding
 
 _TEST_BATCH = 100
 
@@ -74,31 +76,35 @@ def evaluate(trained, config, real=(100, 1000), *, num=None, seeds=3, seed=0, ba
         )
     spec = trained.spec
     sets = {split: image_sets.of_data(trained.config.data, split, spec.shape, spec.known_names) for split in ("train", "test")}
-    known, test = (Examples(*sets[split].read(np.arange(sets[split].num))) for split in ("train", "test"))
+    known = Examples(*sets["train"].read(np.arange(sets["train"].num)))
     num = num or len(known.labels)
     drawing = sampling.prepare(trained, num, seed, batch_size=batch_size, latents=latents, **request)
-    classifier = _Classifier(config, spec, len(known.labels))
-    with progress.Progress(num, "image", "drawing") as bar:
-        drawn = Examples(np.concatenate(list(bar.over(drawing.batches()))), drawing.labels)
+    classifier = _Classifier(config, spec, len(known.labels), domains.open_domains(trained.config.data, "test", spec))
+    drawn = Examples(drawing.images(), drawing.labels)
 
     fewest = np.bincount(known.labels, minlength=spec.classes).min()
-    sizes = [size for size in real if size < fewest] + [None]
-    todo = [(0, True)] + [(size, both) for size in sizes for both in (False, True)]
+    sizes = [size for size in real if size < fewest] + ["all"]
+    todo = [(0, [drawn])] + [(size, others) for size in sizes for others in ([], [drawn])]
     rows = []
     with progress.Progress(len(todo) * seeds, "training", "classifiers") as bar:
-        for size, with_drawn in todo:
+        for size, others in todo:
             accuracies = []
             for number in range(seed, seed + seeds):
-                chosen = known if size is None else known.of_each_class(size, np.random.default_rng(number)) if size else None
-                parts = ([chosen] if chosen else []) + ([drawn] if with_drawn else [])
-                accuracies.append(classifier.accuracy(parts, test, number))
+                accuracies.append(classifier.accuracy(_chosen(known, size, number) + others, number))
                 bar.update()
             mean, interval = _over_seeds(accuracies)
-            rows.append({"real": "all" if size is None else size, "drawn": num if with_drawn else 0})
-            rows[-1] |= {"accuracies": accuracies, "accuracy": mean, "interval": interval}
+            told = {"accuracies": accuracies, "accuracy": mean, "interval": interval}
+            rows.append({"real": size, "drawn": num if others else 0} | told)
     protocol = {"step": trained.step, "training images": sets["train"].protocol, "test images": sets["test"].protocol}
     protocol |= {"drawn": drawing.protocol(), "classifier": classifier.protocol}
     return {"rows": rows, "protocol": protocol}
+
+
+def _chosen(known, size, seed):
+    """[Examples] of so many of each class, or of 'all'; [] of 0."""
+    if size == "all":
+        return [known]
+    return [known.of_each_class(size, np.random.default_rng(seed))] if size else []
 
 
 def text(report):
@@ -113,8 +119,8 @@ def text(report):
 class _Classifier:
     """Trains classifiers of one kind, one after the other."""
 
-    def __init__(self, config, spec, records):
-        self._algorithm = algorithm = run.build_algorithm(config, spec, records)
+    def __init__(self, config, spec, records, test_set):
+        algorithm = run.build_algorithm(config, spec, records)
         self._batch = config.batch_size
         self._steps = algorithm.training.steps(config.duration)
         self.protocol = {"steps": self._steps, "batch_size": config.batch_size, "network": config.network.to_dict()}
@@ -125,15 +131,13 @@ class _Classifier:
             own, augment_rng = jax.random.split(jax.random.fold_in(rng, state.step))
             return algorithm.train_step(state, augment(augment_rng, batch), own)[0]
 
-        def hits(state, batch):
-            return algorithm.eval_step(state.with_ema(), batch, jax.random.key(0))["accuracy"]
-
         self._init = jax.jit(algorithm.init, compiler_options=compiler.quick_options())
         self._step = jax.jit(step, donate_argnums=0, compiler_options=compiler.options())
-        self._hits = jax.jit(hits, compiler_options=compiler.options())
+        mesh = sharding.make_mesh(jax.device_count())
+        self._evaluator = evaluator.Evaluator(algorithm.eval_step, mesh, test_set, 0, _TEST_BATCH, config.seed)
 
-    def accuracy(self, parts, test, seed):
-        """The share of test Examples that are told right after training on one or two Examples, of each as much of a batch."""
+    def accuracy(self, parts, seed):
+        """The share of test images that are told right after training on one or two Examples, of each as much of a batch."""
         rng = np.random.default_rng([seed, 1])
         state, key = self._init(jax.random.key(seed)), jax.random.key(seed)
         for _ in range(self._steps):
@@ -141,8 +145,7 @@ class _Classifier:
             chosen = [rng.integers(len(part.labels), size=share) for part in parts]
             shown = [(part.images[index], part.labels[index]) for part, index in zip(parts, chosen)]
             state = self._step(state, _batch(*map(np.concatenate, zip(*shown))), key)
-        whole = [self._hits(state, _batch(*piece)) for piece in _pieces(test)]
-        return float(np.concatenate(jax.device_get(whole))[: len(test.labels)].mean())
+        return self._evaluator(state.with_ema())["eval/accuracy"]
 
 
 def _batch(images, labels):
@@ -151,13 +154,6 @@ def _batch(images, labels):
         "condition": {"label": jnp.asarray(labels)},
         "index": jnp.arange(len(labels), dtype=jnp.int32),
     }
-
-
-def _pieces(examples):
-    """(images, labels) of _TEST_BATCH at a time; the last is filled up with the first images."""
-    for first in range(0, len(examples.labels), _TEST_BATCH):
-        index = np.arange(first, first + _TEST_BATCH) % len(examples.labels)
-        yield examples.images[index], examples.labels[index]
 
 
 def _over_seeds(values):

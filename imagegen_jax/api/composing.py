@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from imagegen_jax import errors
-from imagegen_jax import progress
 from imagegen_jax.api import sampling
 from imagegen_jax.data import captions
 from imagegen_jax.data import held_out
@@ -40,8 +39,7 @@ def evaluate(trained, num=20, *, features="fashion", seed=0, batch_size=None, **
     extractor = features_lib.Extractor(features_lib.named(features), sharding.make_mesh(jax.device_count()), 64)
     extractor.check((*trained.spec.shape[:2], 1))
     drawing = sampling.prepare(trained, len(prompts), seed, prompt=prompts, batch_size=batch_size, **request)
-    with progress.Progress(len(prompts), "image", "drawing") as bar:
-        images = np.concatenate(list(bar.over(drawing.batches())))
+    images = drawing.images()
     protocol = drawing.protocol() | {"step": trained.step, "prompts": len(set(prompts)), "judge": extractor.features.protocol}
     return compositions.judged(asked, images, extractor) | {"protocol": protocol}
 

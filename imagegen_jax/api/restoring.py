@@ -123,18 +123,12 @@ def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None
 
 def sized(trained, damage, damaged, tiled):
     """(damage, (h, w, c)) of what is drawn of (h', w', c') damaged images: the run's size, or with tiles any no smaller."""
-    check_size_asked(damage, tiled)
     if not tiled:
+        damage.check_own_size()
         return damage, trained.spec.shape
     shape = damage.whole(damaged, trained.spec.shape[-1])
     check_tiles(trained, shape)
     return damage.of_size(damaged), shape
-
-
-def check_size_asked(damage, tiled):
-    """Raises errors.UserError where a size is asked for of a result that has the run's."""
-    if not tiled and getattr(damage, "to", ""):
-        raise errors.UserError(f"--to={damage.to} is of --tiled: without it the result has the run's size")
 
 
 def check_tiles(trained, shape):

@@ -56,7 +56,8 @@ def restore(
 
     about, options = _about(verb, options)
     damage = restoring.damage_of(trained, verb, **about)
-    restoring.check_size_asked(damage, tiled)
+    if not tiled:
+        damage.check_own_size()  # before files are read
     _check_out(out, overwrite)
     from_data = _from_data(given)
     true = bool(score) or from_data
@@ -288,7 +289,7 @@ def _save(trained, verb, out, names, columns, made, texts):
         for i, (_, paths) in enumerate(rows):
             for kind, path in paths.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                output.picture(np.ascontiguousarray(columns[kind][i])).save(path)
+                pictures.of_array(np.ascontiguousarray(columns[kind][i])).save(path)
         for name, text in texts.items():
             (folder / name).write_text(text)
         translation.write_page(folder / "index.html", folder, rows, title)

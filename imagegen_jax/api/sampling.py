@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from imagegen_jax import errors
+from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.api import companions
 from imagegen_jax.generation import latents as latents_lib
@@ -42,6 +43,11 @@ class Drawing:
     row_names: list[str]
     batches: Callable[..., Iterator[np.ndarray]]
     protocol: Callable[[], dict[str, Any]]
+
+    def images(self):
+        """(num, height, width, channels) uint8, all of them, behind a progress bar."""
+        with progress.Progress(self.num, "image", "drawing") as bar:
+            return np.concatenate(list(bar.over(self.batches())))
 
 
 def prepare(trained: run.Run, num, seed=0, *, batch_size=None, latents=None, **request) -> Drawing:

@@ -1,12 +1,11 @@
 """The bundled data set: 8,000 training and 2,000 test images of Fashion-MNIST, as a TFDS builder that needs no TensorFlow."""
 
-import io
 import pathlib
 
-from PIL import Image
 import tensorflow_datasets as tfds
 
 from imagegen_jax.data import idx
+from imagegen_jax.data import pictures
 
 FILES = pathlib.Path(__file__).parent / "fashion_mnist_10k_files"
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -34,8 +33,4 @@ class FashionMnist10k(tfds.core.GeneratorBasedBuilder):
         images = idx.read(idx.find(FILES, split, "images"))
         labels = idx.read(idx.find(FILES, split, "labels"))
         for i, (image, label) in enumerate(zip(images, labels)):
-            # Encoded bytes, since TFDS encodes arrays with TensorFlow.
-            png = io.BytesIO()
-            Image.fromarray(image).save(png, "png")
-            png.seek(0)
-            yield i, {"image": png, "label": int(label)}
+            yield i, {"image": pictures.png(image[..., None]), "label": int(label)}

@@ -2,6 +2,7 @@
 
 from concurrent import futures
 import contextlib
+import io
 import struct
 
 import numpy as np
@@ -53,6 +54,19 @@ def opened(file, name=None):
             yield image
     except _UNREADABLE as error:
         raise BadImageError(f"cannot read the image {name or file}: {reason(error)}") from error
+
+
+def of_array(image):
+    """An (h, w, c) uint8 array as a PIL image."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def png(image):
+    """The same as a file of a PNG, at its beginning: TFDS takes encoded bytes, since it encodes arrays with TensorFlow."""
+    file = io.BytesIO()
+    of_array(image).save(file, "png")
+    file.seek(0)
+    return file
 
 
 def reason(error):

@@ -53,7 +53,7 @@ def fit(image, shape):
     height, width, channels = shape
     if image.shape == shape:
         return image
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = pictures.of_array(image)
     scale = max(height / picture.height, width / picture.width)
     size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
     if size != picture.size:

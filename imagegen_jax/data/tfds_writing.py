@@ -6,7 +6,8 @@ import io
 import itertools
 
 import numpy as np
-from PIL import Image
+
+from imagegen_jax.data import pictures
 
 NAME = "drawn"
 
@@ -48,11 +49,7 @@ def write(folder, images: Iterable[np.ndarray], labels, class_names) -> None:
 
             def _generate_examples(self):
                 for i, (image, label) in enumerate(zip(itertools.chain([first], images), labels)):
-                    # Encoded bytes, since TFDS encodes arrays with TensorFlow.
-                    png = io.BytesIO()
-                    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "png")
-                    png.seek(0)
-                    yield i, {"image": png, "label": int(label)}
+                    yield i, {"image": pictures.png(image), "label": int(label)}
 
     tfds.disable_progress_bar()  # of the drawing there is one
     with contextlib.redirect_stdout(io.StringIO()):  # which would tell of a download

@@ -80,6 +80,9 @@ class Damage:
         """(h, w, channels) of the images that (h', w', c') damaged ones are of, whatever the run's own size."""
         return (*damaged[:2], channels)
 
+    def check_own_size(self):
+        """Raises errors.UserError where this is damage of images of another size than the run's."""
+
     def of_size(self, damaged):
         """The same damage where damaged images are (h', w', c') and those that they are of have the size of `whole`."""
         return self
@@ -132,6 +135,10 @@ class Outpaint(Damage):
         if height < damaged[0] or width < damaged[1] or (height, width) == tuple(damaged[:2]):
             raise errors.UserError(f"--to={self.to}: the input has {damaged[1]}x{damaged[0]} pixels, and the result has more")
         return (height, width, channels)
+
+    def check_own_size(self):
+        if self.to:
+            raise errors.UserError(f"--to={self.to} is of --tiled: without it the result has the run's size")
 
     def of_size(self, damaged):
         height, width, _ = self.whole(damaged, 1)

@@ -10,11 +10,11 @@ import shutil
 
 import jax
 import numpy as np
-from PIL import Image
 
 from imagegen_jax import errors
 from imagegen_jax import files
 from imagegen_jax import images
+from imagegen_jax.data import pictures
 from imagegen_jax.data import tfds_writing
 
 # What commands leave in a folder beside PNGs, and what a data set of TFDS has beside its records.
@@ -85,17 +85,12 @@ def clear(out):
     files.check_writable(pathlib.Path(out) / "index.html")
 
 
-def picture(image):
-    """An (h, w, c) uint8 array as a PIL image."""
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
 def save_grid(path, batch, columns=None):
     """(n, h, w, c) uint8 as one PNG (images.grid), as a whole or not at all; returns the sheet. Raises errors.UserError."""
     sheet = images.grid(batch, columns)
     if jax.process_index() == 0:
         with files.atomic_write(path) as temporary:
-            picture(sheet).save(temporary, "png", optimize=True)
+            pictures.of_array(sheet).save(temporary, "png", optimize=True)
     return sheet
 
 
@@ -153,9 +148,10 @@ def save(out, batches, labels=None, texts=None, rows=None, paths=None, class_nam
         with files.atomic_folder(out) as folder:
             if class_names:
                 tfds_writing.write(folder, drawn, labels, class_names)
-            for path, image in zip(paths or map(_name, itertools.count()), drawn):
-                (folder / path).parent.mkdir(exist_ok=True)
-                picture(image).save(folder / path)
+            else:
+                for path, image in zip(paths or map(_name, itertools.count()), drawn):
+                    (folder / path).parent.mkdir(exist_ok=True)
+                    pictures.of_array(image).save(folder / path)
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text)
     else:
@@ -200,7 +196,7 @@ def there_and_back(cells):
 
 def save_animation(path, frames):
     """(n, h, w, c) uint8 as a GIF that runs for ever, ten frames a second, as a whole or not at all."""
-    first, *others = map(picture, frames)
+    first, *others = map(pictures.of_array, frames)
     if jax.process_index() == 0:
         with files.atomic_write(path) as temporary:
             first.save(temporary, "gif", save_all=True, append_images=others, duration=100, loop=0)

@@ -14,7 +14,6 @@ from imagegen_jax import files
 from imagegen_jax import templates
 from imagegen_jax.data import pictures
 from imagegen_jax.generation import inputs as input_files
-from imagegen_jax.generation import output
 
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of a file, unless it is said otherwise: Pillow's own limit
 
@@ -110,7 +109,7 @@ class Reader:
 def save(path, image):
     """Writes an (h, w, c) uint8 image as a PNG. Raises errors.UserError; the path is never half a picture."""
     with files.atomic_write(path) as temporary:
-        output.picture(image).save(temporary, "png")
+        pictures.of_array(image).save(temporary, "png")
 
 
 def save_index(out, translated, title):

@@ -50,9 +50,7 @@ def recipe():
 
 def drawing_of(examples):
     """What stands in for a run's drawings."""
-    return lambda *_, **__: types.SimpleNamespace(
-        labels=examples.labels, batches=lambda: iter([examples.images]), protocol=dict
-    )
+    return lambda *_, **__: types.SimpleNamespace(labels=examples.labels, images=lambda: examples.images, protocol=dict)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from imagegen_jax import images
 from imagegen_jax import similarity
 from imagegen_jax.api import runs
 from imagegen_jax.data import domains
+from imagegen_jax.data import pictures
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import latent_space
-from imagegen_jax.generation import output
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
 from imagegen_jax.training import sharding
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
             image[:, :2] = 80 * (i % 3) + 20
             path = root / split / "abc"[i % 3] / f"{i:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            output.picture(image).save(path)
+            pictures.of_array(image).save(path)
     return root
 
 

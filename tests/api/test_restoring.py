@@ -15,9 +15,9 @@ from imagegen_jax.api import comparing
 from imagegen_jax.api import restoring
 from imagegen_jax.api import restoring_files
 from imagegen_jax.api import runs
+from imagegen_jax.data import pictures
 from imagegen_jax.generation import damages
 from imagegen_jax.generation import masks
-from imagegen_jax.generation import output
 
 SHAPE = (8, 8, 3)
 RNG = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def folder(tmp_path_factory, save_untrained):
     for i, image in enumerate(PICTURES):
         path = root / "data" / ("test" if i % 2 else "train") / "ab"[i // 2 % 2] / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        output.picture(image).save(path)
+        pictures.of_array(image).save(path)
     for name, conditional in (("run", False), ("conditional", True)):
         save_untrained(root / name, config_of(root / "data", conditional), images.Spec(SHAPE, ("a", "b")))
     return root
@@ -154,7 +154,7 @@ def test_the_command_writes_images_under_their_names_with_a_page(tmp_path, folde
     # Files are the damaged images, unless they are to be scored.
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for name, side in (("in/a.png", 4), ("in/sub/b.jpg", 4), ("true.png", 8)):
-        output.picture(PICTURES[0][:side, :side]).save(tmp_path / name)
+        pictures.of_array(PICTURES[0][:side, :side]).save(tmp_path / name)
     edit("superres", *given, "--factor=2", f"--input={tmp_path}/in", f"--out={tmp_path}/large")
     assert sorted(str(path.relative_to(tmp_path / "large")) for path in (tmp_path / "large").rglob("*.*")) == [
         "a.png", "damaged/a.png", "damaged/sub/b.png", "index.html", "sub/b.png"
@@ -272,7 +272,7 @@ def test_files_of_several_sizes_keep_theirs_in_tiles(folder, trained, tmp_path):
     truth = {name: RNG.integers(0, 256, (*size, 3), np.uint8) for name, size in sizes.items()}
     (tmp_path / "in").mkdir()
     for name, image in truth.items():
-        output.picture(image).save(tmp_path / "in" / f"{name}.png")
+        pictures.of_array(image).save(tmp_path / "in" / f"{name}.png")
     run_of = dict(verb="inpaint", mask="half:left", steps=2, tiled=True)
     lines = restoring_files.restore(trained, str(tmp_path / "in"), str(tmp_path / "out"), score=True, **run_of)
     for name, image in truth.items():
@@ -285,7 +285,7 @@ def test_files_of_several_sizes_keep_theirs_in_tiles(folder, trained, tmp_path):
     with pytest.raises(errors.UserError, match="--tiled: the images of --input=test:0 have the run's size"):
         restoring_files.restore(trained, "test:0", str(tmp_path / "none"), **run_of)
     small = tmp_path / "small.png"
-    output.picture(truth["a"][:5]).save(small)
+    pictures.of_array(truth["a"][:5]).save(small)
     with pytest.raises(errors.UserError, match="an image of 5x12 pixels is smaller than a tile"):
         restoring_files.restore(trained, str(small), str(tmp_path / "none"), **run_of)
     assert not (tmp_path / "none").exists()
