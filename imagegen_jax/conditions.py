@@ -7,12 +7,13 @@ name, so that leaving conditions out in training (Ho & Salimans 2022, algorithm 
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar
 from typing import Protocol
 
 import jax
 from jax import numpy as jnp
 import numpy as np
+
+from imagegen_jax import tokenization
 
 NO_TEXTS = "this run is told no texts; leave it out, or train one as configs/text_to_image.py does"
 
@@ -37,24 +38,38 @@ class Label:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Words, (n, length) int32: the bytes of a text in UTF-8, and Text.PAD behind its end. The null condition is no word.
+    """Words, (n, length) int32: numbers of tokens, and behind the last of a text that behind the last token, `vocabulary`.
 
-    That of an empty text is the same.
+    The null condition is the empty text.
+
+    Attributes:
+      length: of a row.
+      tokenizer: what tokens are: the path of a tokenizer.json, or of a folder with one; '' for the bytes of UTF-8.
     """
 
-    PAD: ClassVar[int] = 256
     length: int
+    tokenizer: str = ""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are."""
+        return self._reader.vocabulary
+
+    @property
+    def digest(self) -> str:
+        """Short text that changes with what tokens are."""
+        return self._reader.digest
 
     def null(self, n):
         """See Condition."""
-        return jnp.full((n, self.length), self.PAD, jnp.int32)
+        return jnp.asarray(self.rows("", n))
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, length) int32. What is too long is cut behind its last whole character that fits; see `cut`."""
-        found = np.full((len(texts), self.length), self.PAD, np.int32)
+        """(n, length) int32. What is too long is cut; see `cut`."""
+        found = np.full((len(texts), self.length), self.vocabulary, np.int32)
         for row, text in zip(found, texts):
-            kept = self._kept(text).encode()
-            row[: len(kept)] = list(kept)
+            numbers, _ = self._reader.encode(text, self.length)
+            row[: len(numbers)] = numbers
         return found
 
     def rows(self, text: str, n: int) -> np.ndarray:
@@ -63,15 +78,11 @@ class Text:
 
     def cut(self, text: str) -> str:
         """What of a text does not fit; '' of most."""
-        return _spaced(text)[len(self._kept(text)) :]
+        return self._reader.encode(text, self.length)[1]
 
-    def _kept(self, text):
-        return _spaced(text).encode()[: self.length].decode(errors="ignore")
-
-
-def _spaced(text):
-    """A text with single spaces between words, without characters that UTF-8 has not."""
-    return " ".join(text.encode(errors="ignore").decode().split())
+    @property
+    def _reader(self):
+        return tokenization.load(self.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,14 @@ class Spec:
       shape: (height, width, channels).
       class_names: of the labels, that of label 0 first; () where there are no labels. A name is '' where it is not known, as
         in runs from before names were kept.
-      caption_length: bytes of the captions that come with the images; 0 where none do.
+      caption_length: tokens of the captions that come with the images; 0 where none do.
+      tokenizer: what these are, as conditions.Text has it.
     """
 
     shape: Annotated[tuple[int, ...], keys.Each(keys.AtLeast(1))]
     class_names: tuple[str, ...] = ()
     caption_length: Annotated[int, keys.AtLeast(0)] = 0
+    tokenizer: str = ""
 
     def objections(self):
         """See keys.objections."""
@@ -40,7 +42,7 @@ class Spec:
     def conditions(self):
         """{name: conditions.Condition} of what is known of each image."""
         label = {"label": conditions.Label(self.classes)} if self.classes else {}
-        return label | ({"text": conditions.Text(self.caption_length)} if self.caption_length else {})
+        return label | ({"text": conditions.Text(self.caption_length, self.tokenizer)} if self.caption_length else {})
 
     @property
     def known_names(self):

@@ -5,10 +5,13 @@ from typing import Annotated
 from typing import Literal
 
 import jax
+from jax import numpy as jnp
 import optax
 
 from imagegen_jax import errors
 from imagegen_jax import keys
+
+FROZEN = "pretrained"  # the name of a network, within another, whose parameters stay as they are
 
 _RULES = {
     "adam": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
@@ -127,6 +130,8 @@ def resumed(config, schedules, step, total_steps, warmup_steps, hold_steps=0):
 def make(config, schedules, warmup_steps=0, hold_steps=0):
     """The transformation of one optimiser: clip by the global norm, the rule, the learning rate.
 
+    Of parameters under the name FROZEN it knows nothing, and leaves them as they are.
+
     Args:
       config: a Config.
       schedules: as `learning_rate` has them, in updates of this optimiser.
@@ -135,4 +140,32 @@ def make(config, schedules, warmup_steps=0, hold_steps=0):
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     rate = learning_rate(config, schedules, warmup_steps, hold_steps)
-    return optax.chain(*clip, _RULES[config.name](config), optax.scale_by_learning_rate(rate))
+    return _of_trained(optax.chain(*clip, _RULES[config.name](config), optax.scale_by_learning_rate(rate)))
+
+
+def _of_trained(inner):
+    """A transformation without what is FROZEN, of which updates are 0.
+
+    Not optax.masked, whose state is another than that of checkpoints from before there was such.
+    """
+
+    def update(updates, state, params=None):
+        changed, state = inner.update(_trained(updates), state, params and _trained(params))
+        return _completed(changed, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(_trained(params)), update)
+
+
+def _trained(tree):
+    """A nested dictionary without what is FROZEN."""
+    return {name: _trained(part) for name, part in tree.items() if name != FROZEN} if isinstance(tree, dict) else tree
+
+
+def _completed(tree, whole):
+    """A nested dictionary with zeros for what it lacks of another."""
+    if not isinstance(whole, dict):
+        return tree
+    return {
+        name: _completed(tree[name], part) if name in tree else jax.tree.map(jnp.zeros_like, part)
+        for name, part in whole.items()
+    }

@@ -1,5 +1,6 @@
 """Optimisers against their formulas."""
 
+import chex
 import jax
 from jax import numpy as jnp
 import numpy as np
@@ -150,6 +151,21 @@ def test_gradient_is_clipped_by_its_global_norm_before_the_rule():
     g = jnp.array([3.0, 4.0])
     step = one_update(section(lr=1.0, eps=1e6, clip_norm=1.0), g, g)
     np.testing.assert_allclose(step, -np.asarray(g) / 5 / 1e6, rtol=1e-3)
+
+
+def test_a_pretrained_network_within_another_stays_as_it_is():
+    """Whatever its gradient and its size, which has no part in the clipping; and the state knows nothing of it."""
+    tx = optimisers.make(optimisers.Config(name="adamw", lr=0.5, weight_decay=0.1, clip_norm=1.0), [(0, 9)])
+    ours = {"dense": {"kernel": jnp.ones((2, 2))}, "text": {"bias": jnp.ones(3)}}
+    pretrained = {"block": {"kernel": jnp.full((2, 3), 5.0)}}
+    params = ours | {"text": ours["text"] | {optimisers.FROZEN: pretrained}}
+    gradient = jax.tree.map(lambda x: 1e3 * x, params)
+    state, alone = tx.init(params), tx.init(ours)
+    assert jax.tree.structure(state) == jax.tree.structure(alone)
+    updates, _ = jax.jit(tx.update)(gradient, state, params)
+    expected, _ = tx.update(jax.tree.map(lambda x: 1e3 * x, ours), alone, ours)
+    np.testing.assert_array_equal(updates["text"].pop(optimisers.FROZEN)["block"]["kernel"], 0)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
 
 
 def test_unknown_names_are_one_line_errors():

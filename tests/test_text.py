@@ -119,7 +119,7 @@ class Hears(nn.Module):
     @nn.compact
     def __call__(self, x, t, condition, train=False):
         first = condition["text"][:, 0]
-        said = jnp.where(first == KIND.PAD, 0, first - ord("@")) / 100
+        said = jnp.where(first == KIND.vocabulary, 0, first - ord("@")) / 100
         return jnp.broadcast_to(said[:, None, None, None], x.shape)
 
 

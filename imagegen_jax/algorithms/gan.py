@@ -379,8 +379,7 @@ def parts(config, spec, training):
     gan_config.check(config, spec, training.batch_size)
     gan, augment = config.gan, config.augment
     told = base.told_conditions(gan, spec, "gan")
-    classes = conditions_lib.classes(told)
-    generator, discriminator = gan_config.build(config, spec.shape, classes)
+    generator, discriminator = gan_config.build(config, spec.shape, told)
     penalty = None
     if gan.penalty != "none":
         penalty = Penalty(penalties.PENALTIES[gan.penalty], gan.penalty_weight, gan.penalty_every)
@@ -399,6 +398,6 @@ def parts(config, spec, training):
         spectral=config.discriminator.norm == "spectral",
         auxiliary=gan.auxiliary,
         augmentation=Augmentation(augment.policy, **adaptive),
-        classes=classes,
+        classes=conditions_lib.classes(told),
         text=told.get("text"),
     )

@@ -8,12 +8,12 @@ from typing import Literal
 
 from jax import numpy as jnp
 
+from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax import keys
 from imagegen_jax.adversarial import augmentation
 from imagegen_jax.adversarial import losses
 from imagegen_jax.adversarial import penalties
-from imagegen_jax.networks import blocks
 from imagegen_jax.networks import dcgan
 from imagegen_jax.networks import gan_blocks
 from imagegen_jax.networks import resnet_gan
@@ -131,15 +131,18 @@ class Config:
             )
 
 
-def reader(config):
-    """What reads the text that a network is told, an encoder of its own for each; None where it is told none."""
-    return blocks.from_config(text_encoder_lib.TextEncoder, config.text_encoder) if config.gan.text else None
+def reader(config, kind):
+    """What reads the text, a conditions.Text, that a network is told, an encoder of its own for each; None of None."""
+    return kind and text_encoder_lib.build(config.text_encoder, kind)
 
 
-def build(config, image_shape, classes):
-    """(generator, discriminator) of a checked gan.Config."""
+def build(config, image_shape, told):
+    """(generator, discriminator) of a checked gan.Config, and of the {name: conditions.Condition} that they are told."""
     network, discriminator, gan = config.network, config.discriminator, config.gan
-    both = dict(classes=classes, text=reader(config), attention=network.attention, dtype=jnp.dtype(network.dtype))
+    classes = conditions.classes(told)
+    both = dict(
+        classes=classes, text=reader(config, told.get("text")), attention=network.attention, dtype=jnp.dtype(network.dtype)
+    )
     ours = dict(image_shape=image_shape, widths=network.widths)
     theirs = {name: getattr(discriminator, name) for name in ("widths", "mbstd_group_size")}
     theirs["aux_classes"] = classes if gan.auxiliary else 0

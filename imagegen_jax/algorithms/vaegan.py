@@ -80,7 +80,7 @@ class VaeGan(gan.Gan):
             widths=config.encoder.widths,
             features=2 * fields["latent"],
             classes=fields["classes"],
-            text=gan_config.reader(config),
+            text=gan_config.reader(config, fields["text"]),
             dtype=jnp.dtype(config.network.dtype),
         )
         return cls(**fields, encoder=encoder, weights=config.vaegan)

@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 
-from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax.data import fingerprints
 
@@ -69,16 +68,16 @@ class Captions:
       kind: the conditions.Text.
     """
 
-    def __init__(self, texts, length):
-        """`texts` are the tuple of each record, of which tokens are made when they are asked for, `length` each."""
+    def __init__(self, texts, kind):
+        """`texts` are the tuple of each record, of which tokens are made when they are asked for."""
         self._texts = texts
-        self.kind = conditions.Text(length)
+        self.kind = kind
         self._tokens = functools.lru_cache(maxsize=None)(self.kind.tokens)
 
     @functools.cached_property
     def digest(self):
-        """Short text that changes with them."""
-        return fingerprints.digest(*self._texts)
+        """Short text that changes with them, and with what tokens are."""
+        return fingerprints.digest(*self._texts, *filter(None, [self.kind.digest]))
 
     def __call__(self, indices, positions=None):
         """(n, length) int32 of the records `indices`, one of the captions of each by its position in the endless stream.

@@ -8,6 +8,7 @@ like a batch: one thing, or a dict of two (`each`).
 from collections.abc import Iterator
 import dataclasses
 import functools
+import pathlib
 import zlib
 
 import jax
@@ -95,9 +96,12 @@ def open_domains(data, split, specs=None):
         if data.balance and not source.class_names:
             raise errors.UserError(f"config.data.balance is True, and the images of {section.source} have no classes")
         shape = spec.shape if spec else pipeline.host_shape(source, section)
-        length = section.caption_length
-        texts = captions.Captions(captions.of_source(source, section.source), length) if length else None
-        spec = spec or images.Spec(pipeline.model_shape(source, section), tuple(source.class_names), length)
+        if spec is None:
+            tokenizer = section.tokenizer and str(pathlib.Path(section.tokenizer).expanduser().absolute())
+            shown = pipeline.model_shape(source, section), tuple(source.class_names)
+            spec = images.Spec(*shown, section.caption_length, tokenizer)
+        kind = spec.conditions.get("text")
+        texts = captions.Captions(captions.of_source(source, section.source), kind) if kind else None
         return Domain(source, pipeline.Reader(source, shape, data.on_bad_image, texts), spec)
 
     sections_of = sections(data)

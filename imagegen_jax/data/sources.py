@@ -85,8 +85,9 @@ class Config(Reading):
 
     train_split: str = "train"  # as TFDS names them ('train[:90%]' works there); in a folder, a sub-folder
     test_split: str = "test"
-    # Bytes of each image's caption that come with it, for models that are told such; 0: none.
+    # Tokens of each image's caption that come with it, for models that are told such; 0: none.
     caption_length: Annotated[int, keys.AtLeast(0)] = 0
+    tokenizer: str = keys.resumable("")  # tokenizer.json, or the folder of a model with one; '': a token is a byte
     # Share of the combinations of a colour and a class, or of a figure and a skin tone, that training images do not show.
     hold_out: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.0
 

@@ -10,7 +10,8 @@ from imagegen_jax import progress
 from imagegen_jax.data import fingerprints
 from imagegen_jax.data import pictures
 
-_LABELS_AT_ONCE = 1000
+_AT_ONCE = 1000  # records that are read together
+_CAPTIONS = ("captions", "caption", "text")  # what the texts of images are called
 
 
 class TfdsSource:
@@ -23,6 +24,7 @@ class TfdsSource:
         features = builder.info.features
         self._image, label = _image_and_label(builder.name, features)
         self._label = label
+        self._caption = _caption(features)
         self.image_shape = tuple(features[self._image].shape)
         self.class_names = list(features[label].names) if label else []
         # The bytes on disk depend on who prepared them, and so say nothing.
@@ -33,13 +35,21 @@ class TfdsSource:
     def labels(self):
         if not self._label:
             return [-1] * len(self)
+        return [int(record[self._label]) for record in self._without_images("label")]
+
+    @functools.cached_property
+    def captions(self):
+        """A tuple of texts for each record; None where there are none."""
+        return self._caption and [_texts(record, *self._caption) for record in self._without_images("caption")]
+
+    def _without_images(self, what):
+        """Each record without its image, behind a bar where they are many."""
         import tensorflow_datasets as tfds
 
         encoded = self._builder.as_data_source(self._split, decoders={self._image: tfds.decode.SkipDecoding()})
-        pieces = (_piece(encoded, start) for start in range(0, len(encoded), _LABELS_AT_ONCE))
+        pieces = (_piece(encoded, start) for start in range(0, len(encoded), _AT_ONCE))
         records = (record for piece in pieces for record in piece)
-        many = len(encoded) >= fingerprints.MANY_FILES
-        return [int(record[self._label]) for record in progress.each(records, len(encoded), "label", "reading labels", many)]
+        return progress.each(records, len(encoded), what, f"reading {what}s", len(encoded) >= fingerprints.MANY_FILES)
 
     def __len__(self):
         return len(self._records)
@@ -50,7 +60,7 @@ class TfdsSource:
 
 
 def _piece(records, start):
-    return records.__getitems__(range(start, min(start + _LABELS_AT_ONCE, len(records))))
+    return records.__getitems__(range(start, min(start + _AT_ONCE, len(records))))
 
 
 def _image_and_label(name, features):
@@ -63,6 +73,25 @@ def _image_and_label(name, features):
     image = "image" if "image" in images else images[0]
     label = "label" if "label" in labels else labels[0] if len(labels) == 1 else None
     return image, label
+
+
+def _caption(features):
+    """Where a record has its texts, (name, ) or (name, name within), as COCO's are; None where it has none."""
+    for name in _CAPTIONS:
+        if name in features:
+            within = getattr(features[name], "feature", features[name])  # of a sequence, what it is of
+            if "text" in (within if hasattr(within, "keys") else ()):
+                return name, "text"
+            if not hasattr(within, "keys") and within.np_dtype in (object, str, bytes):
+                return (name,)
+    return None
+
+
+def _texts(record, *names):
+    """A tuple of one text or of several."""
+    found = functools.reduce(lambda part, name: part[name], names, record)
+    several = [found] if isinstance(found, bytes | str) else found
+    return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in several)
 
 
 def open_tfds(config, split, class_names=None):

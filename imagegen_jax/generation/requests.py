@@ -64,5 +64,6 @@ def _prompts(written, kind):
         raise errors.UserError(f"--prompt={written}: give a text, or several")
     for text in texts:
         if cut := kind.cut(text):
-            progress.tell(f"--prompt={text}: this run reads {kind.length} bytes of a text; '{cut}' is cut")
+            tokens = "tokens" if kind.tokenizer else "bytes"
+            progress.tell(f"--prompt={text}: this run reads {kind.length} {tokens} of a text; '{cut}' is cut")
     return texts

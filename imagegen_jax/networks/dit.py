@@ -188,7 +188,7 @@ class DiT(nn.Module):
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
-      text: makes text_encoder.Words of a text, which stand beside those of patches (Esser et al. 2024, section 4, with one set
+      text: makes words.Words of a text, which stand beside those of patches (Esser et al. 2024, section 4, with one set
         of weights for both), and whose mean is added to the embedding of the time; None where it is told none.
       times: numbers that it is told of each image, such as two timesteps, or one and the noise of its condition, each by a
         layer of its own.

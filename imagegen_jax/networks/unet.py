@@ -130,7 +130,7 @@ class UNet(nn.Module):
       out_channels: channels of the result.
       classes: labels that it is told, by an embedding that is added to that of the time; 0 for none. There is one for the null
         condition, too.
-      text: makes text_encoder.Words of a text, to which each self-attention is followed by attention, and whose mean is added
+      text: makes words.Words of a text, to which each self-attention is followed by attention, and whose mean is added
         to the embedding of the time; None where it is told none.
       times: numbers that it is told of each image, such as two timesteps, or one and the noise of its condition, each by a
         layer of its own.

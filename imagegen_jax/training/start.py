@@ -3,14 +3,17 @@
 import re
 import sys
 
+from flax import traverse_util
 import jax
 
 from imagegen_jax import errors
+from imagegen_jax import optimisers
 from imagegen_jax.training import compiler
 from imagegen_jax.training import first_stage
 from imagegen_jax.training import loop
 from imagegen_jax.training import power_ema
 from imagegen_jax.training import run
+from imagegen_jax.weights import text_encoders
 
 # What belongs to networks; an image pool, say, belongs to the data of the run that it is of.
 _OF_NETWORKS = re.compile(r"(params|ema_params)/|extra/(ema/)?(\w*stats|codebook|singular_vectors|normalisation)(/|$)")
@@ -18,7 +21,7 @@ _SHOWN = 3  # names in a line
 
 
 def begin(config, algorithm, rng, shardings):
-    """The state of step 0, with what it takes from the trained run that it stands on, and from config.init_from.
+    """The state of step 0, with what it takes from the trained run that it stands on, a text encoder, and config.init_from.
 
     Args:
       config: as first_stage.filled_in returns it.
@@ -27,7 +30,7 @@ def begin(config, algorithm, rng, shardings):
       shardings: pytree of the state's.
 
     Raises:
-      errors.UserError: one of these runs has no checkpoint that can be read, or config.init_from has nothing that fits.
+      errors.UserError: one of these has nothing that can be read, or config.init_from nothing that fits.
     """
     state = loop.initialise(algorithm, rng, shardings)
     if config.needs_first_stage:
@@ -37,7 +40,17 @@ def begin(config, algorithm, rng, shardings):
             return power_ema.begun(algorithm.with_first_stage(state, trained), power_ema.widths(state))
 
         state = jax.jit(standing, out_shardings=shardings, compiler_options=compiler.quick_options())(state, trained)
+    section = getattr(config.method, "text_encoder", None)
+    if algorithm.text and section and section.pretrained:
+        state = _told_by(text_encoders.load(section.pretrained), state, shardings)
     return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
+
+
+def _told_by(encoder, state, shardings):
+    """The state with the parameters of a published text encoder in each network that has it, and in their averages."""
+    loaded = traverse_util.flatten_dict(encoder, sep="/")
+    within = (path.partition(f"/{optimisers.FROZEN}/") for path in _by_path(state))
+    return _with({"".join(parts): loaded[parts[2]] for parts in within if parts[1]}, state, shardings)
 
 
 def _warm(source, regex, state, shardings):
@@ -68,6 +81,11 @@ def _warm(source, regex, state, shardings):
         print(f"taken from step {other.step} of {folder}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
         if lines:
             print(f"newly drawn: {', '.join(lines)}", file=sys.stderr)
+    return _with(taken, state, shardings)
+
+
+def _with(taken, state, shardings):
+    """The state with arrays in their places, {path: array} as `_by_path` has it."""
     wanted = _by_path(shardings)
     placed = dict(out_shardings={path: wanted[path] for path in taken}, compiler_options=compiler.quick_options())
     taken = jax.jit(lambda arrays: arrays, **placed)(taken)

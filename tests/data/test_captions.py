@@ -7,12 +7,14 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+import tensorflow_datasets as tfds
 
 from imagegen_jax import conditions
 from imagegen_jax import errors
 from imagegen_jax.data import captions
 from imagegen_jax.data import domains
 from imagegen_jax.data import held_out
+from imagegen_jax.data import pictures
 from imagegen_jax.data import pipeline
 from imagegen_jax.data import sources
 from imagegen_jax.data import tinted
@@ -22,7 +24,7 @@ KIND = conditions.Text(8)
 
 
 def decoded(tokens):
-    return bytes(tokens[tokens != KIND.PAD].tolist()).decode()
+    return bytes(tokens[tokens != KIND.vocabulary].tolist()).decode()
 
 
 # ------------------------------------------------------------------------------------------------------------- tokens
@@ -46,7 +48,7 @@ def test_tokens_are_the_bytes_that_fit_and_no_half_of_a_character(text, kept, cu
     (tokens,) = KIND.tokens([text])
     assert tokens.dtype == np.int32 and len(tokens) == KIND.length
     assert decoded(tokens) == kept and KIND.cut(text) == cut
-    assert (tokens[len(kept.encode()) :] == KIND.PAD).all()
+    assert (tokens[len(kept.encode()) :] == KIND.vocabulary).all()
 
 
 def test_no_word_is_the_null_condition():
@@ -69,7 +71,7 @@ def test_a_grammar_says_colour_and_thing_in_all_words_and_orders():
 
 
 def test_of_alternatives_training_takes_a_random_one_by_position_and_others_the_first():
-    made = captions.Captions([("a", "b", "c", "d"), ("e",)], 4)
+    made = captions.Captions([("a", "b", "c", "d"), ("e",)], conditions.Text(4))
     positions = list(range(4000))
     taken = made([0] * 4000, positions)
     counts = np.bincount(taken[:, 0], minlength=256)[[ord(x) for x in "abcd"]]
@@ -178,3 +180,40 @@ def test_classes_are_captions_where_there_are_no_others_and_batches_have_their_t
     names = [domain.spec.class_names[label] for label in found["condition"]["label"]]
     assert all(decoded(row) in captions.alternatives(name) for row, name in zip(found["condition"]["text"], names))
     assert kind == conditions.Text(16)
+
+
+@pytest.mark.parametrize("kind", ["texts", "one", "coco", "numbers"])
+def test_captions_of_tfds(kind, tmp_path, monkeypatch):
+    """A data set that is prepared without TensorFlow, whose features are those of TFDS's own."""
+    several = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
+    feature, told = {
+        "texts": (tfds.features.Sequence(tfds.features.Text()), lambda i: [f"a boot {i}", "größer"]),
+        "one": (tfds.features.Text(), lambda i: f"a boot {i}"),
+        "coco": (several, lambda i: [{"id": 7, "text": f"a boot {i}"}, {"id": 8, "text": "größer"}]),
+        "numbers": (tfds.features.Scalar(np.int64), lambda i: i),
+    }[kind]
+
+    class Told(tfds.core.GeneratorBasedBuilder):
+        VERSION, name = tfds.core.Version("1.0.0"), f"told_{kind}"
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(4, 4, 1), encoding_format="png"), "captions": feature}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(3):
+                yield i, {"image": pictures.png(np.zeros((4, 4, 1), np.uint8)), "captions": told(i)}
+
+    Told(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    config = sources.Config(source=f"told_{kind}", data_dir=str(tmp_path), caption_length=8)
+    source = sources.open_source(config, "train")
+    if kind == "numbers":
+        with pytest.raises(errors.UserError, match="the images of told_numbers have no captions"):
+            domains.open_domains(config, "train")
+        return
+    assert source.captions == [(f"a boot {i}", *(["größer"] if kind != "one" else [])) for i in range(3)]
+    domain = domains.open_domains(config, "train")
+    np.testing.assert_array_equal(domain.reader([2])["condition"]["text"], conditions.Text(8).tokens(["a boot 2"]))
