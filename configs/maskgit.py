@@ -6,6 +6,7 @@ python -m experiments.sample --workdir=runs/maskgit --steps=8 --choice_temperatu
 
 ''      for a run of configs/vqvae.py, in minutes, told the labels
 smoke   for a run of configs/vqvae.py:smoke, in seconds
+tinted  for a run of configs/vqvae.py:tinted, told captions
 folder  for one of configs/vqgan.py:folder with labels: the published constants
 """
 
@@ -17,13 +18,13 @@ FIRST_STAGE = "vqvae"  # the recipe of the run that it stands on
 
 def get_config(variant=""):
     """The config of a variant."""
-    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "folder": _folder})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "tinted": _tinted, "folder": _folder})
 
 
 def _masked(c):
     c.prior.order = "masked"
     c.prior.label_smoothing = 0.1
-    c.prior.conditional = True
+    c.prior.conditional = not c.prior.text
     c.prior.condition_dropout = 0.1  # the paper has no guidance; Chang et al. 2023 (Muse), section 2.7
     return c
 
@@ -34,6 +35,10 @@ def _bundled():
 
 def _smoke():
     return _masked(vqvae_prior.get_config("smoke"))
+
+
+def _tinted():
+    return _masked(vqvae_prior.get_config("tinted"))
 
 
 def _folder():

@@ -3,6 +3,7 @@
 ''       the bundled Fashion-MNIST images on a laptop's CPU, in minutes: 7x7 codes of 128
 smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
+tinted   the bundled images in ten colours, for priors that are told captions
 """
 
 from configs import variants
@@ -11,7 +12,7 @@ from imagegen_jax import config
 
 def get_config(variant=""):
     """The config of a variant."""
-    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted})
 
 
 def _bundled():
@@ -36,5 +37,14 @@ def _fashion():
     c = _bundled()
     variants.for_all_of_fashion(c, epochs=30)
     c.network.widths = (64, 128)
+    c.vqvae.codes = 256
+    return c
+
+
+def _tinted():
+    """Without the combinations of a colour and a garment that the priors are not to know."""
+    c = _bundled()
+    c.data.source = "tinted:fashion_mnist_10k"
+    c.data.hold_out = 0.15
     c.vqvae.codes = 256
     return c

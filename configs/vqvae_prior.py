@@ -6,8 +6,10 @@ python -m experiments.main --config=configs/vqvae_prior.py --config.first_stage.
 ''       for a run of configs/vqvae.py, in minutes
 smoke    for a run of configs/vqvae.py:smoke, in seconds
 fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sample --label=3
+tinted   for a run of configs/vqvae.py:tinted, told captions: experiments.sample --prompt="a red boot" --guidance_scale=2
 """
 
+from configs import text_to_image
 from configs import variants
 from imagegen_jax import config
 
@@ -16,7 +18,7 @@ FIRST_STAGE = "vqvae"  # the recipe of the run that it stands on
 
 def get_config(variant=""):
     """The config of a variant."""
-    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion})
+    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted})
 
 
 def _bundled():
@@ -48,4 +50,18 @@ def _fashion():
     c.prior.conditional = True
     c.sample.num = 80
     c.sample.batch_size = 80
+    return c
+
+
+def _tinted():
+    c = _bundled()
+    told = text_to_image.get_config()
+    c.data = told.data
+    c.text_encoder = told.text_encoder
+    c.prior.text = True
+    c.prior.condition_dropout = 0.1
+    c.sampler.guidance_scale = 2.0
+    c.duration = "30 epochs"
+    c.sample.num = told.sample.num
+    c.sample.prompts = told.sample.prompts
     return c

@@ -11,6 +11,7 @@ import optax
 import pytest
 from scipy import stats
 
+from imagegen_jax import conditions
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -20,6 +21,8 @@ from imagegen_jax.generation import requests
 from imagegen_jax.training import run
 
 CODES, CLASSES = 3, 2
+TEXT = conditions.Text(3)
+OF_TEXTS = (("prior.conditional", False), ("prior.text", True), ("text_encoder.width", 8), ("text_encoder.heads", 2))
 
 
 def config_of(order, **keys):
@@ -37,7 +40,7 @@ def config_of(order, **keys):
 @functools.cache
 def built(order, length, **keys):
     """(prior of so many codes, a state whose parameters are far from those of the start)."""
-    spec = images.Spec((2, 2 * length, 1), images.unnamed(CLASSES))
+    spec = images.Spec((2, 2 * length, 1), images.unnamed(CLASSES), TEXT.length)
     prior = run.build_algorithm(config_lib.check(config_of(order, **keys)), spec)
     drawn = np.random.default_rng(0)
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(prior.init, jax.random.key(0)))
@@ -50,25 +53,31 @@ def labels(n, label=None):
     return {"label": np.arange(n, dtype=np.int32) % CLASSES if label is None else np.full(n, label, np.int32)}
 
 
+def told(prior, n, label=None):
+    """Labels, or texts of another length each in turn."""
+    return {"text": TEXT.tokens([("ab", "", "cde")[i % 3] for i in range(n)])} if prior.text else labels(n, label)
+
+
 def draw(prior, state, n, label=None, **options):
     keys = rng.per_index(jax.random.key(0), jnp.arange(n))
     sample = jax.jit(prior.sample_codes, static_argnums=3)
-    return np.asarray(sample(state, keys, labels(n, label), prior.Request(**options)))
+    return np.asarray(sample(state, keys, told(prior, n, label), prior.Request(**options)))
 
 
 @functools.cache
-def compiled_logits(prior_key):
-    prior, state = built(*prior_key)
+def compiled_logits(order, length, **keys):
+    prior, state = built(order, length, **keys)
     return jax.jit(lambda codes, condition, masked: prior._logits(state.params["transformer"], codes, condition, masked))
 
 
-def logits_of(order, length, codes, condition, masked=None, scale=1.0):
+def logits_of(order, length, codes, condition, masked=None, scale=1.0, **keys):
     """Of whole sequences at once; guided by their definition."""
-    network = compiled_logits((order, length))
+    network = compiled_logits(order, length, **keys)
     towards = np.asarray(network(codes, condition, masked))
     if scale == 1:
         return towards
-    away = np.asarray(network(codes, {"label": np.full(len(codes), CLASSES, np.int32)}, masked))
+    null = {"label": np.full(len(codes), CLASSES, np.int32), "text": TEXT.tokens([""] * len(codes))}
+    away = np.asarray(network(codes, {name: null[name] for name in condition}, masked))
     return away + np.float32(scale) * (towards - away)
 
 
@@ -81,17 +90,17 @@ def log_probability(logits, codes):
 # In raster order.
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_drawing_with_a_cache_is_drawing_without(monkeypatch, scale):
+@pytest.mark.parametrize(("scale", "keys"), [(1.0, {}), (2.0, {}), (2.0, dict(OF_TEXTS))], ids=["labels", "guided", "texts"])
+def test_drawing_with_a_cache_is_drawing_without(monkeypatch, scale, keys):
     """Each code is what its key draws of the logits of the whole sequence, in segments of the cache that end anywhere."""
     monkeypatch.setattr(code_prior, "_SEGMENT", 2)
     monkeypatch.setattr(code_prior, "_SEGMENTS", 3)
-    prior, state = built("raster", 7)
+    prior, state = built("raster", 7, **keys)
     codes = draw(prior, state, 40, guidance_scale=scale)
-    logits = logits_of("raster", 7, codes, labels(40), scale=scale)
+    logits = logits_of("raster", 7, codes, told(prior, 40), scale=scale, **keys)
     assert np.std(logits) > 0.1 and len(np.unique(codes, axis=0)) > 30
-    keys = rng.per_index(jax.random.key(0), jnp.arange(40))
-    at = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(7)))(keys)
+    rows = rng.per_index(jax.random.key(0), jnp.arange(40))
+    at = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(7)))(rows)
     np.testing.assert_array_equal(jax.vmap(jax.vmap(jax.random.categorical))(at, jnp.asarray(logits)), codes)
 
 
@@ -242,6 +251,23 @@ def test_the_bound_is_the_mean_over_all_orders_and_bounds_a_distribution():
 # What is told.
 
 
+@pytest.mark.parametrize("order", ["raster", "masked"])
+def test_codes_depend_on_each_word_and_on_nothing_behind_the_end(order):
+    """Where there are words, the learned tokens for what is behind the end have no part."""
+    prior, state = built(order, 3, **dict(OF_TEXTS))
+    codes = np.array([[0, 1, 2]] * 3, np.int32)
+    masked = None if order == "raster" else np.array([[True, False, True]] * 3)
+    logits = compiled_logits(order, 3, **dict(OF_TEXTS))
+    found = np.asarray(logits(codes, {"text": TEXT.tokens(["ab", "ba", "ab"])}, masked))
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).max() > 1e-2
+    params = state.params["transformer"]
+    padding = params["padding"] + np.float32([[1]] * 3 + [[0]])  # the places of the start and of two bytes
+    other = state.replace(params={"transformer": params | {"padding": padding}})
+    again = jax.jit(prior._logits)(other.params["transformer"], codes, {"text": TEXT.tokens(["ab", "ba", "ab"])}, masked)
+    np.testing.assert_allclose(again, found, atol=1e-6)
+
+
 @pytest.mark.recipes
 def test_labels_are_left_out_in_their_share_of_images():
     prior, state = built("masked", 5)  # half of them
@@ -265,8 +291,13 @@ def check(prior, **options):
         ("raster", {}, {"steps": "2"}, "--steps=2 is of priors with config.prior.order=masked"),
         ("raster", {}, {"choice_temperature": "2"}, "--choice_temperature=2.0 is of priors"),
         ("masked", {}, {"steps": "3"}, "--steps=3: an image has 2 codes, choose 1 to 2"),
-        ("masked", {"prior.condition_dropout": 0.0}, {"guidance_scale": "2"}, "has seen no images without a label"),
-        ("raster", {"prior.condition_dropout": 0.0, "prior.conditional": False}, {"guidance_scale": "2"}, "told no labels"),
+        ("masked", {"prior.condition_dropout": 0.0}, {"guidance_scale": "2"}, "has seen no images without a condition"),
+        (
+            "raster",
+            {"prior.condition_dropout": 0.0, "prior.conditional": False},
+            {"guidance_scale": "2"},
+            "told neither labels nor texts",
+        ),
         ("raster", {}, {"top_k": "-1"}, "--top_k=-1: it must be at least 0"),
         ("raster", {}, {"top_p": "0"}, "--top_p=0: it must be more than 0"),
     ],

@@ -35,6 +35,7 @@ from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.networks import blocks
+from imagegen_jax.networks import text_encoder as text_encoder_lib
 from imagegen_jax.networks import transformer
 
 # By so many positions the cache of a raster order grows, or in so many segments, each of which is compiled by itself.
@@ -47,6 +48,7 @@ class Prior:
 
     order: Annotated[str, keys_lib.OneOf(("raster", "masked"))] = "raster"
     conditional: bool = False  # on labels
+    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys_lib.AtLeast(0), keys_lib.AtMost(1)] = 0.0
     # Of which all codes get an even part in what is trained (Szegedy et al. 2016, section 7).
@@ -54,7 +56,7 @@ class Prior:
 
     def objections(self):
         """See keys.objections."""
-        if self.condition_dropout and not self.conditional:
+        if self.condition_dropout and not (self.conditional or self.text):
             yield "condition_dropout", "it needs config.prior.conditional=True"
 
 
@@ -63,13 +65,17 @@ class Config:
     """The keys of a prior over codes."""
 
     network: transformer.Config = transformer.Config()
+    text_encoder: text_encoder_lib.Config = text_encoder_lib.Config()
     prior: Prior = Prior()
     sampler: categorical.Sampler = keys_lib.resumable(categorical.Sampler())
 
     def objections(self):
         """See keys.objections."""
         if self.sampler.guidance_scale != 1 and not self.prior.condition_dropout:
-            yield "sampler.guidance_scale", "it needs images without labels in training: config.prior.condition_dropout above 0"
+            yield (
+                "sampler.guidance_scale",
+                "it needs images without conditions in training: config.prior.condition_dropout above 0",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +105,16 @@ class CodePrior(base.IsTold, base.Algorithm):
     @classmethod
     def from_config(cls, config, spec, training):
         tokenizer, prior = training.first_stage, config.prior
-        classes = base.told_classes(prior.conditional, spec, "prior.conditional")
-        told = {"label": spec.conditions["label"]} if classes else {}
+        told = base.told_conditions(prior, spec, "prior")
+        nulls = "label" in told and prior.condition_dropout > 0  # the null label's start is the last
         network = blocks.from_config(
             transformer.Transformer,
             config.network,
             codes=tokenizer.codes,
             length=math.prod(tokenizer.code_shape),
-            starts=max(classes + (prior.condition_dropout > 0), 1),  # the null condition's is the last
+            starts=max(conditions_lib.classes(told) + nulls, 1),
             causal=prior.order == "raster",
+            text=text_encoder_lib.build(config.text_encoder, told["text"]) if "text" in told else None,
         )
         return cls(network, tokenizer, prior, config.sampler, training, told)
 
@@ -119,7 +126,8 @@ class CodePrior(base.IsTold, base.Algorithm):
     def init(self, rng):
         network_rng, first_rng = jax.random.split(rng)
         blank = self.network.inputs(jnp.zeros((1, self.network.length), jnp.int32), {})
-        params = self.network.init(network_rng, blank)["params"]
+        text = self.text.null(1) if self.text else None
+        params = self.network.init(network_rng, blank, text=text)["params"]
         return base.first_state(
             "transformer", params, self.training, extra={"first_stage": self.first_stage.init(first_rng).frozen()}
         )
@@ -179,9 +187,9 @@ class CodePrior(base.IsTold, base.Algorithm):
             )
         if asked.get("guidance_scale", 1) != 1 and not self.objective.condition_dropout:
             seen = (
-                "has seen no images without a label (config.prior.condition_dropout is 0)"
-                if self.classes
-                else "is told no labels"
+                "has seen no images without a condition (config.prior.condition_dropout is 0)"
+                if self.conditions
+                else "is told neither labels nor texts"
             )
             raise errors.UserError(
                 f"--guidance_scale={asked['guidance_scale']}: this run {seen}; leave it out, or train one with "
@@ -214,8 +222,8 @@ class CodePrior(base.IsTold, base.Algorithm):
     def _logits(self, params, codes, condition, masked=None, rngs=None):
         """(n, length, K) float32 of (n, length) int32 codes, given those before each or those that are not `masked`."""
         shown = codes if masked is None else jnp.where(masked, self.network.mask, codes)
-        inputs = self.network.inputs(shown, condition)
-        return self.network.apply({"params": params}, inputs, train=rngs is not None, rngs=rngs)[0]
+        inputs, text = self.network.inputs(shown, condition), condition.get("text")
+        return self.network.apply({"params": params}, inputs, train=rngs is not None, text=text, rngs=rngs)[0]
 
     def _errors(self, params, codes, condition, masked=None, rngs=None):
         """What is minimised, (n,) nats a code, and metrics, (n,) by name. Trains (with dropout) where rngs are given."""
@@ -230,19 +238,24 @@ class CodePrior(base.IsTold, base.Algorithm):
     def _draw_in_turn(self, variables, keys, condition, sampler):
         """Codes one after the other. The cache grows on the way, so that they attend to few places that are not there yet."""
         n, length = len(keys), self.network.length
+        condition = self._shown(n, condition, sampler)
+        before = self.network.start(n * sampler.rows, condition)
+        cache = self.network.empty_cache(len(before), 0)
+        if self.text:
+            _, cache = self.network.apply(variables, before[:, None][:, :0], text=condition["text"])
+        words = cache[0].keys.shape[2]
 
         def draw(carry, position):
             before, cache = carry
-            logits, cache = self.network.apply(variables, before[:, None], cache, position)
+            logits, cache = self.network.apply(variables, before[:, None], cache, position, words=words)
             here = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
             code = jax.vmap(jax.random.categorical)(here, sampler.filtered(sampler.guided(logits[:, 0]))).astype(jnp.int32)
             return (jnp.concatenate([code] * sampler.rows), cache), code
 
-        before = self.network.start(n * sampler.rows, self._shown(n, condition, sampler))
-        cache, segments = self.network.empty_cache(len(before), 0), []
+        segments = []
         for begin in range(0, length, segment := max(_SEGMENT, -(-length // _SEGMENTS))):
             end = min(begin + segment, length)
-            carry = before, transformer.grown(cache, end)
+            carry = before, transformer.grown(cache, words + end)
             (before, cache), codes = jax.lax.scan(draw, carry, jnp.arange(begin, end))
             segments.append(codes)
         return jnp.concatenate(segments).T

@@ -1,7 +1,8 @@
 """A transformer (Vaswani et al. 2017), normalised before each branch (Radford et al. 2019), over codes 0, ..., K - 1.
 
 Each position attends to itself and to those before it, for a prior that draws codes one after the other; or to all, for one
-that draws many at once (Chang et al. 2022), whose codes may be masked.
+that draws many at once (Chang et al. 2022), whose codes may be masked. The words of a text stand before the codes, so that
+what is remembered of positions holds those of words, too (Ramesh et al. 2021, section 2.2).
 """
 
 import dataclasses
@@ -37,7 +38,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, position, train):
-        """(n, l, width) at positions position, ..., position + l - 1 -> (the same shape, the cache with them in it)."""
+        """(n, l, width) at positions position, ..., position + l - 1 -> (the same shape, the cache with them in it).
+
+        Without a cache they are the first, and alone in it.
+        """
         h, cache = self._attend(nn.LayerNorm(dtype=self.dtype)(x), cache, position)
         x = x + nn.Dropout(self.dropout, deterministic=not train)(h)
         h = nn.gelu(nn.Dense(4 * x.shape[-1], dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x)))
@@ -51,20 +55,18 @@ class Block(nn.Module):
         query, *fresh = jnp.moveaxis(projected, (2, 3), (0, 2))
         known = Cache(*fresh)
         if cache is not None:
-            known = cache = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, 2), cache, known
-            )
+            known = jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, 2), cache, known)
         scores = jnp.einsum("nhqd,nhkd->nhqk", query, known.keys, preferred_element_type=jnp.float32) / math.sqrt(features)
         if self.causal:
             visible = jnp.arange(scores.shape[-1]) <= position + jnp.arange(x.shape[1])[:, None]
             scores = jnp.where(visible, scores, -jnp.inf)
         attended = jnp.einsum("nhqk,nhkd->nqhd", nn.softmax(scores).astype(self.dtype), known.values)
         out = nn.DenseGeneral(width, (-2, -1), kernel_init=blocks.near_zero, dtype=self.dtype, name="out")(attended)
-        return out, cache
+        return out, known
 
 
 class Transformer(nn.Module):
-    """p(code_i | code_0, ..., code_{i - 1}, label) for i = 0, ..., length - 1; unless causal, given all that are not masked.
+    """p(code_i | code_0, ..., code_{i - 1}, condition) for i = 0, ..., length - 1; unless causal, given all not masked.
 
     Its inputs (`inputs`) are a start token, of which there is one for each label, and the codes. Where it is causal they lack
     the last one, and each code is predicted at the place of the one before; otherwise each is predicted where it stands.
@@ -78,6 +80,7 @@ class Transformer(nn.Module):
       dropout: of embeddings and branches.
       starts: start tokens.
       causal: whether a position attends to those before it and to itself alone.
+      text: makes words.Words of a text that it is told; None for none.
       dtype: of the computation; logits are float32.
     """
 
@@ -89,6 +92,7 @@ class Transformer(nn.Module):
     dropout: Annotated[float, keys_lib.AtLeast(0), keys_lib.Below(1)] = 0.1
     starts: int = 1
     causal: bool = True
+    text: nn.Module | None = None
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -111,14 +115,16 @@ class Transformer(nn.Module):
         return (Cache(zeros, zeros),) * self.layers
 
     @nn.compact
-    def __call__(self, inputs, cache=None, position=0, train=False):
+    def __call__(self, inputs, cache=None, position=0, train=False, text=None, words=0):
         """All positions of n sequences at once or, where it is causal, the next ones.
 
         Args:
-          inputs: (n, l) int32.
-          cache: of `empty_cache`, or as the position before left it; None where the inputs are all of the sequence.
+          inputs: (n, l) int32; l is 0 to read the text alone.
+          cache: of `empty_cache`, or as the position before left it; None before the first position.
           position: () int, that of inputs[:, 0].
           train: with dropout, whose key is 'dropout'.
+          text: (n, its length) int32, tokens of a conditions.Text; None where it is told none, or the cache has its words.
+          words: how many of those the cache has.
 
         Returns:
           (logits float32 (n, l, codes), or (n, length, codes) unless it is causal; cache).
@@ -127,13 +133,23 @@ class Transformer(nn.Module):
         tokens = nn.Embed(tokens, self.width, dtype=self.dtype, name="tokens")(inputs)
         places = self.param("places", nn.initializers.normal(0.02), (self.length + (not self.causal), self.width))
         x = tokens + jax.lax.dynamic_slice_in_dim(places, position, inputs.shape[1]).astype(self.dtype)
+        if text is not None:
+            x = jnp.concatenate([self._read(text), x], 1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         layers = []
         for layer in cache or (None,) * self.layers:
-            x, layer = Block(self.heads, self.dropout, self.causal, self.dtype)(x, layer, position, train)
+            x, layer = Block(self.heads, self.dropout, self.causal, self.dtype)(x, layer, words + position, train)
             layers.append(layer)
+        x = x[:, x.shape[1] - inputs.shape[1] :]
         x = nn.LayerNorm()(x if self.causal else x[:, 1:])
-        return nn.Dense(self.codes, kernel_init=blocks.near_zero, name="logits")(x), cache and tuple(layers)
+        return nn.Dense(self.codes, kernel_init=blocks.near_zero, name="logits")(x), tuple(layers)
+
+    def _read(self, text):
+        """(n, l, width) of the words of a text; behind its end there is a learned one for each place (section 2.2)."""
+        said = self.text(text)
+        tokens = nn.Dense(self.width, kernel_init=blocks.fan_avg, dtype=self.dtype, name="text_tokens")(said.tokens)
+        padding = self.param("padding", nn.initializers.normal(0.02), tokens.shape[1:])
+        return jnp.where(said.visible[..., None], tokens, padding.astype(self.dtype))
 
 
 def grown(cache, positions):
@@ -143,7 +159,7 @@ def grown(cache, positions):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(keys_lib.section(Transformer, without=("codes", "length", "starts", "causal"))):
+class Config(keys_lib.section(Transformer, without=("codes", "length", "starts", "causal", "text"))):
     """The section `network` of a transformer."""
 
     def objections(self):
