@@ -9,6 +9,7 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 import pytest
+from safetensors import numpy as safetensors
 
 from configs import classifier as classifier_recipe
 from configs import kl_autoencoder as recipe
@@ -22,6 +23,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import kl_autoencoder
 from imagegen_jax.networks import autoencoder_kl
+from imagegen_jax.networks import vgg
 from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 
@@ -198,7 +200,7 @@ def test_it_begins_with_the_bundled_classifier():
     filled = first_stage.filled_in("nowhere", config, spec)
     built = run.build_algorithm(filled, spec)
     state = jax.eval_shape(built.init, jax.random.key(0))
-    trained = first_stage.trained(filled).state
+    trained = first_stage.trained(filled)
     adopted = jax.eval_shape(built.with_first_stage, state, trained)
     chex.assert_trees_all_equal_shapes_and_dtypes(adopted.extra["first_stage"].params, state.extra["first_stage"].params)
     assert jax.tree.structure(adopted) == jax.tree.structure(state)
@@ -209,6 +211,34 @@ def test_it_begins_with_the_bundled_classifier():
     assert (
         float(similarity.perceptual(maps, maps).max()) == 0 < float(similarity.perceptual(maps, [m[::-1] for m in maps]).min())
     )
+
+
+def test_it_begins_with_published_weights_of_vgg16(tmp_path):
+    """Which see one channel as three alike; what they make of an image is compared with PyTorch's in test_inception.py."""
+    shapes = jax.eval_shape(vgg.VGG16(head=False).init, jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))["params"]
+    drawn = np.random.default_rng(0)
+    kernels = {name: 0.05 * drawn.standard_normal(layer["kernel"].shape, np.float32) for name, layer in shapes.items()}
+    weights = {f"{name}.weight": np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)) for name, kernel in kernels.items()}
+    weights |= {f"{name}.bias": np.full(layer["bias"].shape, 0.1, np.float32) for name, layer in shapes.items()}
+    safetensors.save_file(weights, tmp_path / "vgg.safetensors")
+    config = config_lib.typed(config_of(**{"first_stage.workdir": f"vgg:{tmp_path / 'vgg.safetensors'}"}))
+    spec = images.Spec((16, 18, 1))
+    filled = first_stage.filled_in(None, config, spec)
+    assert filled.first_stage.run["algorithm"] == "vgg16"
+    built = run.build_algorithm(filled, spec)
+    state = jax.eval_shape(built.init, jax.random.key(0))
+    trained = first_stage.trained(filled)
+    assert jax.tree.structure(jax.eval_shape(built.with_first_stage, state, trained)) == jax.tree.structure(state)
+    x = drawn.uniform(-1, 1, (2, 16, 18, 1)).astype(np.float32)
+    maps = jax.jit(built.first_stage.maps)(trained, x)
+    sizes = [(16, 18, 64), (8, 9, 128), (4, 4, 256), (2, 2, 512), (1, 1, 512)]
+    assert [m.shape for m in maps] == [(2, *size) for size in sizes]
+    in_colour = jax.jit(built.first_stage.maps)(trained, x.repeat(3, -1))
+    chex.assert_trees_all_close(maps, in_colour, rtol=1e-5)
+    with pytest.raises(errors.UserError, match="VGG16 sees no images of 8x8 pixels"):
+        run.build_algorithm(filled, images.Spec((8, 8, 1)))
+    with pytest.raises(errors.UserError, match=r"cannot read weights from 'none\.pth'.*: give vgg16-397923af\.pth"):
+        first_stage.trained(config_lib.typed(config_of(**{"first_stage.workdir": "vgg:none.pth"})))
 
 
 def test_without_a_perceptual_distance_it_stands_on_nothing():

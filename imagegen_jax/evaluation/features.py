@@ -196,9 +196,7 @@ def _vgg(path, resize):
     variables = published.vgg16(path)
 
     def apply(variables, batch):
-        image = _resized(batch, resize, 224) / 255
-        normalised = (image - jnp.array([0.485, 0.456, 0.406])) / jnp.array([0.229, 0.224, 0.225])
-        return vgg.VGG16().apply(variables, normalised), None
+        return vgg.VGG16().apply(variables, vgg.normalised(_resized(batch, resize, 224) / 255)), None
 
     protocol = {"features": "vgg", "sha256": tensors.sha256(path), "resize": resize}
     return Features(protocol, None, (), _on_host(resize, 224), apply, variables)

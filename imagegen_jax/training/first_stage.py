@@ -1,6 +1,7 @@
 """The trained run that a method stands on: its config, for as long as the method's own run lasts, and its state, to begin with.
 
-It is named by its folder, or is the classifier of the bundled images, FASHION, which comes with the package.
+It is named by its folder, or is the classifier of the bundled images, FASHION, which comes with the package, or is made of
+published weights, vgg:FILE.
 """
 
 import dataclasses
@@ -17,9 +18,10 @@ from imagegen_jax import files
 from imagegen_jax.algorithms import base
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import run
+from imagegen_jax.weights import published
 from imagegen_jax.weights import tensors
 
-FASHION = "fashion"
+FASHION, VGG = "fashion", "vgg:"
 
 
 def filled_in(workdir, config, specs):
@@ -40,9 +42,12 @@ def filled_in(workdir, config, specs):
 
 
 def trained(config):
-    """The run.Run in config.first_stage.workdir. Raises errors.UserError."""
+    """The base.TrainState of the run in config.first_stage.workdir. Raises errors.UserError."""
     folder = config.first_stage.workdir
-    return bundled() if folder == FASHION else run.load(folder, remedy=run.BY_MOVING)
+    if folder.startswith(VGG):
+        params = {"vgg16": published.vgg16(folder.removeprefix(VGG), head=False)["params"]}
+        return base.TrainState(0, params, {}, {})
+    return (bundled() if folder == FASHION else run.load(folder, remedy=run.BY_MOVING)).state
 
 
 @functools.cache
@@ -65,7 +70,10 @@ def _found(config, specs):
     folder = config.first_stage.workdir
     if not folder:
         raise errors.UserError(run.NO_FIRST_STAGE)
-    found = (bundled().config, bundled().spec) if folder == FASHION else run.load_config(folder)
+    if folder.startswith(VGG):
+        found = config_lib.typed(config_lib.default("vgg16")), specs
+    else:
+        found = (bundled().config, bundled().spec) if folder == FASHION else run.load_config(folder)
     if found is None:
         raise errors.UserError(
             f"config.first_stage.workdir is {folder}, which is not the folder of a run: it has no {run.CONFIG}"

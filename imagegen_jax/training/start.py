@@ -34,7 +34,7 @@ def begin(config, algorithm, rng, shardings):
     """
     state = loop.initialise(algorithm, rng, shardings)
     if config.needs_first_stage:
-        trained = first_stage.trained(config).state
+        trained = first_stage.trained(config)
 
         def standing(state, trained):
             return power_ema.begun(algorithm.with_first_stage(state, trained), power_ema.widths(state))

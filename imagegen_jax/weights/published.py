@@ -26,14 +26,14 @@ def inception(path):
     return _variables(inception_lib.InceptionV3(), (1, 299, 299, 3), path, known)
 
 
-def vgg16(path):
-    """The variables of networks.vgg.VGG16, as float32 arrays, from torchvision's weights.
+def vgg16(path, head=True):
+    """The variables of networks.vgg.VGG16, with its fully-connected layers or without, as float32, from torchvision's weights.
 
     Raises:
       errors.UserError: the file cannot be read, or is of another network.
     """
     known = "vgg16-397923af.pth from torchvision's model zoo, whose SHA-256 begins with 397923af"
-    return _variables(vgg.VGG16(), (1, 224, 224, 3), path, known)
+    return _variables(vgg.VGG16(head), (1, 224, 224, 3), path, known)
 
 
 def _variables(network, shape, path, known):

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from experiments.torch_reference import inception as inception_reference
+from imagegen_jax import images as images_lib
+from imagegen_jax.algorithms import base
+from imagegen_jax.algorithms import vgg16
 from imagegen_jax.evaluation import resizing
 from imagegen_jax.networks import inception
 from imagegen_jax.networks import vgg
@@ -131,8 +134,25 @@ def test_vgg_is_pytorchs(tmp_path):
     torch.save(network.state_dict(), tmp_path / "vgg.pth")
     image = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
     ours = jax.jit(vgg.VGG16().apply)(published.vgg16(tmp_path / "vgg.pth"), image)
+    convolutions = published.vgg16(tmp_path / "vgg.pth", head=False)
     (tmp_path / "vgg.pth").unlink()  # half a gigabyte
     with torch.no_grad():
         theirs = network["classifier"](network["features"](torch.from_numpy(image).permute(0, 3, 1, 2)).flatten(1))
     assert (theirs > 0).sum() > 1000
     close(ours, theirs.numpy())
+
+    # What a perceptual distance sees of images in [-1, 1]: LPIPS's layers, relu1_2 to relu5_3.
+    algorithm = vgg16.Vgg16.from_config(vgg16.Config(), images_lib.Spec((32, 48, 3)), base.Training())
+    x = np.random.default_rng(1).uniform(-1, 1, (2, 32, 48, 3)).astype(np.float32)
+    maps = algorithm.maps(base.TrainState(0, {"vgg16": convolutions["params"]}, {}, {}), x)
+    mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    seen = ((torch.from_numpy(x).permute(0, 3, 1, 2) + 1) / 2 - mean) / deviation
+    expected = []
+    with torch.no_grad():
+        for layer in network["features"]:
+            if isinstance(layer, nn.MaxPool2d):
+                expected.append(seen.permute(0, 2, 3, 1).numpy())
+            seen = layer(seen)
+    assert len(maps) == len(expected) == 5
+    for mine, other in zip(maps, expected):
+        close(mine, other)
