@@ -1,10 +1,15 @@
-"""What is compiled for the recipes computes what the same operations do one by one, and without the compiler's libraries."""
+"""What is compiled for the recipes computes what the same operations do one by one, and without the compiler's libraries.
+
+`python -m pytest -m recipes tests/test_recipes.py` tries steps and drawing of one recipe for each network; FAULTS=10 before it
+has it try all programs of all recipes.
+"""
 
 import importlib
 
 import jax
 import numpy as np
 import pytest
+import whole_runs
 
 from configs import variants
 from imagegen_jax import algorithms
@@ -20,7 +25,18 @@ SHAPE, CLASSES = (28, 28, 1), 10
 NAMES = tuple(map(str, range(CLASSES)))
 SHAPES = dict.fromkeys(("colorize", "text_to_image"), (28, 28, 3))
 TEXTS = ("red boot", "a dress", "", "bag, in green")
+ALL = whole_runs.TIMES > 1
 OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
+
+
+def one_of_each_network():
+    """Of each family and each of its networks the first recipe that has it, and the one that is told texts."""
+    found = {"text": "text_to_image"}
+    for name in variants.recipes():
+        config = importlib.import_module(f"configs.{name}").get_config()
+        kind = config.algorithm, config.get("network", {}).get("name"), config.get("prior", {}).get("order")
+        found.setdefault(kind, name)
+    return sorted(found.values())
 
 
 def config_of(recipe):
@@ -106,18 +122,29 @@ def parts(name, made):
     return sections | {"metrics": metrics}
 
 
-@pytest.mark.parametrize("recipe", variants.recipes())
+def each_way(name, function, args):
+    """{how: what a program makes}, what is the surest last: one operation after the other, or without libraries.
+
+    Loops of drawing would take minutes one by one.
+    """
+    compiled = {"with libraries": compiler.LIBRARIES}
+    if ALL or name != "train":
+        compiled["without libraries"] = compiler.NO_LIBRARIES
+    made = {how: jax.jit(function, compiler_options=options | OPTIMISED)(*args) for how, options in compiled.items()}
+    if name in ("train", "evaluate"):
+        with jax.disable_jit():
+            made["one by one"] = function(*args)
+    return made
+
+
+@pytest.mark.parametrize("recipe", variants.recipes() if ALL else one_of_each_network())
 def test_compiled_programs_compute_what_their_operations_do(recipe):
     for name, (function, args) in programs(recipe).items():
-        made = {
-            kind: jax.jit(function, compiler_options=options | OPTIMISED)(*args)
-            for kind, options in (("with libraries", compiler.LIBRARIES), ("without libraries", compiler.NO_LIBRARIES))
-        }
-        if name in ("train", "evaluate"):  # loops of drawing would take minutes
-            with jax.disable_jit():
-                made["one by one"] = function(*args)
-        expected = parts(name, made.pop("without libraries"))
+        if not ALL and name not in ("train", "draw"):
+            continue
+        *others, (_, surest) = each_way(name, function, args).items()
+        expected = parts(name, surest)
         begin = {section: getattr(args[0], section, jax.tree.map(np.zeros_like, value)) for section, value in expected.items()}
-        for kind, value in made.items():
+        for how, value in others:
             for section, found in parts(name, value).items():
-                assert_equal_but_for_rounding(found, expected[section], begin[section], f"{name} {kind}, {section}")
+                assert_equal_but_for_rounding(found, expected[section], begin[section], f"{name} {how}, {section}")
