@@ -102,8 +102,10 @@ def main():
     file = {"inception": _INCEPTION.value, "vgg": _VGG.value}.get(_FEATURES.value)
     named = f"{_FEATURES.value}:{file}" if file else _FEATURES.value
     if _COMPOSITIONS.value is not None:
+        _check_alone("compositions", "seed", "batch_size")
         return _tell(_composed(named), composing.text)
     if _AUGMENTATION.value is not None:
+        _check_alone("augmentation", "seed", "batch_size", "num")
         return _tell(_augmented(), augmenting.text)
     scored = _SAMPLES.value or runs.load_each(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
     found = []
@@ -113,6 +115,13 @@ def main():
         print(scoring.text(report), flush=True)
         found.append(report)
     scoring.save(found, _OUT.value, _WORKDIR.value)
+
+
+def _check_alone(report, *heeded):
+    """Raises errors.UserError where a flag is given that this report does not heed."""
+    for name in {*_ARGUMENTS, "sweep", "anchors"} - {*heeded}:
+        if flags.FLAGS[name].present:
+            raise errors.UserError(f"--{name} is of other scores than --{report}: leave it out, or score twice")
 
 
 def _tell(report, text):

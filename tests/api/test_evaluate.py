@@ -134,6 +134,8 @@ def test_images_are_scored_without_a_run(tmp_path, evaluate):
         ("--workdir=RUN --sweep=steps:10,20", "--steps=10"),
         ("--workdir=RUN --num=1", "--num is 1"),
         ("--workdir=RUN --metrics=fids", "choose of"),
+        ("--workdir=RUN --compositions=2 --num=100", "--num is of other scores than --compositions"),
+        ("--workdir=RUN --augmentation=100 --metrics=fid", "--metrics is of other scores than --augmentation"),
         ("--workdir=/nowhere", "not the folder of a run"),
     ],
 )
