@@ -43,6 +43,8 @@ class FirstStage:
     workdir: str = keys.resumable("")  # folder of that run
     run: Any = None  # its config; filled in when this run begins
     class_names: Any = None  # those of its images, likewise; None, as in runs from before: the same as of this run's
+    # Latents or codes of all training images are computed once, before the first step, and read in place of images.
+    precompute: bool = keys.resumable(False)
 
 
 @dataclasses.dataclass(frozen=True)

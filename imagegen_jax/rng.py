@@ -31,6 +31,11 @@ def check_seed(seed, what):
         raise errors.UserError(f"{what} is {seed}: a seed is a whole number from 0 to 2^64 - 1")
 
 
+def normal(key, index, shape):
+    """(n, *shape) standard normal, those of each of the (n,) integers `index` of its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(per_index(key, index))
+
+
 def per_index(key, index):
     """(n,) keys, one for each of the (n,) integers `index`, whatever else is in the batch."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import jax
 
+from imagegen_jax import distributions
 from imagegen_jax.algorithms import base
 from imagegen_jax.diffusion import degradations
 from imagegen_jax.diffusion import processes
@@ -109,6 +110,22 @@ class AutoencodesSpatially(Autoencodes, Protocol):
     """
 
     places: tuple[int, int]
+
+
+@typing.runtime_checkable
+class HasPosterior(Protocol):
+    """Knows q(z | x) of its latents, a normal distribution."""
+
+    def posterior(self, state: base.TrainState, batch: base.Batch) -> distributions.Gaussian:
+        """Of (n, *latent_shape); what `encode` draws with a key is its value at rng.normal of that and of the index."""
+
+
+@typing.runtime_checkable
+class Precomputes(Protocol):
+    """Trains on what a first stage makes of images, which can be computed of all before (training/precomputed.py)."""
+
+    def precompute(self, state: base.TrainState, batch: base.Batch) -> dict[str, jax.Array]:
+        """What may stand in place of 'image' in a batch that is trained on: {name: array with a row for each image}."""
 
 
 @typing.runtime_checkable

@@ -203,8 +203,14 @@ class CodePrior(base.IsTold, base.Algorithm):
         sampler = dataclasses.replace(self.sampler, **keys_lib.asked(request, categorical.Sampler, str))
         return dataclasses.replace(sampler, steps=min(sampler.steps, self.network.length))
 
+    def precompute(self, state, batch):
+        """See capabilities.Precomputes."""
+        return {"codes": self._codes(state, batch)}
+
     def _codes(self, state, batch):
         """(n, length) int32, row by row."""
+        if "codes" in batch:
+            return batch["codes"]
         return self.first_stage.indices(state.extra["first_stage"], batch["image"]).reshape(len(batch["image"]), -1)
 
     def _told(self, condition):

@@ -83,11 +83,12 @@ class KlAutoencoder(perceptual_autoencoder.PerceptualAutoencoder):
         return self._decode(state, posterior.mean), self.objective.kl * kl, {"kl": kl}
 
     def encode(self, state, batch, rng=None):
-        posterior = self._posterior(state, images.to_float(batch["image"]))
-        if rng is None:
-            return posterior.mean
-        noise = jax.vmap(lambda key: jax.random.normal(key, self.latent_shape))(rng_lib.per_index(rng, batch["index"]))
-        return posterior.at(noise)
+        posterior = self.posterior(state, batch)
+        return posterior.mean if rng is None else posterior.at(rng_lib.normal(rng, batch["index"], self.latent_shape))
+
+    def posterior(self, state, batch):
+        """See capabilities.HasPosterior."""
+        return self._posterior(state, images.to_float(batch["image"]))
 
     def decode(self, state, latents, condition):
         return jnp.clip(self._decode(state, latents), -1.0, 1.0)

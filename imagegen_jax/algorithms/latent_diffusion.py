@@ -14,8 +14,10 @@ import flax.struct
 import jax
 from jax import numpy as jnp
 
+from imagegen_jax import distributions
 from imagegen_jax import errors
 from imagegen_jax import keys
+from imagegen_jax import rng as rng_lib
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import diffusion as diffusion_lib
 from imagegen_jax.algorithms import diffusion_config
@@ -118,8 +120,21 @@ class LatentDiffusion(diffusion_lib.Diffusion):
         if self._sampler(request).clip or self._sampler(request).threshold:
             raise errors.UserError("--clip and --threshold are of pixels, and this run diffuses latents: leave them out")
 
+    def precompute(self, state, batch):
+        """See capabilities.Precomputes: latents, or mean and log deviation of their posterior, side by side."""
+        first = state.extra["first_stage"]
+        if not isinstance(self.first_stage, capabilities.HasPosterior):
+            return {"latents": self.first_stage.encode(first, batch)}
+        return {"posterior": jnp.concatenate(self.first_stage.posterior(first, batch), -1)}
+
     def _encode(self, state, batch, rng):
-        return self.first_stage.encode(state.extra["first_stage"], batch, jax.random.fold_in(rng, 4))
+        rng = jax.random.fold_in(rng, 4)
+        if "latents" in batch:
+            return batch["latents"]
+        if "posterior" in batch:
+            posterior = distributions.Gaussian(*jnp.split(batch["posterior"], 2, -1))
+            return posterior.at(rng_lib.normal(rng, batch["index"], self.image_shape))
+        return self.first_stage.encode(state.extra["first_stage"], batch, rng)
 
     def _data(self, state, batch, rng):
         return state.extra[_NORMALISATION].applied(self._encode(state, batch, rng))

@@ -18,6 +18,7 @@ from imagegen_jax.training import lock
 from imagegen_jax.training import logging
 from imagegen_jax.training import loop
 from imagegen_jax.training import nonfinite
+from imagegen_jax.training import precomputed
 from imagegen_jax.training import preservation
 from imagegen_jax.training import profiling
 from imagegen_jax.training import run
@@ -55,6 +56,7 @@ def _train(config, workdir, stop, wanted, profile):
     gives_way = run.check_resumable(workdir, config, specs)
 
     algorithm = run.build_algorithm(config, specs, records)
+    precomputed.check(config, algorithm, workdir)
     domains.check_pairs(algorithm, test_set)
     mesh = sharding.make_mesh(config.batch_size, (config.mesh.data, config.mesh.fsdp))
     state_shape = run.configured_state(config, algorithm, mesh)
@@ -77,6 +79,7 @@ def _train(config, workdir, stop, wanted, profile):
     if jax.process_index() == 0:
         run.save_config(workdir, config, specs, position.schedules)
 
+    train_set = stop.run(precomputed.in_place_of_images, config, algorithm, state, train_set, mesh, workdir)
     step_fn, told = _compile(stop, config, algorithm, train_set, mesh, state_shape)
 
     def steps(state, position, told):

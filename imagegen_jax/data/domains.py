@@ -187,7 +187,8 @@ def abstract_batch(domains, batch_size, sharding):
     def one(name, domain):
         nulls = jax.eval_shape(lambda: {name: kind.null(1) for name, kind in domain.spec.conditions.items()})
         condition = {name: row(null.shape[1:], null.dtype) for name, null in nulls.items()}
-        return {"image": row(domain.reader.shape, jnp.uint8), "condition": condition, "index": row((), jnp.int32)}
+        arrays = {name: row(*each) for name, each in domain.reader.rows.items()}
+        return arrays | {"condition": condition, "index": row((), jnp.int32)}
 
     return each(one, domains)
 
@@ -199,6 +200,8 @@ def augmentation(domains, flip, rotate=0.0, paired=False):
     """
 
     def one(name, domain, batch, rng):
+        if "image" not in batch:  # but what was computed of it
+            return batch
         rng = jax.random.fold_in(rng, zlib.crc32(name.encode())) if name and not paired else rng
         return dict(batch, image=augment.augment(rng, batch["image"], domain.spec.shape[:2], flip, rotate))
 

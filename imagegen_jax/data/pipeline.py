@@ -79,6 +79,11 @@ class Reader:
         self._lock = threading.Lock()
         self.skipped = set()
 
+    @property
+    def rows(self):
+        """{name: (shape, dtype)} of a record's row in a batch, but for condition and index."""
+        return {"image": (self.shape, np.uint8)}
+
     def __call__(self, indices, positions=None):
         """{'image': (n, *shape) uint8, 'condition': …, 'index': (n,) int32} of the records `indices`.
 
