@@ -6,7 +6,7 @@ python -m experiments.main --config=configs/vqvae_prior.py --config.first_stage.
 ''       for a run of configs/vqvae.py, in minutes
 smoke    for a run of configs/vqvae.py:smoke, in seconds
 fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sample --label=3
-tinted   for a run of configs/vqvae.py:tinted, told captions: experiments.sample --prompt="a red boot" --guidance_scale=2
+tinted   for a run of configs/vqvae.py:tinted, told captions: experiments.sample --prompt="a red boot"
 """
 
 from configs import text_to_image
@@ -60,8 +60,8 @@ def _tinted():
     c.text_encoder = told.text_encoder
     c.prior.text = True
     c.prior.condition_dropout = 0.1
-    c.sampler.guidance_scale = 2.0
-    c.duration = "30 epochs"
+    c.sampler.guidance_scale = 2.5
+    c.duration = "10 epochs"
     c.sample.num = told.sample.num
     c.sample.prompts = told.sample.prompts
     return c
