@@ -58,9 +58,12 @@ def in_place_of_images(config, algorithm, state, train_set, mesh, workdir):
     """
     if not (config.first_stage and config.first_stage.precompute):
         return train_set
-    folder = workdir / FOLDER / fingerprints.of(domains.fingerprint(train_set), train_set.spec.shape)
+    first = jax.tree.leaves(jax.device_get(state.extra["first_stage"].params))
+    folder = workdir / FOLDER / fingerprints.digest(domains.fingerprint(train_set), train_set.spec.shape, *first)
     if not folder.exists():
-        shutil.rmtree(folder.parent, ignore_errors=True)  # of other images, or what a killed process has left
+        shutil.rmtree(
+            folder.parent, ignore_errors=True
+        )  # of other images or of another first stage, or what a killed process has left
         with files.atomic_folder(folder) as temporary:
             _compute(config.batch_size, algorithm, state, train_set, mesh, temporary)
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
