@@ -62,7 +62,7 @@ class Text:
 
     def null(self, n):
         """See Condition."""
-        return jnp.asarray(self.rows("", n))
+        return jnp.broadcast_to(self.tokens([""]), (n, self.length))
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """(n, length) int32. What is too long is cut; see `cut`."""

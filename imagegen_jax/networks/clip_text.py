@@ -12,7 +12,7 @@ ACTIVATIONS = {"quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x), "gelu": la
 
 
 class ClipText(nn.Module):
-    """Tokens of conditions.Text -> Words, the tokens as the last layer and its norm have them, pooled that of the text's end.
+    """Tokens of conditions.Text -> words.Words: tokens as the last layer and its norm have them, pooled that of the text's end.
 
     Attributes:
       vocabulary: tokens that there are.

@@ -14,7 +14,7 @@ ACTIVATIONS = {"relu": nn.relu, "gated-gelu": nn.gelu}
 
 
 class T5Encoder(nn.Module):
-    """Tokens of conditions.Text -> Words, the tokens as the last layer and its norm have them, pooled their mean.
+    """Tokens of conditions.Text -> words.Words, the tokens as the last layer and its norm have them, pooled their mean.
 
     Attributes:
       vocabulary: tokens that there are.

@@ -26,7 +26,7 @@ _small = nn.initializers.normal(0.02)
 
 
 class TextEncoder(nn.Module):
-    """Tokens of conditions.Text -> Words, pooled their mean.
+    """Tokens of conditions.Text -> words.Words, pooled their mean.
 
     Attributes:
       vocabulary: tokens that there are.
