@@ -1,5 +1,6 @@
 """Texts as numbers of tokens: the bytes of UTF-8, or those of a tokenizer.json, as Hugging Face's models have it."""
 
+import contextlib
 import functools
 import hashlib
 import pathlib
@@ -38,15 +39,10 @@ class Tokenizer:
             raise errors.UserError(
                 f"{path} is read by the package tokenizers, which is missing: pip install tokenizers"
             ) from error
-        try:
+        self._path = path
+        with self._complaint(f"cannot read a tokenizer from '{path}'"):
             content = path.read_bytes()
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        # The package raises Exception itself.
-        except Exception as error:
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-            raise errors.UserError(
-                f"cannot read a tokenizer from '{path}' ({reason}): give a {FILE}, or the folder of a model that has one"
-            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocabulary = 1 + max(self._tokenizer.get_vocab().values(), default=-1)  # there may be gaps
@@ -64,11 +60,23 @@ class Tokenizer:
             raise errors.UserError(
                 f"config.data.caption_length is {length}, and the tokenizer puts {around} tokens around each text: choose more"
             )
-        found = self._tokenizer.encode(text, add_special_tokens=False)
-        whole = len(found)
-        found.truncate(length - around)
-        rest = text[found.offsets[-1][1] :] if len(found) < whole else ""
-        return self._tokenizer.post_process(found).ids, rest
+        with self._complaint(f"the tokenizer {self._path} cannot read {text!r}"):
+            found = self._tokenizer.encode(text, add_special_tokens=False)
+            whole = len(found)
+            found.truncate(length - around)
+            rest = text[found.offsets[-1][1] :] if len(found) < whole else ""
+            return self._tokenizer.post_process(found).ids, rest
+
+    @contextlib.contextmanager
+    def _complaint(self, begin):
+        """What the package raises, Exception itself or the BaseException of a panic, as errors.UserError."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+            raise errors.UserError(f"{begin} ({reason}): give the {FILE} of a model, or the folder that has it") from error
 
 
 @functools.cache

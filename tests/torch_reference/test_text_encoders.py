@@ -145,6 +145,29 @@ def test_tokens_equal_theirs(name, tmp_path):
     assert null[0][null[0] < wide.vocabulary].tolist() == theirs("")["input_ids"]
 
 
+def test_damaged_tokenizers_end_in_one_line(tmp_path):
+    """Bytes changed, cut and repeated at random, of a file that is whole; the package answers some of these with a panic."""
+    tokenizers = pytest.importorskip("tokenizers")
+    whole = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "<s>"])
+    whole.train_from_iterator(WORDS, trainer)
+    whole.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    content, rng, file = whole.to_str().encode(), random.Random(0), tmp_path / tokenization.FILE
+    read = 0
+    for _ in range(600):
+        damaged = bytearray(content)
+        for _ in range(rng.choice((1, 1, 2, 9))):
+            at, n = rng.randrange(len(damaged)), rng.randrange(20)
+            damaged[at : at + rng.choice((0, 1, n))] = rng.choice((b"", b"9", b"-1", damaged[at : at + n], rng.randbytes(1)))
+        file.write_bytes(damaged)
+        try:
+            tokenization.Tokenizer(file).encode("a red boot \U0001f97e", 8)
+            read += 1
+        except errors.UserError as error:
+            assert "\n" not in str(error) and "tokenizer" in str(error)
+    assert 0 < read < 500
+
+
 def test_what_does_not_fit_is_told(tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "clip"
