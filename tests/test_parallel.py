@@ -55,7 +55,7 @@ def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
         config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
         config.optimizer.lr = lr
     config.update_from_flattened_dict(changes)
-    spec = images.Spec(shape, images.unnamed(CLASSES))
+    spec = images.Spec(shape, images.unnamed(CLASSES), config.data.get("caption_length", 0))
     return run.build_algorithm(config, dict.fromkeys(algorithms.find(config.algorithm).domains, spec) or spec)
 
 
@@ -76,10 +76,12 @@ def train(algorithm, devices, rules=(), min_size=0, shape=SHAPE, stop_in=None, m
     drawn = np.random.default_rng(0)
 
     def rows():
-        image = drawn.integers(0, 256, (8, *shape), np.uint8)
+        image, condition = drawn.integers(0, 256, (8, *shape), np.uint8), {"label": drawn.integers(0, CLASSES, 8, np.int32)}
+        if algorithm.text:
+            condition["text"] = algorithm.text.tokens(["a red boot", "bag", "", "dress, in green"] * 2)
         return {
             "image": image,
-            "condition": {"label": drawn.integers(0, CLASSES, 8, np.int32)},
+            "condition": condition,
             "index": np.arange(8, dtype=np.int32),
         }
 
@@ -158,7 +160,8 @@ def one_recipe_of_each_kind():
         config = config_lib.typed(importlib.import_module(f"configs.{name}").get_config("smoke"))
         kinds = (type(getattr(config.method, section, None)) for section in ("network", "restoration"))
         found.setdefault((config.algorithm, *kinds), name)
-    return sorted({*found.values(), "vqvae_prior"})  # whose codes are in another order than those of maskgit
+    # The codes of the one are in another order than those of maskgit; the other is told texts.
+    return sorted({*found.values(), "vqvae_prior", "text_to_image"})
 
 
 _SOONEST = ("ddpm",)  # the rest take minutes
