@@ -150,7 +150,7 @@ def _of_trained(inner):
     """
 
     def update(updates, state, params=None):
-        changed, state = inner.update(_trained(updates), state, params and _trained(params))
+        changed, state = inner.update(_trained(updates), state, None if params is None else _trained(params))
         return _completed(changed, updates), state
 
     return optax.GradientTransformation(lambda params: inner.init(_trained(params)), update)

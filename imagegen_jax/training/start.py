@@ -41,7 +41,7 @@ def begin(config, algorithm, rng, shardings):
 
         state = jax.jit(standing, out_shardings=shardings, compiler_options=compiler.quick_options())(state, trained)
     section = getattr(config.method, "text_encoder", None)
-    if algorithm.text and section and section.pretrained:
+    if section and section.pretrained and algorithm.text:
         state = _told_by(text_encoders.load(section.pretrained), state, shardings)
     return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
 
