@@ -30,8 +30,9 @@ CHANGED = {  # what goes another way since, on purpose
 }
 # How far apart two ways may be, as a share of the way. Only CycleGAN's gradient has a kink near where this run begins: instance
 # normalisation makes 50 times as much of what is nearly flat, and so a background comes within rounding of ReLU's 0. In
-# float64, noise of 3e-7 in the images changes the first gradient by .009.
-LIMITS = {"cyclegan": 0.1}
+# float64, noise of 3e-7 in the images changes the first gradient by .009. On one kind of processor the VAE-GAN's batch
+# statistics are .0014 apart, by rounding alone: so they were at commit 94a2c45, which agrees on another.
+LIMITS = {"cyclegan": 0.1, "vaegan": 0.005}
 
 
 @pytest.fixture(params=ARCHIVES)
