@@ -251,6 +251,7 @@ def test_the_bound_is_the_mean_over_all_orders_and_bounds_a_distribution():
 # What is told.
 
 
+@pytest.mark.recipes
 @pytest.mark.parametrize("order", ["raster", "masked"])
 def test_codes_depend_on_each_word_and_on_nothing_behind_the_end(order):
     """Where there are words, the learned tokens for what is behind the end have no part."""

@@ -213,6 +213,7 @@ def test_it_begins_with_the_bundled_classifier():
     )
 
 
+@pytest.mark.recipes
 def test_it_begins_with_published_weights_of_vgg16(tmp_path):
     """Which see one channel as three alike; what they make of an image is compared with PyTorch's in test_inception.py."""
     shapes = jax.eval_shape(vgg.VGG16(head=False).init, jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))["params"]
