@@ -167,6 +167,11 @@ class Experiment:
         return self.ema.widths if self.ema else ()
 
     @property
+    def precomputes(self):
+        """Whether what is trained on is computed of the images before."""
+        return self.first_stage is not None and self.first_stage.precompute
+
+    @property
     def needs_first_stage(self):
         """Whether there is a trained run that the method stands on; one that may stand on none says so."""
         return self.first_stage is not None and getattr(self.method, "needs_first_stage", True)

@@ -48,7 +48,7 @@ class Prior:
 
     order: Annotated[str, keys_lib.OneOf(("raster", "masked"))] = "raster"
     conditional: bool = False  # on labels
-    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
+    text: bool = False  # likewise on captions, of which config.data.caption_length tokens are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys_lib.AtLeast(0), keys_lib.AtMost(1)] = 0.0
     # Of which all codes get an even part in what is trained (Szegedy et al. 2016, section 7).
@@ -114,7 +114,7 @@ class CodePrior(base.IsTold, base.Algorithm):
             length=math.prod(tokenizer.code_shape),
             starts=max(conditions_lib.classes(told) + nulls, 1),
             causal=prior.order == "raster",
-            text=text_encoder_lib.build(config.text_encoder, told["text"]) if "text" in told else None,
+            text=text_encoder_lib.build(config.text_encoder, told.get("text")),
         )
         return cls(network, tokenizer, prior, config.sampler, training, told)
 

@@ -38,7 +38,7 @@ class Objective:
     stratified: bool = False  # spread the times of a batch evenly
     coupling: Annotated[str, keys.OneOf(("independent", "optimal"))] = "independent"  # which noise an image is trained with
     conditional: bool = False  # on labels, which the network is told
-    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
+    text: bool = False  # likewise on captions, of which config.data.caption_length tokens are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
 

@@ -68,7 +68,7 @@ class Objective:
     # Updates of the discriminator from one penalty to the next, which then counts so many times (lazy regularisation).
     penalty_every: Annotated[int, keys.AtLeast(1)] = 1
     conditional: bool = False  # on labels, which both networks are told
-    text: bool = False  # on captions in their place, of which config.data.caption_length bytes are read
+    text: bool = False  # on captions in their place, of which config.data.caption_length tokens are read
     # Projection (and class-conditional normalisation), or concat (dcgan).
     conditioning: Annotated[str, keys.OneOf(gan_blocks.CONDITIONINGS)] = "projection"
     auxiliary: Annotated[float, keys.AtLeast(0)] = 0.0  # weight of the loss of classifying images by their labels
@@ -131,18 +131,11 @@ class Config:
             )
 
 
-def reader(config, kind):
-    """What reads the text, a conditions.Text, that a network is told, an encoder of its own for each; None of None."""
-    return kind and text_encoder_lib.build(config.text_encoder, kind)
-
-
 def build(config, image_shape, told):
     """(generator, discriminator) of a checked gan.Config, and of the {name: conditions.Condition} that they are told."""
     network, discriminator, gan = config.network, config.discriminator, config.gan
-    classes = conditions.classes(told)
-    both = dict(
-        classes=classes, text=reader(config, told.get("text")), attention=network.attention, dtype=jnp.dtype(network.dtype)
-    )
+    classes, text = conditions.classes(told), text_encoder_lib.build(config.text_encoder, told.get("text"))
+    both = dict(classes=classes, text=text, attention=network.attention, dtype=jnp.dtype(network.dtype))
     ours = dict(image_shape=image_shape, widths=network.widths)
     theirs = {name: getattr(discriminator, name) for name in ("widths", "mbstd_group_size")}
     theirs["aux_classes"] = classes if gan.auxiliary else 0

@@ -49,7 +49,7 @@ class Objective:
     # Of the numbers that the network is told. With 1000, as a diffusion's are, du/dt is that much more of the fastest waves.
     time_scale: Annotated[float, keys.Above(0)] = 1.0
     conditional: bool = False  # on labels, which the network is told
-    text: bool = False  # likewise on captions, of which config.data.caption_length bytes are read
+    text: bool = False  # likewise on captions, of which config.data.caption_length tokens are read
     # Share of the training images whose condition is left out, so that guidance knows images in general.
     condition_dropout: Annotated[float, keys.AtLeast(0), keys.AtMost(1)] = 0.1
     # Least and most scale of guidance, log-uniform in training. Of a single one the network is not told.

@@ -29,6 +29,7 @@ from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import gan
 from imagegen_jax.algorithms import gan_config
 from imagegen_jax.networks import dcgan
+from imagegen_jax.networks import text_encoder
 from imagegen_jax.networks import vae_nets
 
 
@@ -80,7 +81,7 @@ class VaeGan(gan.Gan):
             widths=config.encoder.widths,
             features=2 * fields["latent"],
             classes=fields["classes"],
-            text=gan_config.reader(config, fields["text"]),
+            text=text_encoder.build(config.text_encoder, fields["text"]),
             dtype=jnp.dtype(config.network.dtype),
         )
         return cls(**fields, encoder=encoder, weights=config.vaegan)

@@ -187,7 +187,7 @@ def abstract_batch(domains, batch_size, sharding):
     def one(name, domain):
         nulls = jax.eval_shape(lambda: {name: kind.null(1) for name, kind in domain.spec.conditions.items()})
         condition = {name: row(null.shape[1:], null.dtype) for name, null in nulls.items()}
-        arrays = {name: row(*each) for name, each in domain.reader.rows.items()}
+        arrays = {name: row(shape, dtype) for name, (shape, dtype) in domain.reader.rows.items()}
         return arrays | {"condition": condition, "index": row((), jnp.int32)}
 
     return each(one, domains)

@@ -99,16 +99,17 @@ class Reader:
                 # Not to be removed in training, which only goes on with the images that it began with.
                 raise errors.UserError(str(error), "data.on_bad_image=skip", "remove it") from error
             records = [self._readable(i) for i in indices]
+        images = np.stack([fit(record["image"], self.shape) for record in records])
+        return {"image": images} | self.told([record["label"] for record in records], indices, positions)
+
+    def told(self, labels, indices, positions=None):
+        """'condition' and 'index' of such a batch, of records with these labels."""
         condition = {}
         if self._source.class_names:
-            condition["label"] = np.array([record["label"] for record in records], np.int32)
+            condition["label"] = np.array(labels, np.int32)
         if self.captions:
             condition["text"] = self.captions(indices, positions)
-        return {
-            "image": np.stack([fit(record["image"], self.shape) for record in records]),
-            "condition": condition,
-            "index": np.array(indices, np.int32),
-        }
+        return {"condition": condition, "index": np.array(indices, np.int32)}
 
     def _readable(self, index):
         for i in range(len(self._source)):

@@ -13,10 +13,11 @@ class Reader:
 
     skipped = frozenset()
 
-    def __init__(self, source, captions, arrays):
-        """`arrays` are {name: an array with a row for each record of the source}."""
-        self._labels = np.asarray(source.labels, np.int32) if source.class_names else None
-        self.captions = captions
+    def __init__(self, reader, labels, arrays):
+        """`reader` is that of the images, `labels` the number of each record's class, `arrays` {name: a row for each}."""
+        self.captions = reader.captions
+        self._reader = reader
+        self._labels = np.asarray(labels)
         self._arrays = arrays
 
     @property
@@ -26,10 +27,5 @@ class Reader:
 
     def __call__(self, indices, positions=None):
         """See pipeline.Reader, with the arrays' rows in place of 'image'."""
-        condition = {}
-        if self._labels is not None:
-            condition["label"] = self._labels[indices]
-        if self.captions:
-            condition["text"] = self.captions(indices, positions)
         rows = {name: np.asarray(array[indices]) for name, array in self._arrays.items()}
-        return rows | {"condition": condition, "index": np.array(indices, np.int32)}
+        return rows | self._reader.told(self._labels[indices], indices, positions)

@@ -21,8 +21,7 @@ def build(config, image_shape, told, text_encoder, **others):
     """
     others["classes"] = conditions.classes(told)
     others["times"] = others.get("times", 1) + ("noise" in told)
-    if "text" in told:
-        others["text"] = text_encoder_lib.build(text_encoder, told["text"])
+    others["text"] = text_encoder_lib.build(text_encoder, told.get("text"))
     if isinstance(config, unet.Config):
         return blocks.from_config(unet.UNet, config, **others)
     return blocks.from_config(dit.DiT, config, **others | {"trained_size": config.trained_size or image_shape[:2]})

@@ -31,7 +31,7 @@ def said(condition, classes, text):
     Args:
       condition: with 'label' or 'text' where there is one.
       classes: labels; 0 for none.
-      text: the text_encoder.build of a network that is told a text; None of others.
+      text: what reads the text (text_encoder.build) of a network that is told one; None of others.
 
     Returns:
       ((n,) int32 labels, classes) or ((n, width) meanings of texts, width), or (None, 0).

@@ -87,15 +87,17 @@ class Config(keys.section(TextEncoder, without=("vocabulary",))):
 
 
 def build(config, kind):
-    """The Linen module, tokens -> Words, of a Config.
+    """The Linen module, tokens -> Words, of a Config; None for a network that is told no texts.
 
     Args:
       config: of it.
-      kind: the conditions.Text that it reads.
+      kind: the conditions.Text that it reads, or None.
 
     Raises:
       errors.UserError: config.pretrained is no folder of such a model, or of one that reads other or fewer tokens.
     """
+    if kind is None:
+        return None
     if not (folder := config.pretrained):
         own = {name: getattr(config, name) for name in ("width", "layers", "heads")}
         return TextEncoder(kind.vocabulary, **own, dtype=jnp.dtype(config.dtype))

@@ -27,7 +27,7 @@ FOLDER = "precomputed"  # in the folder of a run
 
 def check(config, algorithm, workdir):
     """Raises errors.UserError where config.first_stage.precompute is not for such a training."""
-    if not (config.first_stage and config.first_stage.precompute):
+    if not config.precomputes:
         return
     reasons = {
         "the method does not train on latents or codes": not isinstance(algorithm, capabilities.Precomputes),
@@ -38,8 +38,9 @@ def check(config, algorithm, workdir):
         "there are several processes": jax.process_count() > 1,
         f"{workdir} is in object storage": files.is_remote(workdir),
     }
-    for reason in (reason for reason, present in reasons.items() if present):
-        raise errors.UserError(f"config.first_stage.precompute is True, and {reason}: change that, or leave it out")
+    for reason, present in reasons.items():
+        if present:
+            raise errors.UserError(f"config.first_stage.precompute is True, and {reason}: change that, or leave it out")
 
 
 def in_place_of_images(config, algorithm, state, train_set, mesh, workdir):
@@ -56,18 +57,17 @@ def in_place_of_images(config, algorithm, state, train_set, mesh, workdir):
     Raises:
       errors.UserError: the folder cannot be written.
     """
-    if not (config.first_stage and config.first_stage.precompute):
+    if not config.precomputes:
         return train_set
     first = jax.tree.leaves(jax.device_get(state.extra["first_stage"].params))
     folder = workdir / FOLDER / fingerprints.digest(domains.fingerprint(train_set), train_set.spec.shape, *first)
     if not folder.exists():
-        shutil.rmtree(
-            folder.parent, ignore_errors=True
-        )  # of other images or of another first stage, or what a killed process has left
+        # Of other images or of another first stage, or what a killed process has left.
+        shutil.rmtree(folder.parent, ignore_errors=True)
         with files.atomic_folder(folder) as temporary:
             _compute(config.batch_size, algorithm, state, train_set, mesh, temporary)
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    reader = precomputed.Reader(train_set.source, train_set.reader.captions, arrays)
+    reader = precomputed.Reader(train_set.reader, train_set.source.labels, arrays)
     return dataclasses.replace(train_set, reader=reader)
 
 
