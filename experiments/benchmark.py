@@ -3,6 +3,7 @@
 python -m experiments.benchmark --config=configs/ddpm.py --out=speed.json
 python -m experiments.benchmark --config=configs/ddpm.py --against=diffusers
 python -m experiments.benchmark --features=inception --against=torch
+python -m experiments.benchmark --all --out=speed.json
 
 python -m experiments.benchmark --config=configs/vae.py:smoke --scaling
 python -m experiments.benchmark --config=configs/ddpm.py:cifar10 --projection
@@ -11,8 +12,9 @@ python -m experiments.benchmark --config=configs/ddpm.py:cifar10 --projection
 cores: what that shows is the cost of dividing, and that losses stay the same. --projection says what to expect of a TPU pod and
 of GPU hosts by the operations of a step and the bytes exchanged (imagegen_jax/benchmark/projection.py); nothing is run.
 
-With --against the networks meet their PyTorch reference implementations, of equal parameter count, by turns in one process. On
-a GPU JAX leaves these no memory without XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
+With --against the networks meet their PyTorch reference implementations, of equal parameter count, by turns in one process,
+and with --torch_compile also those that torch.compile makes of them. On a GPU JAX leaves these no memory without
+XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment. --all makes all of these comparisons, and one table.
 """
 
 import datetime
@@ -30,11 +32,13 @@ from imagegen_jax import files
 from imagegen_jax import machine
 from imagegen_jax.api import scaling
 from imagegen_jax.benchmark import extraction
+from imagegen_jax.benchmark import peers
 from imagegen_jax.benchmark import projection
 from imagegen_jax.benchmark import recipe
 from imagegen_jax.benchmark import table
 
-# Modules of torch_reference, by the value of --against and the family or the features.
+_PACKAGE = "experiments.torch_reference"
+# Its modules, by the value of --against and the family or the features.
 _REFERENCES = {
     "diffusers": {"diffusion": "unet"},
     "torch": {"cyclegan": "cyclegan", "gan": "gan", "vae": "vae", "inception": "inception"},
@@ -59,6 +63,10 @@ _AGAINST = flags.DEFINE_enum(
     "Also time the reference implementation in PyTorch, by turns: diffusers has that of a diffusion's U-Net, torch those of a "
     "DCGAN, of a CycleGAN, of a VAE on pythae's networks, and of features.",
 )
+_TORCH_COMPILE = flags.DEFINE_bool(
+    "torch_compile", False, "With --against of a recipe: time the reference's train step with networks that are compiled, too."
+)
+_ALL = flags.DEFINE_bool("all", False, "Time all recipes that have a reference implementation, each beside it.")
 _STEPS_ONLY = flags.DEFINE_bool("steps_only", False, "Time the train step alone.")
 _SCALING = flags.DEFINE_bool("scaling", False, "Time the train step on several numbers of devices and processes.")
 _PROJECTION = flags.DEFINE_bool("projection", False, "Say what the train step would cost on many TPUs and GPUs.")
@@ -69,6 +77,11 @@ def main():
     """Checks what was asked for, measures, prints a table and writes --out."""
     config = _CONFIG.value
     check(config)
+    if _ALL.value:
+        report = facts(config)
+        report["results"] = peers.measure(["-m", "experiments.benchmark", f"--repeats={_REPEATS.value}", "--torch_compile"])
+        write(report, peers.table(report["results"]))
+        return
     if _SCALING.value:
         words = ["-m", "experiments.benchmark", *recipe_words(), f"--repeats={_REPEATS.value}", "--steps_only"]
         report = facts(config)
@@ -85,23 +98,27 @@ def main():
     elif _STEPS_ONLY.value:
         report["results"] = recipe.measure_steps(config, _REPEATS.value)
     else:
-        report["results"] = recipe.measure(config, _REPEATS.value, reference())
+        report["results"] = recipe.measure(config, _REPEATS.value, reference(), _TORCH_COMPILE.value)
     if jax.process_index() == 0:
         write(report, (projection if _PROJECTION.value else table).table(report))
 
 
 def check(config):
     """Raises errors.UserError where flags do not go together or a value is wrong."""
-    if (config is None) == (_FEATURES.value is None):
-        raise errors.UserError("give either --config=FILE, a recipe, or --features=inception (see --help)")
-    parts = [f"--{name}" for name in ("scaling", "projection", "steps_only") if flags.FLAGS[name].value]
+    if [config is None, _FEATURES.value is None, not _ALL.value].count(False) != 1:
+        raise errors.UserError("give either --config=FILE, a recipe, --features=inception, or --all (see --help)")
+    parts = [f"--{name}" for name in ("all", "scaling", "projection", "steps_only") if flags.FLAGS[name].value]
     others = [f"--{name}={flags.FLAGS[name].value}" for name in ("features", "against") if flags.FLAGS[name].value]
     if parts and len(parts + others) > 1:
         raise errors.UserError(f"{' and '.join(parts + others)} do not go together: leave one of them out")
     if config is not None:
         config_lib.check(config)
+    if _TORCH_COMPILE.value and (config is None or _AGAINST.value is None):
+        raise errors.UserError("--torch_compile is for a recipe with --against: give both, or leave it out")
     command_line.check_at_least(repeats=1)
     reference()
+    if _TORCH_COMPILE.value:
+        importlib.import_module(f"{_PACKAGE}.pytorch").check_compiler(_AGAINST.value)
     if _OUT.value is not None:
         check_out(_OUT.value)
 
@@ -110,7 +127,7 @@ def facts(config):
     """What a report says beside the machine and the results."""
     said = dict(date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), repeats=_REPEATS.value)
     if config is None:
-        return said | dict(features=_FEATURES.value)
+        return said | (dict(features=_FEATURES.value) if _FEATURES.value else {})
     return said | dict(recipe=" ".join(recipe_words()).removeprefix("--config="), config=json.loads(config.to_json()))
 
 
@@ -134,12 +151,11 @@ def reference_of(what, against):
         raise errors.UserError(
             f"--against={against} has no reference implementation of {what!r}: {', '.join(having) or 'there is none at all'}"
         )
-    package = "experiments.torch_reference"
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(_PACKAGE) is None:
         raise errors.UserError(
             f"--against={against}: the reference implementations are no part of the installed package; start this in a checkout"
         )
-    return importlib.import_module(f"{package}.{_REFERENCES[against][what]}")
+    return importlib.import_module(f"{_PACKAGE}.{_REFERENCES[against][what]}")
 
 
 def check_out(out):
@@ -162,4 +178,4 @@ def recipe_words():
 
 
 if __name__ == "__main__":
-    command_line.run(main, starts_others=lambda: _SCALING.value)
+    command_line.run(main, starts_others=lambda: _SCALING.value or _ALL.value)

@@ -139,6 +139,8 @@ class Experiment:
     seed: Annotated[int, keys.AtLeast(0), keys.AtMost(rng.SEEDS - 1)] = 0  # of everything random
     batch_size: Annotated[int, keys.AtLeast(1)] = 64  # images a step over all devices and hosts
     duration: keys.PositiveDuration = keys.resumable("2000 steps")  # length of the training
+    # How many steps the device takes before the host is asked again. Where steps are short, more save the host's time.
+    steps_per_call: Annotated[int, keys.AtLeast(1)] = keys.resumable(1)
     # At a step that is not finite: stop; skip it; or rollback to the last checkpoint and go on with other batches and noise.
     on_nonfinite: Annotated[str, keys.OneOf(("stop", "skip", "rollback"))] = keys.resumable("stop")
     max_rollbacks: Annotated[int, keys.AtLeast(1)] = keys.resumable(3)  # in the whole training

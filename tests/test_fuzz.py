@@ -31,6 +31,7 @@ from safetensors import numpy as safetensors
 
 from configs import variants
 from imagegen_jax import command_line
+from imagegen_jax import conditions
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -320,7 +321,7 @@ def test_captions(value, data, text):
     (folder / captions.FILE).write_bytes(data if text else json.dumps(value).encode())
     found = tried(captions.of_files, folder, [folder / "a.png"])
     if found:
-        made = captions.Captions(found, 8)([0], [3])
+        made = captions.Captions(found, conditions.Text(8))([0], [3])
         assert made.shape == (1, 8)
 
 

@@ -130,7 +130,7 @@ def test_training_is_what_it_was_and_goes_on(workdir):
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     rngs = tuple(sharding.key(mesh, config.seed, name) for name in ("train", "augment"))
     augment = domains.augmentation(train_set, config.data.flip)
-    step = loop.compile_step(algorithm, augment, mesh, shapes, batch_shape, rngs)
+    step = loop.compile_step(algorithm, augment, mesh, shapes, batch_shape, rngs, {})
 
     shardings = jax.tree.map(lambda x: x.sharding, shapes)
     restored, position = checkpoint.Checkpointer(workdir / run.CHECKPOINTS, read_only=True).restore(None, shapes)
@@ -141,7 +141,7 @@ def test_training_is_what_it_was_and_goes_on(workdir):
     begin = jax.device_get(state)
     batches = domains.train_batches(train_set, config, 0)
     for _ in range(2):
-        state, _ = step(state, sharding.put_batch(mesh, next(batches)), rngs)
+        state, _ = step(state, sharding.put_batch(mesh, next(batches)), rngs, {})
     assert_same_way(workdir.name, begin, jax.device_get(state), jax.device_get(restored))
     batch = sharding.put_batch(mesh, next(batches))
-    assert_same_way(workdir.name, begin, *(jax.device_get(step(each, batch, rngs)[0]) for each in (state, restored)))
+    assert_same_way(workdir.name, begin, *(jax.device_get(step(each, batch, rngs, {})[0]) for each in (state, restored)))

@@ -1,10 +1,11 @@
 """What is compiled for the recipes computes what the same operations do one by one, and without the compiler's libraries.
 
-`python -m pytest -m recipes tests/test_recipes.py` tries steps and drawing of one recipe for each network; FAULTS=10 before it
-has it try all programs of all recipes.
+`python -m pytest -m recipes tests/test_recipes.py` tries steps and drawing of some recipes; FAULTS=10 before it has it try all
+programs of all recipes.
 """
 
 import importlib
+import os
 
 import jax
 import numpy as np
@@ -26,17 +27,10 @@ NAMES = tuple(map(str, range(CLASSES)))
 SHAPES = dict.fromkeys(("colorize", "text_to_image"), (28, 28, 3))
 TEXTS = ("red boot", "a dress", "", "bag, in green")
 ALL = whole_runs.TIMES > 1
+SOME = ("cgan", "cyclegan", "ddpm", "dit", "vae", "vqvae_prior")  # a recipe for each kind of layers
 OPTIMISED = {"xla_backend_optimization_level": 3}  # as outside of tests
-
-
-def one_of_each_network():
-    """Of each family and each of its networks the first recipe that has it, and the one that is told texts."""
-    found = {"text": "text_to_image"}
-    for name in variants.recipes():
-        config = importlib.import_module(f"configs.{name}").get_config()
-        kind = config.algorithm, config.get("network", {}).get("name"), config.get("prior", {}).get("order")
-        found.setdefault(kind, name)
-    return sorted(found.values())
+if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+    OPTIMISED |= {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
 
 
 def config_of(recipe):
@@ -101,14 +95,14 @@ def programs(recipe):
 
 
 def assert_equal_but_for_rounding(found, expected, begin, what):
-    """Each array to a hundredth of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
+    """Each array to a fiftieth of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
 
     Deep networks of random parameters amplify rounding that much. A value in a wrong place is about its whole size off.
     """
     found, expected, begin = (jax.tree.leaves(jax.device_get(tree)) for tree in (found, expected, begin))
     changes = [np.abs(np.float64(x) - first).max(initial=0) for x, first in zip(expected, begin, strict=True)]
     for ours, theirs, change in zip(found, expected, changes, strict=True):
-        tolerance = 1e-2 * change + 1e-4 * max(changes) + 2.0**-22 * np.abs(theirs).max(initial=0)
+        tolerance = 2e-2 * change + 1e-4 * max(changes) + 2.0**-22 * np.abs(theirs).max(initial=0)
         apart = np.abs(np.float64(ours) - theirs).max(initial=0)
         assert apart <= tolerance, f"{what}: {apart} apart in {theirs.shape}, where {tolerance} is allowed"
 
@@ -137,7 +131,7 @@ def each_way(name, function, args):
     return made
 
 
-@pytest.mark.parametrize("recipe", variants.recipes() if ALL else one_of_each_network())
+@pytest.mark.parametrize("recipe", variants.recipes() if ALL else SOME)
 def test_compiled_programs_compute_what_their_operations_do(recipe):
     for name, (function, args) in programs(recipe).items():
         if not ALL and name not in ("train", "draw"):

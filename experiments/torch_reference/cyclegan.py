@@ -17,7 +17,7 @@ def check(config, algorithm, mesh):
     pytorch.check("torch", ("torch",), mesh, pytorch.training_reasons(config, known))
 
 
-def compare(training, repeats):
+def compare(training, repeats, compiled):
     """Train step of the four networks and forward pass of one generator; see benchmark.recipe.Reference."""
     from experiments.torch_reference import cyclegan_model
 
@@ -37,4 +37,5 @@ def compare(training, repeats):
         generator, x = model.networks["generator"]["ab"].eval(), pytorch.tensor(image, device)
         return ours, pytorch.inference(lambda: generator(x), device, algorithm.generators["ab"])
 
-    return pytorch.compare("torch", training, repeats, device, step, forward)
+    modules = [network for networks in model.networks.values() for network in networks.values()]
+    return pytorch.compare("torch", training, repeats, compiled, device, modules, step, forward)

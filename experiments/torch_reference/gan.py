@@ -27,7 +27,7 @@ def check(config, algorithm, mesh):
     pytorch.check("torch", ("torch",), mesh, pytorch.training_reasons(config, known) | reasons)
 
 
-def compare(training, repeats):
+def compare(training, repeats, compiled):
     """Train step of both networks and forward pass of the generator; see benchmark.recipe.Reference.
 
     The median step has no penalty where that is due at less than every other one: with --config.gan.penalty_every=1 each has.
@@ -52,4 +52,6 @@ def compare(training, repeats):
         ours = training.forward(lambda state, z: algorithm.decode(state, z, {}), z)
         return ours, pytorch.inference(lambda: generator(x), device, algorithm.generator)
 
-    return pytorch.compare("torch", training, repeats, device, step, forward)
+    # torch.compile makes no gradients of gradients, which R1 takes of the discriminator.
+    modules = [model.networks["generator"]] if config.gan.penalty == "r1" else list(model.networks.values())
+    return pytorch.compare("torch", training, repeats, compiled, device, modules, step, forward)

@@ -1,6 +1,7 @@
 """What the reference implementations share: device, tensors, optimiser and moving average as PyTorch's users call them."""
 
 import importlib.util
+import shutil
 
 import jax
 from jax import numpy as jnp
@@ -92,14 +93,24 @@ def facts(device):
     return dict(torch_version=torch.__version__, threads=torch.get_num_threads(), device=str(device))
 
 
-def compare(name, training, repeats, device, step, forward, **versions):
+def check_compiler(against):
+    """Raises errors.UserError where torch.compile finds no compiler for its programs."""
+    if jax.default_backend() == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise errors.UserError(
+            f"--against={against} --torch_compile: on a CPU that needs a C++ compiler, such as g++; install one"
+        )
+
+
+def compare(name, training, repeats, compiled, device, modules, step, forward, **versions):
     """Times the train step and the forward pass of a recipe, ours and the reference's, by turns.
 
     Args:
       name: the value of --against.
       training: benchmark.recipe.Training.
       repeats: how many calls of each are timed.
+      compiled: whether the reference's train step is timed again when torch.compile has compiled its networks.
       device: of set_up.
+      modules: these networks.
       step: () -> None: one train step of the reference.
       forward: n -> two () -> None: a forward pass of n images, ours and the reference's.
       versions: of other libraries than PyTorch.
@@ -111,6 +122,11 @@ def compare(name, training, repeats, device, step, forward, **versions):
     images = sharding.divisible(training.config.sample.batch_size, training.mesh)
     forward_ms = timing.alternate(*forward(images), repeats)  # made only now: each step donates the state before it
     times = dict(step_ms=step_ms, forward_ms=forward_ms, forward_images=images)
+    if compiled:
+        for module in modules:
+            module.train()
+            module.compile()
+        times["compiled_step_ms"] = timing.alternate(training, step, repeats)
     return dict(name=name, **versions, **facts(device), parameters=training.parameters, **times)
 
 

@@ -32,7 +32,7 @@ def check(config, algorithm, mesh):
     pytorch.check("diffusers", ("torch", "diffusers"), mesh, reasons)
 
 
-def compare(training, repeats):
+def compare(training, repeats, compiled):
     """Train step and one network evaluation, as sampling does it; see benchmark.recipe.Reference."""
     import diffusers
     import torch
@@ -55,7 +55,7 @@ def compare(training, repeats):
         return ours, pytorch.inference(lambda: model(x, t, return_dict=False), device, network)
 
     versions = dict(diffusers_version=diffusers.__version__)
-    return pytorch.compare("diffusers", training, repeats, device, step, forward, **versions)
+    return pytorch.compare("diffusers", training, repeats, compiled, device, [model], step, forward, **versions)
 
 
 def build(network, image_shape):

@@ -19,7 +19,7 @@ def check(config, algorithm, mesh):
     pytorch.check("torch", ("torch",), mesh, pytorch.training_reasons(config, known))
 
 
-def compare(training, repeats):
+def compare(training, repeats, compiled):
     """Train step, and the way of images through encoder and decoder; see benchmark.recipe.Reference."""
     import torch
 
@@ -46,4 +46,4 @@ def compare(training, repeats):
         theirs = pytorch.inference(lambda: network(x.float() / 127.5 - 1), device, algorithm.network.encoder)
         return training.forward(infer, image), theirs
 
-    return pytorch.compare("torch", training, repeats, device, step, forward)
+    return pytorch.compare("torch", training, repeats, compiled, device, [model.network], step, forward)

@@ -18,6 +18,7 @@ from imagegen_jax.training import lock
 from imagegen_jax.training import logging
 from imagegen_jax.training import loop
 from imagegen_jax.training import nonfinite
+from imagegen_jax.training import on_device
 from imagegen_jax.training import precomputed
 from imagegen_jax.training import preservation
 from imagegen_jax.training import profiling
@@ -80,7 +81,8 @@ def _train(config, workdir, stop, wanted, profile):
         run.save_config(workdir, config, specs, position.schedules)
 
     train_set = stop.run(precomputed.in_place_of_images, config, algorithm, state, train_set, mesh, workdir)
-    step_fn, told = _compile(stop, config, algorithm, train_set, mesh, state_shape)
+    train_set, arrays = stop.run(on_device.kept, config, train_set, total_steps - position.step, mesh)
+    step_fn, told = _compile(stop, config, algorithm, train_set, arrays, mesh, state_shape)
 
     def steps(state, position, told):
         policy.scores = run.scores(workdir, policy.metric, position.step)
@@ -96,11 +98,13 @@ def _train(config, workdir, stop, wanted, profile):
                 position,
                 step_fn=recorded,
                 rng=_streams(mesh, config, position.rollbacks),
+                arrays=arrays,
                 batches=domains.train_batches(
                     train_set, config, position.step, jax.process_index(), jax.process_count(), position.rollbacks
                 ),
                 mesh=mesh,
                 batch_size=config.batch_size,
+                steps_per_call=config.steps_per_call,
                 total_steps=total_steps,
                 log_every=config.steps(config.log.every, records),
                 checkpoint_every=policy.cadence,
@@ -191,13 +195,13 @@ def _streams(mesh, config, rollbacks):
     return tuple(sharding.key(mesh, config.seed, f"{name} {rollbacks or ''}".strip()) for name in ("train", "augment"))
 
 
-def _compile(stop, config, algorithm, train_set, mesh, state_shape):
+def _compile(stop, config, algorithm, train_set, arrays, mesh, state_shape):
     """(the compiled step, what is logged of it)."""
     begin = time.monotonic()
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     paired = isinstance(config.data, domains.AlignedConfig)
     augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate, paired)
     rngs = _streams(mesh, config, rollbacks=0)
-    work = loop.compile_step, algorithm, augment_fn, mesh, state_shape, batch_shape, rngs, config.on_nonfinite
-    step_fn = stop.run(*work)
+    what = algorithm, augment_fn, mesh, state_shape, batch_shape, rngs, arrays, config.on_nonfinite, config.steps_per_call
+    step_fn = stop.run(loop.compile_step, *what)
     return step_fn, {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}

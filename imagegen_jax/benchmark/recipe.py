@@ -33,12 +33,13 @@ class Reference(Protocol):
     def check(self, config: ml_collections.ConfigDict, algorithm: base.Algorithm, mesh: jax.sharding.Mesh) -> None:
         """Raises errors.UserError where it does not do the work of this recipe, or is not installed."""
 
-    def compare(self, training: "Training", repeats: int) -> dict:
+    def compare(self, training: "Training", repeats: int, compiled: bool) -> dict:
         """Times the train step and a forward pass, ours and its own, by turns.
 
         Args:
           training: of a recipe that `check` accepts.
           repeats: how many calls of each are timed.
+          compiled: whether its train step is timed with compiled networks, too.
 
         Returns:
           A dict; each 'ratio' is theirs / ours of the medians, above 1 where ours is faster.
@@ -72,13 +73,16 @@ def measure_steps(config: ml_collections.ConfigDict, repeats: int) -> dict:
     return results | dict(state_bytes=sum(shard.nbytes for shard in shards)) | told
 
 
-def measure(config: ml_collections.ConfigDict, repeats: int, reference: Reference | None = None) -> dict:
+def measure(
+    config: ml_collections.ConfigDict, repeats: int, reference: Reference | None = None, compiled: bool = False
+) -> dict:
     """Everything that is measured of a recipe.
 
     Args:
       config: a checked ConfigDict, as reference implementations read it.
       repeats: how many steps are timed.
       reference: what it is compared with.
+      compiled: whether the reference's networks are compiled, too.
 
     Returns:
       A dict of numbers and dicts of numbers: what `steps.measure` says of the training, and more. Where a batch has images of
@@ -98,7 +102,7 @@ def measure(config: ml_collections.ConfigDict, repeats: int, reference: Referenc
     if isinstance(algorithm, capabilities.Translates):
         results["translation_images_per_second"] = translation_rate(config, algorithm, mesh, training.state.with_ema())
     if reference:
-        results["against"] = reference.compare(training, repeats)
+        results["against"] = reference.compare(training, repeats, compiled)
     return results
 
 
@@ -123,7 +127,7 @@ def _lower(config, algorithm, mesh, train_set, state, rngs):
     """The jax.stages.Lowered of the train step of a recipe, of a state of these shapes."""
     batch = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     augment = domains.augmentation(train_set, config.data.flip, config.data.rotate)
-    return loop.lower_step(algorithm, augment, mesh, state, batch, rngs)
+    return loop.lower_step(algorithm, augment, mesh, state, batch, rngs, {})
 
 
 def _pieces(config):
@@ -167,7 +171,7 @@ class Training:
         shardings = jax.tree.map(lambda x: x.sharding, state)
         self.state = loop.initialise(algorithm, sharding.key(mesh, config.seed, "init"), shardings)
         self.metrics = []
-        self._arguments = sharding.put_batch(mesh, self.batch), rngs
+        self._arguments = sharding.put_batch(mesh, self.batch), rngs, {}
 
     def __call__(self):
         self.state, metrics = self.program.call(self.state, *self._arguments)

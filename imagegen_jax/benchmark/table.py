@@ -51,6 +51,9 @@ def _against(peer, step, images):
             rows[f"{name} of {count}, ours, ms"] = _ms(times["ours"])
             rows[f"{name} of {count}, theirs, ms"] = _ms(times["theirs"])
             rows[f"{name}, theirs / ours"] = f"{times['ratio']:.2f}"
+    if times := peer.get("compiled_step_ms"):
+        rows[f"{step}, theirs by torch.compile, ms"] = _ms(times["theirs"])
+        rows[f"{step}, theirs by torch.compile / ours"] = f"{times['ratio']:.2f}"
     return rows
 
 

@@ -193,6 +193,18 @@ def abstract_batch(domains, batch_size, sharding):
     return each(one, domains)
 
 
+def gathered(batch, arrays):
+    """A batch with its records' rows of arrays that have one for each record.
+
+    Args:
+      batch: of one domain, {'index': (n,) int32, ...}, or {name: such} of two.
+      arrays: {name: array}, structured alike; {} where there are none.
+    """
+    if "index" not in batch:
+        return {name: gathered(rows, arrays.get(name, {})) for name, rows in batch.items()}
+    return batch | {name: array.at[batch["index"]].get(mode="promise_in_bounds") for name, array in arrays.items()}
+
+
 def augmentation(domains, flip, rotate=0.0, paired=False):
     """(rng, batch) -> batch: the crops, mirrorings and rotations of the training, on the device; see augment.augment.
 

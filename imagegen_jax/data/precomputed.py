@@ -1,4 +1,4 @@
-"""Batches of what was computed of the images once, in their place."""
+"""Batches of what was read, or computed of the images, once."""
 
 import numpy as np
 
@@ -8,10 +8,7 @@ class Reader:
 
     Attributes:
       captions: as pipeline.Reader has them.
-      skipped: likewise; nothing is.
     """
-
-    skipped = frozenset()
 
     def __init__(self, reader, labels, arrays):
         """`reader` is that of the images, `labels` the number of each record's class, `arrays` {name: a row for each}."""
@@ -21,6 +18,11 @@ class Reader:
         self._arrays = arrays
 
     @property
+    def skipped(self):
+        """See pipeline.Reader."""
+        return self._reader.skipped
+
+    @property
     def rows(self):
         """See pipeline.Reader."""
         return {name: (array.shape[1:], array.dtype) for name, array in self._arrays.items()}
@@ -28,4 +30,8 @@ class Reader:
     def __call__(self, indices, positions=None):
         """See pipeline.Reader, with the arrays' rows in place of 'image'."""
         rows = {name: np.asarray(array[indices]) for name, array in self._arrays.items()}
-        return rows | self._reader.told(self._labels[indices], indices, positions)
+        return rows | self.told(self._labels[indices], indices, positions)
+
+    def told(self, labels, indices, positions=None):
+        """See pipeline.Reader."""
+        return self._reader.told(labels, indices, positions)

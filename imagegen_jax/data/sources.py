@@ -77,6 +77,8 @@ class Reading:
     on_bad_image: Literal["error", "skip"] = keys.resumable("error")
     workers: Annotated[int, keys.AtLeast(1)] = keys.resumable(2)  # threads that decode, each a batch at a time
     prefetch: Annotated[int, keys.AtLeast(1)] = keys.resumable(4)  # decoded batches that wait for the device
+    # Whether training images are decoded once and stay on the devices; auto: up to 512 MB of them, for an epoch or more.
+    on_device: Literal["auto", "always", "never"] = keys.resumable("auto")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,11 @@ import dataclasses
 import time
 
 import jax
+from jax import numpy as jnp
+import numpy as np
 
 from imagegen_jax import placement
+from imagegen_jax.data import domains
 from imagegen_jax.training import compiler
 from imagegen_jax.training import interruption
 from imagegen_jax.training import nonfinite
@@ -32,12 +35,15 @@ class Hook:
 
 
 def compile_step(*what, **how):
-    """The jax.stages.Compiled of `lower_step`: (state, batch, rng) -> (state, metrics)."""
+    """The jax.stages.Compiled of `lower_step`: (state, batch, rng, arrays) -> (state, metrics)."""
     return lower_step(*what, **how).compile()
 
 
-def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop"):
+def lower_step(algorithm, augment, mesh, state, batch, rng, arrays, on_nonfinite="stop", steps_per_call=1):
     """Traces the train step ahead of time, with the state donated.
+
+    Several steps a call take what sharding.put_batches makes of their batches and how many of them there are, (batches, n),
+    and have metrics with an entry for each, of which the first n count.
 
     Args:
       algorithm: the Algorithm.
@@ -46,7 +52,9 @@ def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop")
       state: pytree of ShapeDtypeStruct with shardings.
       batch: likewise, one batch as the host delivers it.
       rng: two keys, of the streams 'train' and 'augment'.
+      arrays: on the devices, whose rows belong to a batch (domains.gathered), or their shapes.
       on_nonfinite: of the config.
+      steps_per_call: likewise.
 
     Returns:
       A jax.stages.Lowered.
@@ -59,19 +67,40 @@ def lower_step(algorithm, augment, mesh, state, batch, rng, on_nonfinite="stop")
 
     train_step = nonfinite.guarded(power_ema.following(on_whole), on_nonfinite)
 
-    def step(state, batch, rng):
+    def step(state, batch, rng, arrays):
         train_rng, augment_rng = (jax.random.fold_in(key, state.step) for key in rng)
-        return train_step(state, augment(augment_rng, batch), train_rng)
+        return train_step(state, augment(augment_rng, domains.gathered(batch, arrays)), train_rng)
 
+    several = steps_per_call > 1
+    if several:
+        batch = sharding.stacked_shapes(batch, steps_per_call), jax.ShapeDtypeStruct((), jnp.int32)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     jitted = jax.jit(
-        step,
+        _repeated(step, steps_per_call) if several else step,
         donate_argnums=0,
         out_shardings=(shardings, sharding.replicated(mesh)),
         compiler_options=compiler.options(),
     )
     with jax.set_mesh(mesh):
-        return jitted.lower(state, batch, rng)
+        return jitted.lower(state, batch, rng, arrays)
+
+
+def _repeated(step, at_most):
+    """The same for several steps a call; see lower_step."""
+    step = jax.jit(step)  # so that it is traced once
+
+    def steps(state, batches, rng, arrays):
+        batches, n = batches
+
+        def one(i, done):
+            state, told = done
+            state, metrics = step(state, jax.tree.map(lambda rows: rows[i], batches), rng, arrays)
+            return state, jax.tree.map(lambda entries, value: entries.at[i].set(value), told, metrics)
+
+        _, metrics = jax.eval_shape(step, state, jax.tree.map(lambda rows: rows[0], batches), rng, arrays)
+        return jax.lax.fori_loop(0, n, one, (state, jax.tree.map(lambda value: jnp.zeros(at_most, value.dtype), metrics)))
+
+    return steps
 
 
 def train(
@@ -80,9 +109,11 @@ def train(
     *,
     step_fn,
     rng,
+    arrays,
     batches,
     mesh,
     batch_size,
+    steps_per_call,
     total_steps,
     log_every,
     checkpoint_every,
@@ -99,9 +130,12 @@ def train(
       position: the checkpoint.Position of `state`. If hooks are due there, they run first, as they would have without the stop.
       step_fn: of compile_step.
       rng: as compile_step's, on the mesh.
+      arrays: likewise.
       batches: iterator over this process's share of each batch, from position.step on.
       mesh: the devices.
       batch_size: images a step, over all processes.
+      steps_per_call: of step_fn. A call ends at the multiples of that and wherever anything is due, so that which steps are
+        taken together depends on their numbers alone.
       total_steps: number of the last step.
       log_every: steps between two lines of metrics.
       checkpoint_every: steps between two checkpoints; 0 for the last step only.
@@ -109,7 +143,7 @@ def train(
       checkpointer: a checkpoint.Checkpointer.
       writer: a logging.MetricWriter.
       progress: the progress.Progress of the steps.
-      stop: ends the training after the running step, with a checkpoint, when it is requested.
+      stop: ends the training after the running call, with a checkpoint, when it is requested.
 
     Returns:
       (state, position) after the last step, or earlier if `stop` was requested.
@@ -125,19 +159,26 @@ def train(
         if due and not _run(due, position.step, state, writer, checkpointer):
             return state, position
         position = dataclasses.replace(position, due=False)
+    cadences = [every for every in (steps_per_call, log_every, checkpoint_every, *(hook.every for hook in hooks)) if every]
+
+    def ahead(step):
+        """How many steps the call after `step` takes, and their batches."""
+        n = min(total_steps - step, *(every - step % every for every in cadences))
+        return n, _next(batches, n, steps_per_call, mesh, interval) if n else None
+
     interval.restart_clock()
-    if position.step < total_steps:
-        batch = _next(batches, mesh, interval)
+    step = position.step
+    n, batch = ahead(step)
     before = None
-    for step in range(position.step + 1, total_steps + 1):
+    while n:
         with jax.transfer_guard("disallow"):
-            state, metrics = step_fn(state, batch, rng)
-            # While the device works on this step, the host fetches the next batch and looks at the metrics of the last step.
-            if step < total_steps:
-                batch = _next(batches, mesh, interval)
+            state, metrics = step_fn(state, batch, rng, arrays)
+            step, last = step + n, (step + 1, n, metrics)
+            # While the device works on this call, the host fetches the next batch and looks at the metrics of the last call.
+            n, batch = ahead(step)
             if before is not None:
-                interval.add(step - 1, before)
-            before = metrics
+                interval.add(*before)
+            before = last
 
         due = _due(hooks, step, total_steps)
         regular = step == total_steps or bool(checkpoint_every and step % checkpoint_every == 0)
@@ -146,7 +187,7 @@ def train(
         if not (pause or stopping):
             continue
 
-        interval.add(step, before)  # whatever is about to be saved or drawn is known to be finite
+        interval.add(*before)  # whatever is about to be saved or drawn is known to be finite
         before = None
         seconds = time.monotonic() - started
         if pause:  # at any other step a line would be one that an uninterrupted run has not
@@ -197,11 +238,14 @@ def _run(due, step, state, writer, checkpointer):
     return True
 
 
-def _next(batches, mesh, interval):
+def _next(batches, n, at_most, mesh, interval):
+    """The next n batches as a step_fn of so many steps a call at most takes them."""
     begin = time.monotonic()
-    batch = next(batches)
+    rows = [next(batches) for _ in range(n)]
     interval.waited += time.monotonic() - begin
-    return sharding.put_batch(mesh, batch)
+    if at_most == 1:
+        return sharding.put_batch(mesh, rows[0])
+    return sharding.put_batches(mesh, rows, at_most)
 
 
 class _Interval:
@@ -227,9 +271,13 @@ class _Interval:
         self._begin = time.monotonic()
         self.waited = 0.0
 
-    def add(self, step, metrics):
-        """Takes up the metrics of a step that is done or will soon be. Raises what nonfinite.check and check_skipped do."""
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    def add(self, first, n, metrics):
+        """Takes up the metrics of n steps that are done or will soon be. Raises what nonfinite.check and check_skipped do."""
+        entries = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+        for i in range(n):
+            self._add(first + i, {name: float(values[i]) for name, values in entries.items()})
+
+    def _add(self, step, metrics):
         self._timed += 1
         self._progress.count()
         if metrics.pop(nonfinite.SKIPPED, 0):

@@ -26,10 +26,10 @@ def steps_of(word):
 def profiled(step_fn, done, steps, folder):
     """The same steps, of which some are recorded: to folder/FOLDER, which TensorBoard, XProf and Perfetto read.
 
-    A profile begins when all earlier steps are over, and ends when its own are.
+    A profile begins when all earlier steps are over, and ends when its own are. Of several steps a call all are recorded.
 
     Args:
-      step_fn: (state, batch, rng) -> (state, metrics).
+      step_fn: (state, batch, rng, arrays) -> (state, metrics), where a batch of several steps is (batches, their number).
       done: number of steps before the first.
       steps: (first, last) to record; None for none.
       folder: of the run.
@@ -42,18 +42,19 @@ def profiled(step_fn, done, steps, folder):
         return
     number, recording = done, False
 
-    def recorded(state, batch, rng):
+    def recorded(state, batch, rng, arrays):
         nonlocal number, recording
-        number += 1
-        if number == steps[0]:
+        first = number + 1
+        number += int(jax.device_get(batch[1])) if isinstance(batch, tuple) else 1
+        if not recording and first <= steps[1] and number >= steps[0]:
             jax.block_until_ready(state)
             jax.profiler.start_trace(folder / FOLDER, create_perfetto_trace=True)
             recording = True
         if not recording:
-            return step_fn(state, batch, rng)
-        with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            made = jax.block_until_ready(step_fn(state, batch, rng))
-        if number == steps[1]:
+            return step_fn(state, batch, rng, arrays)
+        with jax.profiler.StepTraceAnnotation("train", step_num=first):
+            made = jax.block_until_ready(step_fn(state, batch, rng, arrays))
+        if number >= steps[1]:
             recording = False
             _stop(folder)
         return made

@@ -113,6 +113,11 @@ def put_rows(mesh, rows):
     return jax.make_array_from_callback(rows.shape, batched(mesh), lambda at: rows[at])
 
 
+def put_whole(mesh, array):
+    """An array that every process has whole, whole on every device."""
+    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda at: array[at])
+
+
 def put_filled(mesh, rows, n):
     """The same of 1 to n rows, filled up with the first of them, so that what is compiled for n rows serves fewer."""
     return put_rows(mesh, np.concatenate([rows, np.repeat(rows[:1], n - len(rows), 0)]))
@@ -120,6 +125,26 @@ def put_filled(mesh, rows, n):
 
 def put_batch(mesh, batch):
     """A process's own rows of a batch as arrays over the whole mesh: process i holds the i-th contiguous share of the rows."""
-    sharding = batched(mesh)
+    return _put_own(batched(mesh), batch)
+
+
+def put_batches(mesh, batches, n):
+    """(the same of 1 to n batches with a new leading axis of n, how many they are); the rest of that axis is filled up."""
+    filled = [*batches, *batches[-1:] * (n - len(batches))]
+    rows = _put_own(_stacked(batched(mesh)), jax.tree.map(lambda *rows: np.stack(rows), *filled))
+    with jax.transfer_guard("allow"):
+        return rows, put_whole(mesh, np.array(len(batches), np.int32))
+
+
+def stacked_shapes(batch, n):
+    """The jax.ShapeDtypeStructs of what `put_batches` makes, of those of what `put_batch` does."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype, sharding=_stacked(x.sharding)), batch)
+
+
+def _stacked(sharding):
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
+def _put_own(sharding, batch):
     with jax.transfer_guard("allow"):  # the one transfer that a step is meant to make
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

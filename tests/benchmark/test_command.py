@@ -1,13 +1,17 @@
 """python -m experiments.benchmark: what it refuses, prints and writes."""
 
 import json
+import pathlib
+import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
 from imagegen_jax import errors
 from imagegen_jax.benchmark import extraction
+from imagegen_jax.benchmark import peers
 from imagegen_jax.benchmark import recipe
 from imagegen_jax.benchmark import table
 
@@ -25,15 +29,41 @@ def benchmark(command, monkeypatch):
 def test_what_was_measured_is_printed_and_written(benchmark, tmp_path, capsys):
     out = tmp_path / "new" / "speed.json"
     benchmark("--config=configs/ddpm.py:smoke", "--repeats=3", f"--out={out}")
-    assert capsys.readouterr().out == "results [8, 3, None]\n"
+    assert capsys.readouterr().out == "results [8, 3, None, False]\n"
     written = json.loads(out.read_text())
     assert written["recipe"] == "configs/ddpm.py:smoke"
-    assert written["results"] == [8, 3, None] and written["repeats"] == 3 and written["config"]["batch_size"] == 8
+    assert written["results"] == [8, 3, None, False] and written["repeats"] == 3 and written["config"]["batch_size"] == 8
     assert written["machine"]["platform"] == "cpu" and written["machine"]["device_count"] == 8
 
     benchmark("--features=inception", f"--out={out}")
     written = json.loads(out.read_text())
     assert written["features"] == "inception" and written["results"] == [20, None] and "config" not in written
+
+
+def test_all_recipes_are_compared_in_processes_of_their_own(benchmark, monkeypatch, tmp_path, capsys):
+    started = []
+
+    def run(words, **how):
+        started.append(words)
+        out = next(word for word in words if word.startswith("--out=")).removeprefix("--out=")
+        recipe = next(word for word in words if word.startswith("--config=")).removeprefix("--config=")
+        times = {"ours": {"median": 40.0}, "theirs": {"median": 50.0}, "ratio": 1.25}
+        against = {"step_ms": times, "forward_ms": times, "compiled_step_ms": times}
+        results = {"fraction_of_peak": 0.5, "against": against}
+        pathlib.Path(out).write_text(json.dumps({"recipe": recipe, "machine": {"load_average": 0.1}, "results": results}))
+        return types.SimpleNamespace(returncode=int(recipe == failing))
+
+    failing = None
+    monkeypatch.setattr(subprocess, "run", run)
+    benchmark("--all", "--repeats=3", f"--out={tmp_path / 'all.json'}")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["recipe"] + [words.split("=")[1] for words, *_ in peers.COMPARISONS]
+    assert "40.0 ms" in lines[1] and lines[1].count("50.0 ms, 1.25") == 3
+    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == len(started) == len(peers.COMPARISONS)
+    assert all({"--torch_compile", "--repeats=3"} < set(words) for words in started)
+    failing = "configs/gan.py"
+    with pytest.raises(errors.UserError, match="configs/gan.py .*: the comparison ended with exit code 1"):
+        benchmark("--all")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +94,9 @@ def test_the_reference_is_that_of_the_family_and_only_a_checkout_has_it(benchmar
         (["--features=inception", "--against=diffusers"], "^--against=diffusers .*'inception': choose --against=torch$"),
         (["--config=configs/vae.py", "--scaling", "--projection"], "^--scaling and --projection do not go together"),
         (["--config=configs/vae.py", "--steps_only", "--against=torch"], "--steps_only and --against=torch do not go"),
+        (["--all", "--config=configs/vae.py"], "^give either --config=FILE"),
+        (["--all", "--against=torch"], "^--all and --against=torch do not go together"),
+        (["--config=configs/vae.py", "--torch_compile"], "^--torch_compile is for a recipe with --against"),
         (["--features=inception", "--scaling"], "--scaling and --features=inception do not go together"),
         (["--features=inception", "--out=speed.csv"], "^--out=speed.csv: give a path ending in .json"),
         (["--features=inception", "--out=setup.cfg/speed.json"], "^--out=setup.cfg/speed.json: cannot make setup.cfg"),

@@ -31,9 +31,10 @@ class Reference:
     def check(self, *asked):
         self.asked = asked
 
-    def compare(self, step, repeats):
+    def compare(self, step, repeats, compiled):
         times = timing.alternate(step, lambda: None, repeats)
-        return dict(device="cpu", other_version="1.2", parameters=step.parameters, step_ms=times)
+        more = dict(compiled_step_ms=times) if compiled else {}
+        return dict(device="cpu", other_version="1.2", parameters=step.parameters, step_ms=times) | more
 
 
 @pytest.fixture
@@ -61,12 +62,13 @@ def test_a_recipe_is_measured(small, family, variant, made):
     config = family.get_config(variant)
     config.batch_size = config.sample.batch_size = 8
     reference = Reference()
-    results = recipe.measure(config, 2, reference)
+    results = recipe.measure(config, 2, reference, compiled=made == "sampling")
     rows = check(results, {"pipeline_images_per_second", f"{made}_images_per_second", "against"}, recipe=variant)
     assert reference.asked[0] is config and reference.asked[2].size == 8
     assert results["step_images"] == 8
     assert {"train step of 8, ms", "input pipeline, images/s", f"{made}, images/s"} <= rows.keys()
     assert rows["against"].strip() == "other 1.2 on cpu" and "train step, theirs / ours" in rows
+    assert ("train step, theirs by torch.compile / ours" in rows) == (made == "sampling")
 
 
 @pytest.mark.recipes

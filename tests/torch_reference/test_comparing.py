@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 
 import jax
 from jax import numpy as jnp
@@ -12,6 +13,7 @@ from configs import dit
 from experiments.torch_reference import cyclegan as cyclegan_reference
 from experiments.torch_reference import gan as gan_reference
 from experiments.torch_reference import inception as inception_reference
+from experiments.torch_reference import pytorch
 from experiments.torch_reference import unet as unet_reference
 from experiments.torch_reference import vae as vae_reference
 from imagegen_jax import errors
@@ -77,9 +79,23 @@ def test_recipe_is_compared(request, build, quick, fixture, changes):
     config = request.getfixturevalue(fixture)
     config.update_from_flattened_dict(changes)
     training = IdleTraining(config, build(config))
-    found = REFERENCES[config.algorithm].compare(training, 1)
+    found = REFERENCES[config.algorithm].compare(training, 1, compiled=False)
     check_comparison(found, ("step_ms", "forward_ms"))
     assert found["parameters"] == training.parameters and found["forward_images"] == 8
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("fixture", ["gan_config", "vae_config"])  # with gradients of gradients, and without
+def test_networks_are_compiled(request, build, quick, fixture):
+    config = request.getfixturevalue(fixture)
+    found = REFERENCES[config.algorithm].compare(IdleTraining(config, build(config)), 1, compiled=True)
+    check_comparison(found, ("step_ms", "compiled_step_ms", "forward_ms"))
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(errors.UserError, match=r"^--against=torch --torch_compile: .* C\+\+ compiler"):
+        pytorch.check_compiler("torch")
 
 
 @pytest.mark.parity

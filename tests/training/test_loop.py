@@ -25,7 +25,7 @@ class Killed(BaseException):
     """What no one catches."""
 
 
-def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, **policy):
+def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, steps_per_call=1, **policy):
     """One start of the run, as experiments.main has it: to the end, or to where it is stopped or killed.
 
     The state is a sum of batches. Every second step is measured and drawn, every third has a checkpoint, a line is written at
@@ -52,10 +52,11 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, **poli
         (workdir / f"{step}.txt").write_text(str(state["x"]))
         return {}
 
-    def step_fn(state, batch, rng):
+    def step_fn(state, batch, rng, arrays):
         with jax.transfer_guard("allow"):
-            x = state["x"] + batch.sum() / 3
-            return {"x": x}, {"loss": x}
+            batches, n = batch if steps_per_call > 1 else (batch[None], 1)
+            x = state["x"] + jnp.cumsum(batches.sum(1) / 3)  # those behind the n-th are no batches of this call
+            return {"x": x[int(n) - 1]}, {"loss": x if steps_per_call > 1 else x[0]}
 
     policy = preservation.Policy(**{"latest": 1, "cadence": 3, "metric": "eval/loss", "scores": scores} | policy)
     with (
@@ -67,9 +68,11 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, **poli
             position,
             step_fn=step_fn,
             rng=None,
+            arrays={},
             batches=(np.full(8, step, np.float32) for step in range(position.step, total)),
             mesh=mesh,
             batch_size=8,
+            steps_per_call=steps_per_call,
             total_steps=total,
             log_every=4,
             checkpoint_every=3,
@@ -77,7 +80,7 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, **poli
             checkpointer=checkpointer,
             writer=writer,
             progress=types.SimpleNamespace(count=lambda: None, show=lambda numbers: None),
-            stop=types.SimpleNamespace(agreed=lambda step, pause: step == stop_at),
+            stop=types.SimpleNamespace(agreed=lambda step, pause: stop_at is not None and step >= stop_at),
         )[1]
 
 
@@ -110,6 +113,14 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tmp_path, uninterr
     at = start(tmp_path, stop_at=step)
     assert at.step == step and at.due == (step % 2 == 0)
     assert start(tmp_path).step == STEPS
+    assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize(("step", "end"), [(1, 2), (3, 3), (5, 6)])
+def test_so_does_one_of_several_steps_a_call(tmp_path, uninterrupted, step, end):
+    """A call ends where anything is due: at 2, 3, 4 and 6."""
+    assert start(tmp_path, stop_at=step, steps_per_call=4).step == end
+    assert start(tmp_path, steps_per_call=4).step == STEPS
     assert outcome(tmp_path) == uninterrupted
 
 
