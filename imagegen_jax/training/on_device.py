@@ -3,7 +3,6 @@
 Their order and their bytes are those that the host would have sent.
 """
 
-from concurrent import futures
 import dataclasses
 import math
 
@@ -14,11 +13,12 @@ from imagegen_jax import files
 from imagegen_jax import progress
 from imagegen_jax.data import domains
 from imagegen_jax.data import fingerprints
+from imagegen_jax.data import pipeline
 from imagegen_jax.data import precomputed
 from imagegen_jax.training import sharding
 
 _AUTO_BYTES = 2**29  # all of MNIST, Fashion-MNIST or CIFAR-10, and little beside a device's memory
-_AT_ONCE = 256  # records that a thread reads together
+_AT_ONCE = 256  # records that are read together
 
 
 def kept(config, train_set, steps, mesh):
@@ -72,13 +72,15 @@ def _read(domain, workers):
     records = len(domain.source)
     arrays = {name: np.empty((records, *shape), dtype) for name, (shape, dtype) in domain.reader.rows.items()}
     labels = np.full(records, -1, np.int32)
-    pieces = [range(start, min(start + _AT_ONCE, records)) for start in range(0, records, _AT_ONCE)]
-    bar = progress.Progress(records, "image", "reading the training images", shown=records >= fingerprints.MANY_FILES)
-    with bar, futures.ThreadPoolExecutor(workers) as pool:
-        for piece, batch in zip(pieces, pool.map(lambda piece: domain.reader(list(piece)), pieces)):
-            at = slice(piece.start, piece.stop)
+    together = min(_AT_ONCE, records)
+    batches = pipeline.train_batches(
+        domain.reader, lambda i: i % records, batch_size=together, first_step=0, workers=workers, prefetch=workers
+    )
+    with progress.Progress(records, "image", "reading the training images", shown=records >= fingerprints.MANY_FILES) as bar:
+        for start in range(0, records, together):
+            batch = next(batches)  # the last one begins again with the first records
             for name, array in arrays.items():
-                array[at] = batch[name]
-            labels[at] = batch["condition"].get("label", -1)
-            bar.update(len(piece))
+                array[batch["index"]] = batch[name]
+            labels[batch["index"]] = batch["condition"].get("label", -1)
+            bar.update(min(together, records - start))
     return arrays, labels
