@@ -39,13 +39,13 @@ FAMILIES = {
 
 
 def logged(workdir):
-    """The metrics of each step, once each."""
+    """{step: [loss, *norms of gradients]}, once each."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {}
     for line in lines:
         if "loss" in line:
             assert line["step"] not in losses, f"step {line['step']} is logged twice"
-            losses[line["step"]] = [value for name, value in line.items() if name == "loss" or "grad_norm" in name]
+            losses[line["step"]] = [line["loss"], *(value for name, value in line.items() if "grad_norm" in name)]
     return losses
 
 

@@ -121,8 +121,9 @@ def test_a_run_of_four_processes_goes_on_in_one_of_eight_devices(family, tmp_pat
     train("changing", 6, 4, 1, "fsdp")
     changing = train("changing", 12, 1, 8, "zero1")
     assert changing.keys() == one.keys() == set(range(1, 13))
-    for step, values in one.items():
-        np.testing.assert_allclose(changing[step], values, rtol=1e-5, atol=1e-6)  # 0 of what has not begun
+    for step, (loss, *norms) in one.items():
+        np.testing.assert_allclose(changing[step][0], loss, rtol=1e-5)
+        np.testing.assert_allclose(changing[step][1:], norms, rtol=1e-4, atol=1e-6)  # 0 of what has not begun
 
 
 @pytest.mark.faults
