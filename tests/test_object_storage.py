@@ -12,7 +12,6 @@ import json
 import re
 import sys
 import threading
-import types
 import urllib.parse
 
 import chex
@@ -25,6 +24,7 @@ import pytest
 from configs import vae
 from imagegen_jax import errors
 from imagegen_jax import files
+from imagegen_jax.api import runs
 from imagegen_jax.generation import output
 from imagegen_jax.training import checkpoint
 from imagegen_jax.training import logging
@@ -179,23 +179,14 @@ def bucket():
     patch.undo()
 
 
-@pytest.fixture
-def train(command, monkeypatch):
-    """Trains a small VAE: (workdir, duration) -> None."""
-    command("main")
-    main = sys.modules["experiments.main"]
-
-    def call(workdir, duration):
-        config = vae.get_config("smoke")
-        config.update_from_flattened_dict({
-            "duration": str(duration), "batch_size": 8, "network.name": "dense", "network.widths": (16,), "log.every": "1",
-            "checkpoint.every": "3", "sample.num": 8, "sample.batch_size": 8, "eval.num": 16, "eval.batch_size": 16,
-        })  # fmt: skip
-        for name, value in (("_CONFIG", config), ("_WORKDIR", str(workdir)), ("_CHECKPOINT", None)):
-            monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
-        main.main()
-
-    return call
+def train(workdir, duration):
+    """Trains a small VAE."""
+    config = vae.get_config("smoke")
+    config.update_from_flattened_dict({
+        "duration": str(duration), "batch_size": 8, "network.name": "dense", "network.widths": (16,), "log.every": "1",
+        "checkpoint.every": "3", "sample.num": 8, "sample.batch_size": 8, "eval.num": 16, "eval.batch_size": 16,
+    })  # fmt: skip
+    runs.train(config, str(workdir))
 
 
 def final(workdir):
@@ -208,7 +199,7 @@ def final(workdir):
 
 
 @pytest.mark.recipes
-def test_a_run_in_a_bucket_is_the_run_in_a_folder(tmp_path, bucket, train, command, monkeypatch):
+def test_a_run_in_a_bucket_is_the_run_in_a_folder(tmp_path, bucket, command, monkeypatch):
     """That of the bucket is killed while it writes the checkpoint of step 6, and started again."""
     monkeypatch.chdir(tmp_path)
     train(tmp_path / "run", 9)
