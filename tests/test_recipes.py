@@ -97,8 +97,8 @@ def programs(recipe):
 def assert_equal_but_for_rounding(found, expected, begin, what):
     """Each array to a tenth of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
 
-    Deep networks of random parameters amplify rounding: a CycleGAN's gradients to 3 %. A value in a wrong place is about its whole
-    size off.
+    Deep networks of random parameters amplify rounding: a CycleGAN's gradients to 3 %. A value in a wrong place is about its
+    whole size off.
     """
     found, expected, begin = (jax.tree.leaves(jax.device_get(tree)) for tree in (found, expected, begin))
     changes = [np.abs(np.float64(x) - first).max(initial=0) for x, first in zip(expected, begin, strict=True)]
