@@ -238,7 +238,7 @@ def test_a_long_training_takes_no_more_and_more(tmp_path):
     assert job.returncode == 0, (tmp_path / "stderr").read_text()[-2000:]
 
     def usual(begin, end):
-        """(MB at most, medians of files and threads: a save has some of its own for a moment) from one share of the steps on."""
+        """(MB at most, medians of files and threads, of which a save has some for a moment) from one share of the steps on."""
         megabytes, files, threads = zip(*(row[1:] for row in seen if begin * steps <= row[0] < end * steps))
         return max(megabytes), statistics.median(files), statistics.median(threads)
 
