@@ -105,7 +105,7 @@ def main():
 
 def check(config):
     """Raises errors.UserError where flags do not go together or a value is wrong."""
-    if [config is None, _FEATURES.value is None, not _ALL.value].count(False) != 1:
+    if [config is not None, _FEATURES.value is not None, _ALL.value].count(True) != 1:
         raise errors.UserError("give either --config=FILE, a recipe, --features=inception, or --all (see --help)")
     parts = [f"--{name}" for name in ("all", "scaling", "projection", "steps_only") if flags.FLAGS[name].value]
     others = [f"--{name}={flags.FLAGS[name].value}" for name in ("features", "against") if flags.FLAGS[name].value]

@@ -94,16 +94,15 @@ def programs(recipe):
     return made
 
 
-def assert_equal_but_for_rounding(found, expected, begin, what):
-    """Each array to a tenth of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
+def assert_equal_but_for_rounding(found, expected, begin, share, what):
+    """Each array to a share of its greatest change from `begin`, but for what is tiny beside that of all, and rounding.
 
-    Deep networks of random parameters amplify rounding: a CycleGAN's gradients to 3 %. A value in a wrong place is about its
-    whole size off.
+    Deep networks of random parameters amplify rounding that much. A value in a wrong place is about its whole size off.
     """
     found, expected, begin = (jax.tree.leaves(jax.device_get(tree)) for tree in (found, expected, begin))
     changes = [np.abs(np.float64(x) - first).max(initial=0) for x, first in zip(expected, begin, strict=True)]
     for ours, theirs, change in zip(found, expected, changes, strict=True):
-        tolerance = 1e-1 * change + 1e-4 * max(changes) + 2.0**-22 * np.abs(theirs).max(initial=0)
+        tolerance = share * change + 1e-4 * max(changes) + 2.0**-22 * np.abs(theirs).max(initial=0)
         apart = np.abs(np.float64(ours) - theirs).max(initial=0)
         assert apart <= tolerance, f"{what}: {apart} apart in {theirs.shape}, where {tolerance} is allowed"
 
@@ -134,6 +133,7 @@ def each_way(name, function, args):
 
 @pytest.mark.parametrize("recipe", variants.recipes() if ALL else SOME)
 def test_compiled_programs_compute_what_their_operations_do(recipe):
+    share = 0.1 if recipe == "cyclegan" else 0.01  # its gradients are 3 % apart: single operations have no fusion emitters
     for name, (function, args) in programs(recipe).items():
         if not ALL and name not in ("train", "draw"):
             continue
@@ -142,4 +142,4 @@ def test_compiled_programs_compute_what_their_operations_do(recipe):
         begin = {section: getattr(args[0], section, jax.tree.map(np.zeros_like, value)) for section, value in expected.items()}
         for how, value in others:
             for section, found in parts(name, value).items():
-                assert_equal_but_for_rounding(found, expected[section], begin[section], f"{name} {how}, {section}")
+                assert_equal_but_for_rounding(found, expected[section], begin[section], share, f"{name} {how}, {section}")

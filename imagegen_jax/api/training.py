@@ -98,7 +98,6 @@ def _train(config, workdir, stop, wanted, profile):
                 position,
                 step_fn=recorded,
                 rng=_streams(mesh, config, position.rollbacks),
-                arrays=arrays,
                 batches=domains.train_batches(
                     train_set, config, position.step, jax.process_index(), jax.process_count(), position.rollbacks
                 ),
@@ -196,12 +195,13 @@ def _streams(mesh, config, rollbacks):
 
 
 def _compile(stop, config, algorithm, train_set, arrays, mesh, state_shape):
-    """(the compiled step, what is logged of it)."""
+    """(the compiled step, which is given the arrays, what is logged of it)."""
     begin = time.monotonic()
     batch_shape = domains.abstract_batch(train_set, config.batch_size, sharding.batched(mesh))
     paired = isinstance(config.data, domains.AlignedConfig)
     augment_fn = domains.augmentation(train_set, config.data.flip, config.data.rotate, paired)
     rngs = _streams(mesh, config, rollbacks=0)
     what = algorithm, augment_fn, mesh, state_shape, batch_shape, rngs, arrays, config.on_nonfinite, config.steps_per_call
-    step_fn = stop.run(loop.compile_step, *what)
-    return step_fn, {"compile_seconds": time.monotonic() - begin, "step_flops": step_fn.cost_analysis()["flops"]}
+    compiled = stop.run(loop.compile_step, *what)
+    told = {"compile_seconds": time.monotonic() - begin, "step_flops": compiled.cost_analysis()["flops"]}
+    return lambda state, batch, rng: compiled(state, batch, rng, arrays), told

@@ -79,7 +79,7 @@ class Redrawer:
 
     def _put(self, piece):
         if self._steps:  # every device works on each image
-            return jax.make_array_from_callback(piece.shape, sharding.replicated(self._mesh), lambda at: piece[at])
+            return sharding.put_whole(self._mesh, piece)
         return sharding.put_filled(self._mesh, piece, self._batch_size)
 
     def _divided_over_devices(self, array):

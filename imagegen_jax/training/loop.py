@@ -109,7 +109,6 @@ def train(
     *,
     step_fn,
     rng,
-    arrays,
     batches,
     mesh,
     batch_size,
@@ -128,9 +127,8 @@ def train(
     Args:
       state: the TrainState after position.step steps; it is donated.
       position: the checkpoint.Position of `state`. If hooks are due there, they run first, as they would have without the stop.
-      step_fn: of compile_step.
+      step_fn: (state, batch, rng) -> (state, metrics), of compile_step with its arrays.
       rng: as compile_step's, on the mesh.
-      arrays: likewise.
       batches: iterator over this process's share of each batch, from position.step on.
       mesh: the devices.
       batch_size: images a step, over all processes.
@@ -163,7 +161,7 @@ def train(
 
     def ahead(step):
         """How many steps the call after `step` takes, and their batches."""
-        n = min(total_steps - step, *(every - step % every for every in cadences))
+        n = max(0, min(total_steps - step, *(every - step % every for every in cadences)))  # 0: it is trained further
         return n, _next(batches, n, steps_per_call, mesh, interval) if n else None
 
     interval.restart_clock()
@@ -172,7 +170,7 @@ def train(
     before = None
     while n:
         with jax.transfer_guard("disallow"):
-            state, metrics = step_fn(state, batch, rng, arrays)
+            state, metrics = step_fn(state, batch, rng)
             step, last = step + n, (step + 1, n, metrics)
             # While the device works on this call, the host fetches the next batch and looks at the metrics of the last call.
             n, batch = ahead(step)

@@ -29,7 +29,7 @@ def profiled(step_fn, done, steps, folder):
     A profile begins when all earlier steps are over, and ends when its own are. Of several steps a call all are recorded.
 
     Args:
-      step_fn: (state, batch, rng, arrays) -> (state, metrics), where a batch of several steps is (batches, their number).
+      step_fn: (state, batch, rng) -> (state, metrics), where a batch of several steps is (batches, their number).
       done: number of steps before the first.
       steps: (first, last) to record; None for none.
       folder: of the run.
@@ -42,7 +42,7 @@ def profiled(step_fn, done, steps, folder):
         return
     number, recording = done, False
 
-    def recorded(state, batch, rng, arrays):
+    def recorded(state, batch, rng):
         nonlocal number, recording
         first = number + 1
         number += int(jax.device_get(batch[1])) if isinstance(batch, tuple) else 1
@@ -51,9 +51,9 @@ def profiled(step_fn, done, steps, folder):
             jax.profiler.start_trace(folder / FOLDER, create_perfetto_trace=True)
             recording = True
         if not recording:
-            return step_fn(state, batch, rng, arrays)
+            return step_fn(state, batch, rng)
         with jax.profiler.StepTraceAnnotation("train", step_num=first):
-            made = jax.block_until_ready(step_fn(state, batch, rng, arrays))
+            made = jax.block_until_ready(step_fn(state, batch, rng))
         if number >= steps[1]:
             recording = False
             _stop(folder)

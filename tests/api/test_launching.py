@@ -123,8 +123,8 @@ def test_a_run_of_four_processes_goes_on_in_one_of_eight_devices(family, tmp_pat
     assert changing.keys() == one.keys() == set(range(1, 13))
     for step, (loss, *norms) in one.items():
         np.testing.assert_allclose(changing[step][0], loss, rtol=1e-5)
-        # A CycleGAN's, are 2e-4 apart; what has not begun is 0.
-        np.testing.assert_allclose(changing[step][1:], norms, rtol=1e-3, atol=1e-6)
+        rtol = 1e-3 if family == "cyclegan" else 1e-4  # its norms are 2e-4 apart
+        np.testing.assert_allclose(changing[step][1:], norms, rtol=rtol, atol=1e-6)  # 0 of what has not begun
 
 
 @pytest.mark.faults

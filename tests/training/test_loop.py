@@ -52,7 +52,7 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, steps_
         (workdir / f"{step}.txt").write_text(str(state["x"]))
         return {}
 
-    def step_fn(state, batch, rng, arrays):
+    def step_fn(state, batch, rng):
         with jax.transfer_guard("allow"):
             batches, n = batch if steps_per_call > 1 else (batch[None], 1)
             x = state["x"] + jnp.cumsum(batches.sum(1) / 3)  # those behind the n-th are no batches of this call
@@ -68,7 +68,6 @@ def start(workdir, stop_at=None, stop_in=None, kill_in=None, total=STEPS, steps_
             position,
             step_fn=step_fn,
             rng=None,
-            arrays={},
             batches=(np.full(8, step, np.float32) for step in range(position.step, total)),
             mesh=mesh,
             batch_size=8,
@@ -114,6 +113,13 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tmp_path, uninterr
     assert at.step == step and at.due == (step % 2 == 0)
     assert start(tmp_path).step == STEPS
     assert outcome(tmp_path) == uninterrupted
+
+
+def test_one_that_is_trained_further_than_it_is_to_be_draws_what_is_due(tmp_path):
+    with pytest.raises(Killed):
+        start(tmp_path, kill_in=6)
+    assert start(tmp_path, total=4).step == 6
+    assert (tmp_path / "6.txt").exists()
 
 
 @pytest.mark.parametrize(("step", "end"), [(1, 2), (3, 3), (5, 6)])

@@ -8,7 +8,7 @@ from imagegen_jax import errors
 from imagegen_jax.training import profiling
 
 
-def step(state, batch, rng, arrays):
+def step(state, batch, rng):
     return state + batch, {"loss": state}
 
 
@@ -19,7 +19,7 @@ def test_the_steps_asked_for_are_recorded_and_change_nothing(tmp_path, monkeypat
     state = jnp.zeros(())
     with profiling.profiled(step, 10, (13, 14), tmp_path) as recorded:  # steps 11 to 16
         for number in range(11, 17):
-            state, metrics = recorded(state, 1.0, None, {})
+            state, metrics = recorded(state, 1.0, None)
             told.append(number)
             assert metrics["loss"] == number - 11
     assert told == [11, 12, tmp_path / "profile", 13, "stop", 14, 15, 16]
@@ -32,7 +32,7 @@ def test_a_call_of_several_steps_is_recorded_if_one_of_them_is(tmp_path, monkeyp
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: told.append("stop"))
     with profiling.profiled(lambda *what: what[:2], 10, (15, 17), tmp_path) as recorded:  # steps 11 to 22
         for _ in range(4):
-            recorded(0.0, ("batches", jnp.int32(3)), None, {})
+            recorded(0.0, ("batches", jnp.int32(3)), None)
             told.append("call")
     assert told == ["call", "start", "call", "stop", "call", "call"]
 
@@ -40,7 +40,7 @@ def test_a_call_of_several_steps_is_recorded_if_one_of_them_is(tmp_path, monkeyp
 def test_a_training_that_ends_amid_them_keeps_what_was_recorded(tmp_path):
     with pytest.raises(KeyboardInterrupt), profiling.profiled(jax.jit(step), 0, (2, 100), tmp_path) as recorded:
         for _ in range(3):
-            recorded(jnp.zeros(()), 1.0, None, {})
+            recorded(jnp.zeros(()), 1.0, None)
         raise KeyboardInterrupt
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
