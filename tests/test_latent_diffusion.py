@@ -1,4 +1,4 @@
-"""A diffusion of latents: normalised, drawn as any diffusion, decoded; what it stands on, and what it cannot be asked for."""
+"""Diffusion and MeanFlow of latents: normalised, drawn as of pixels, decoded; what they stand on, and cannot be asked for."""
 
 import dataclasses
 import importlib
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from configs import latent_diffusion as recipe
+from configs import latent_meanflow
 from imagegen_jax import config as config_lib
 from imagegen_jax import errors
 from imagegen_jax import images
 from imagegen_jax import rng
 from imagegen_jax.algorithms import capabilities
 from imagegen_jax.algorithms import diffusion
-from imagegen_jax.algorithms import latent_diffusion
+from imagegen_jax.algorithms import of_latents
 from imagegen_jax.training import first_stage
 from imagegen_jax.training import run
 
@@ -37,12 +38,12 @@ def first(name="kl_autoencoder"):
     return config
 
 
-def built(stands_on=None, **changes):
+def built(stands_on=None, recipe=recipe, spec=SPEC, **changes):
     config = recipe.get_config("smoke")
     config.update_from_flattened_dict({"network.channels": 8, "sampler.steps": 2} | changes)
     with config.unlocked():
         config.first_stage.run = stands_on or first()
-    return run.build_algorithm(config_lib.check(config), SPEC)
+    return run.build_algorithm(config_lib.check(config), spec)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_latents_have_mean_0_and_deviation_1_in_each_channel_where_they_were_mea
 def test_a_channel_that_does_not_vary_is_only_shifted():
     z = np.random.default_rng(0).normal(size=(2, 3, 3, 2)).astype(np.float32)
     z[..., 1] = 5
-    known = latent_diffusion.Normalisation.of(jnp.asarray(z))
+    known = of_latents.Normalisation.of(jnp.asarray(z))
     assert np.abs(known.applied(z)[..., 1]).max() == 0 and known.std[1] == 1
 
 
@@ -108,7 +109,7 @@ class OfLatents(diffusion.Diffusion):
 
 
 def test_what_is_drawn_is_decoded_and_is_a_diffusions_draw(algorithm, state):
-    measured = latent_diffusion.Normalisation(jnp.array([1.0, -2.0, 0.0, 3.0]), jnp.array([1.0, 2.0, 0.5, 4.0]), jnp.int32(9))
+    measured = of_latents.Normalisation(jnp.array([1.0, -2.0, 0.0, 3.0]), jnp.array([1.0, 2.0, 0.5, 4.0]), jnp.int32(9))
     state = state.replace(extra=state.extra | {"normalisation": measured})
     keys, request = rng.per_index(jax.random.key(0), np.arange(3)), algorithm.Request()
     drawn = jax.jit(algorithm.sample, static_argnums=3)(state, keys, {}, request)
@@ -119,6 +120,61 @@ def test_what_is_drawn_is_decoded_and_is_a_diffusions_draw(algorithm, state):
     assert drawn.shape == (3, *SHAPE) and np.abs(drawn).max() <= 1
     np.testing.assert_allclose(drawn, expected, atol=1e-4)
     assert expected.std() > 0.01
+
+
+def test_tiles_are_decoded_by_themselves_and_blended(algorithm, state):
+    """Against each tile's own decoding, weighted by hand: sides of 8x9 latents in tiles of 4, of which a quarter is shared."""
+    keys = rng.per_index(jax.random.key(0), np.arange(2))
+    drawn = jax.jit(algorithm.sample, static_argnums=3)(state, keys, {}, algorithm.Request(decoding_tile=4))
+    plain = OfLatents(**{field.name: getattr(algorithm, field.name) for field in dataclasses.fields(diffusion.Diffusion)})
+    z = jax.jit(plain.sample, static_argnums=3)(state, keys, {}, algorithm.Request())
+    of_tile = algorithm.first_stage.network.clone(image_shape=(8, 8, 1))
+    params = {"params": state.extra["first_stage"].params["autoencoder"]}
+    ramp = np.array([1 / 3, 2 / 3, 1, 1, 1, 1, 2 / 3, 1 / 3])  # 2 pixels are shared
+    total, weight = np.zeros((2, *SHAPE)), np.zeros((*SHAPE[:2], 1))
+    for top in (0, 3, 4):
+        for left in (0, 3, 5):
+            place = np.s_[2 * top : 2 * top + 8, 2 * left : 2 * left + 8]
+            made = of_tile.apply(params, z[:, top : top + 4, left : left + 4], method="decode")
+            total[:, *place] += np.outer(ramp, ramp)[..., None] * np.clip(made, -1, 1)
+            weight[place] += np.outer(ramp, ramp)[..., None]
+    np.testing.assert_allclose(drawn, total / weight, atol=1e-4)
+    assert algorithm.about_request(algorithm.Request(decoding_tile=4))["decoding_tile"] == 4
+    whole = jax.jit(algorithm.sample, static_argnums=3)(state, keys, {}, algorithm.Request(decoding_tile=9))
+    np.testing.assert_allclose(whole, algorithm.first_stage.decode(state.extra["first_stage"], z, {}), atol=1e-4)
+
+
+def test_tiles_need_images_a_whole_number_of_times_as_large_as_latents():
+    odd = images.Spec((16, 17, 1), images.unnamed(3))
+    algorithm = built(spec=odd)
+    with pytest.raises(errors.UserError, match="^--decoding_tile=4: images of 16x17 are no whole number of times") as caught:
+        algorithm.check_request(algorithm.Request(decoding_tile=4))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(errors.UserError, match="^config.decoding.tile is 4: images of 16x17"):
+        built(spec=odd, **{"decoding.tile": 4})
+
+
+def test_a_meanflow_of_latents_is_drawn_in_one_evaluation_and_decoded(trained_first):
+    algorithm = built(recipe=latent_meanflow, **{"sampler.steps": 1})
+    state = algorithm.with_first_stage(jax.jit(algorithm.init)(jax.random.key(0)), trained_first)
+    state = state.replace(params=randomised(state.params, 1))
+    batch, key = some_batch(), jax.random.key(1)
+    after, _ = jax.jit(algorithm.train_step)(state, batch, key)
+    z = algorithm._data(after, batch, key)
+    np.testing.assert_allclose([z.mean((0, 1, 2)), z.std((0, 1, 2))], [np.zeros(4), np.ones(4)], atol=1e-5)
+    raw = algorithm.precompute(state, batch) | {"condition": {}, "index": batch["index"]}
+    again, _ = jax.jit(algorithm.train_step)(state, raw, key)
+    chex.assert_trees_all_close(again, after, atol=1e-4)
+
+    keys = rng.per_index(jax.random.key(0), np.arange(3))
+    drawn = jax.jit(algorithm.sample, static_argnums=3)(after, keys, {}, algorithm.Request())
+    noise = jax.vmap(lambda key: jax.random.normal(key, (8, 9, 4)))(keys)
+    told = jnp.broadcast_to(jnp.array([1.0, 1.0]), (3, 2))  # t and t - r
+    x = noise - algorithm.network.apply({"params": after.params["unet"]}, noise, told, {})
+    known = after.extra["normalisation"]
+    expected = algorithm.first_stage.decode(after.extra["first_stage"], x * known.std + known.mean, {})
+    np.testing.assert_allclose(drawn, expected, atol=1e-4)
+    assert drawn.shape == (3, *SHAPE) and np.asarray(drawn).std() > 0.01
 
 
 def test_held_out_loss_depends_on_each_image_alone(algorithm, state):

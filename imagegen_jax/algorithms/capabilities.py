@@ -11,6 +11,7 @@ import dataclasses
 import typing
 from typing import Any
 from typing import Protocol
+from typing import Self
 
 import jax
 
@@ -106,10 +107,13 @@ class AutoencodesSpatially(Autoencodes, Protocol):
     """Latents that have places, so that networks of images work on them.
 
     Attributes:
-      places: (h, w) of the (h, w, c) `latent_shape`.
+      image_shape: (height, width, channels).
     """
 
-    places: tuple[int, int]
+    image_shape: tuple[int, int, int]
+
+    def of_image_shape(self, shape: tuple[int, int, int]) -> Self:
+        """The same networks, for images of another height and width: latents have as many places as those need."""
 
 
 @typing.runtime_checkable

@@ -54,7 +54,7 @@ class Diffusion(base.IsTold, base.Algorithm):
     """
 
     Config: ClassVar[type] = diffusion_config.Config
-    Request: ClassVar[type] = diffusion_config.Request
+    Request: ClassVar[type] = keys.options(*diffusion_config.REQUEST)
     likelihoods: ClassVar[dict[str, int]] = {"bound": 32, "ode": 1}
 
     network: nn.Module

@@ -81,7 +81,8 @@ def of_guidance(key):
     return f"guidance_{key}"
 
 
-Request = keys.options(
+# Of keys.options.
+REQUEST = (
     (samplers.Sampler, of_sampler),
     (guidance_lib.Guidance, of_guidance),
     (guidance_lib.Companions, str),

@@ -62,9 +62,13 @@ class KlAutoencoder(perceptual_autoencoder.PerceptualAutoencoder):
         return self.network.latent_shape
 
     @property
-    def places(self):
-        """(h', w')."""
-        return self.network.places
+    def image_shape(self):
+        """(height, width, channels)."""
+        return self.network.image_shape
+
+    def of_image_shape(self, shape):
+        """See capabilities.AutoencodesSpatially."""
+        return dataclasses.replace(self, network=self.network.clone(image_shape=shape))
 
     def first_parts(self, rng):
         blank = jnp.zeros((1, *self.network.image_shape)), jnp.zeros((1, *self.latent_shape))

@@ -145,7 +145,7 @@ class MeanFlow(base.IsTold, base.Algorithm):
 
     def train_step(self, state, batch, rng):
         """With 'loss', the squared error of V averaged over pixels, and 'weighted_loss', whose gradient it takes."""
-        x0 = images.to_float(batch["image"])
+        x0 = self._data(state, batch, rng)
         n, aim = len(x0), self.objective
         times_rng, eps_rng, dropout_rng, condition_rng, scale_rng = jax.random.split(rng, 5)
         r, t = self._times(times_rng, (n,))
@@ -166,7 +166,7 @@ class MeanFlow(base.IsTold, base.Algorithm):
 
     def eval_step(self, state, batch, rng):
         """'loss' is the squared error of V averaged over pixels, with r = t for no image."""
-        x0 = images.to_float(batch["image"])
+        x0 = self._data(state, batch, rng)
 
         def noise(key):
             times_key, eps_key = jax.random.split(key)
@@ -186,7 +186,7 @@ class MeanFlow(base.IsTold, base.Algorithm):
             return self._velocities(state.params[self.network_name], z, r, t, told, scale)[0]
 
         noise = jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys)
-        return jnp.clip(mean_velocity.draw(velocity, noise, asked.steps), -1.0, 1.0)
+        return self._images(state, mean_velocity.draw(velocity, noise, asked.steps), condition)
 
     def check_request(self, request):
         if request.guidance_scale is None:
@@ -215,7 +215,15 @@ class MeanFlow(base.IsTold, base.Algorithm):
 
     def _told(self, batch):
         """What the network is told of a batch, beside times and scale."""
-        return conditions_lib.told(batch["condition"], self.conditions, len(batch["image"]))
+        return conditions_lib.told(batch["condition"], self.conditions, len(batch["index"]))
+
+    def _data(self, state, batch, rng):
+        """(n, *image_shape) float32: x0 of a batch."""
+        return images.to_float(batch["image"])
+
+    def _images(self, state, x, condition):
+        """The images of what was drawn of x0."""
+        return jnp.clip(x, -1.0, 1.0)
 
     def _times(self, rng, shape):
         """(r, t), r <= t, of independent draws."""

@@ -154,7 +154,14 @@ class Tokenizer:
         """(h', w') of an image's codes."""
         return self.network.code_shape[:2]
 
-    places = code_shape  # of its latents
+    @property
+    def image_shape(self):
+        """(height, width, channels)."""
+        return self.network.image_shape
+
+    def of_image_shape(self, shape):
+        """See capabilities.AutoencodesSpatially."""
+        return dataclasses.replace(self, network=self.network.clone(image_shape=shape))
 
     def first_codebook(self, rng):
         """The first step replaces every vector; an untrained codebook has some that differ, so that all else can be tried."""

@@ -22,6 +22,52 @@ def ramp(side: int, overlap: int) -> np.ndarray:
     return np.minimum(1, np.minimum(i + 1, side - i) / (overlap + 1))
 
 
+def windows(side: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
+    """The tiles along one side of an image: where each starts, and the weights of its pixels.
+
+    Returns:
+      [(start, (min(side, tile),) float32)]. The weights are in (0, 1], rise and fall linearly over `overlap` pixels, and those
+      of one pixel add up to 1.
+    """
+    length = min(side, tile)
+    starts = [*range(0, side - length, tile - overlap), side - length]
+    weights = ramp(length, overlap)
+    total = np.zeros(side)
+    for start in starts:
+        total[start : start + length] += weights
+    return [(start, (weights / total[start : start + length]).astype(np.float32)) for start in starts]
+
+
+def blended(fn: Callable, x: jax.Array, tile: tuple[int, int], overlap: int, scale: int) -> jax.Array:
+    """fn(x) by overlapping tiles, one after the other, blended by linear ramps, so that only one's activations are in memory.
+
+    Args:
+      fn: (n, th, tw, c) -> (n, scale th, scale tw, c') float32, such as a decoder of latents. Where its pixels depend on places
+        fewer than `overlap` away, the result is close to fn(x). Norms over a tile are not those over the whole.
+      x: (n, h, w, c).
+      tile: (th, tw), at most (h, w).
+      overlap: what neighbours share along x, less than a side of a tile.
+      scale: sides of a result over those of its argument.
+
+    Returns:
+      (n, scale h, scale w, c') float32.
+    """
+    downs, acrosses = (windows(scale * side, scale * short, scale * overlap) for side, short in zip(x.shape[1:3], tile))
+    places = np.array([(top, left) for top, _ in downs for left, _ in acrosses])
+    weights = np.stack([np.outer(down, across)[..., None] for _, down in downs for _, across in acrosses])
+
+    def add(total, at):
+        (top, left), weight = at
+        cut = jax.lax.dynamic_slice(x, (0, top // scale, left // scale, 0), (len(x), *tile, x.shape[-1]))
+        made = weight * fn(cut)
+        before = jax.lax.dynamic_slice(total, (0, top, left, 0), made.shape)
+        return jax.lax.dynamic_update_slice(total, before + made, (0, top, left, 0)), None
+
+    made = jax.eval_shape(fn, jax.ShapeDtypeStruct((len(x), *tile, x.shape[-1]), x.dtype))
+    zeros = jnp.zeros((len(x), *(scale * side for side in x.shape[1:3]), made.shape[-1]))
+    return jax.lax.scan(add, zeros, (places, weights))[0]
+
+
 class Tiles(NamedTuple):
     """How an image is divided.
 

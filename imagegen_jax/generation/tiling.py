@@ -35,7 +35,7 @@ def tiled(fn: Callable, image: np.ndarray, tile: int, overlap: int) -> np.ndarra
       (h, w, c') float32.
     """
     chex.assert_rank(image, 3)
-    rows, columns = (windows(side, tile, overlap) for side in image.shape[:2])
+    rows, columns = (tiles.windows(side, tile, overlap) for side in image.shape[:2])
     blended = None
     for top, down in rows:
         for left, across in columns:
@@ -45,22 +45,6 @@ def tiled(fn: Callable, image: np.ndarray, tile: int, overlap: int) -> np.ndarra
                 blended = np.zeros((*image.shape[:2], made.shape[-1]), np.float32)
             blended[place] += (down[:, None] * across)[..., None] * made
     return blended
-
-
-def windows(side: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
-    """The tiles along one side of an image: where each starts, and the weights of its pixels.
-
-    Returns:
-      [(start, (min(side, tile),) float32)]. The weights are in (0, 1], rise and fall linearly over `overlap` pixels, and those
-      of one pixel add up to 1.
-    """
-    length = min(side, tile)
-    starts = [*range(0, side - length, tile - overlap), side - length]
-    ramp = tiles.ramp(length, overlap)
-    total = np.zeros(side)
-    for start in starts:
-        total[start : start + length] += ramp
-    return [(start, (ramp / total[start : start + length]).astype(np.float32)) for start in starts]
 
 
 def padded(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -88,3 +88,32 @@ def test_images_are_drawn_as_without_tiles_where_pixels_are_independent():
     drawn = [samplers.sample(denoise, keys, (11, 11, 1), process, sampler) for denoise in (tiled, exact)]
     np.testing.assert_allclose(*drawn, atol=1e-5)
     assert np.std(drawn[0]) > 0.4
+
+
+def doubled(x):
+    """(n, h, w, c) -> (n, 2 h, 2 w, 2): what a place becomes depends on nothing beside it."""
+    return jnp.tanh(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2) @ jnp.array([[1.0, -2.0], [0.5, 3.0], [2.0, 1.0]]))
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [((4, 4), 1), ((5, 3), 0), ((6, 9), 5), ((13, 9), 3)])
+def test_blended_results_of_what_is_local_are_those_of_the_whole(tile, overlap):
+    x = RNG.standard_normal((2, 13, 9, 3)).astype(np.float32)
+    seen = []
+    found = jax.jit(lambda x: tiles.blended(lambda z: seen.append(z.shape) or doubled(z), x, tile, overlap, 2))(x)
+    np.testing.assert_allclose(found, doubled(x), atol=1e-6)
+    assert set(seen) == {(2, *tile, 3)}
+
+
+def test_far_from_the_borders_of_tiles_blended_results_are_those_of_the_whole():
+    """And across them they go over from one tile's to the other's: no pixel is further from both."""
+
+    def brightest(x):  # within 2 of a place
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 5, 5, 1), (1, 1, 1, 1), "SAME")
+
+    x = RNG.standard_normal((1, 20, 8, 1)).astype(np.float32)
+    found = tiles.blended(brightest, x, (12, 8), 4, 1)
+    whole, first, second = brightest(x), brightest(x[:, :12]), brightest(x[:, 8:])
+    np.testing.assert_array_equal(found[:, :8], whole[:, :8])
+    np.testing.assert_array_equal(found[:, 12:], whole[:, 12:])
+    least, most = np.minimum(first[:, 8:], second[:, :4]), np.maximum(first[:, 8:], second[:, :4])
+    assert ((least - 1e-6 <= found[:, 8:12]) & (found[:, 8:12] <= most + 1e-6)).all()

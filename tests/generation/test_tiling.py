@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from imagegen_jax import errors
 from imagegen_jax.algorithms import base
+from imagegen_jax.diffusion import tiles as tiles_lib
 from imagegen_jax.generation import tiling
 
 RADIUS = 3
@@ -24,7 +25,7 @@ def local(x):
 def undisturbed(side, tile, overlap):
     """Which pixels along a side lie at least RADIUS from the borders, inside the image, of all tiles that they are in."""
     ok = np.ones(side, bool)
-    for start, weights in tiling.windows(side, tile, overlap):
+    for start, weights in tiles_lib.windows(side, tile, overlap):
         end = start + len(weights)
         ok[start : start + RADIUS * (start > 0)] = False
         ok[end - RADIUS * (end < side) : end] = False
@@ -50,24 +51,24 @@ def test_a_local_function_is_the_same_in_tiles(height, width, tile, overlap):
 
 def test_blended_pixels_are_among_the_undisturbed():
     side, tile, overlap = 61, 32, 12
-    tiles = sum(np.bincount(start + np.arange(tile), minlength=side) for start, _ in tiling.windows(side, tile, overlap))
+    tiles = sum(np.bincount(start + np.arange(tile), minlength=side) for start, _ in tiles_lib.windows(side, tile, overlap))
     assert (undisturbed(side, tile, overlap) & (tiles == 2)).sum() >= overlap - 2 * RADIUS
 
 
 @pytest.mark.parametrize(("side", "_", "tile", "overlap"), SIZES)
 def test_weights_add_up_to_one(side, _, tile, overlap):
     total = np.zeros(side)
-    for start, weights in tiling.windows(side, tile, overlap):
+    for start, weights in tiles_lib.windows(side, tile, overlap):
         assert len(weights) == min(side, tile) and (weights > 0).all() and (weights <= 1).all()
         total[start : start + len(weights)] += weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_weights_rise_and_fall_linearly():
-    (_, first), (start, second), (_, last) = tiling.windows(10, 4, 1)
+    (_, first), (start, second), (_, last) = tiles_lib.windows(10, 4, 1)
     assert start == 3
     np.testing.assert_allclose([first, second, last], [[1, 1, 1, 0.5], [0.5, 1, 1, 0.5], [0.5, 1, 1, 1]], atol=1e-6)
-    (_, first), (start, second) = tiling.windows(11, 7, 3)
+    (_, first), (start, second) = tiles_lib.windows(11, 7, 3)
     assert start == 4
     np.testing.assert_allclose(first[4:], [0.75, 0.5, 0.25], atol=1e-6)
     np.testing.assert_allclose(second[:3], [0.25, 0.5, 0.75], atol=1e-6)
