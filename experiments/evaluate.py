@@ -69,8 +69,8 @@ flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which 
 _COMPOSITIONS = flags.DEFINE_integer(
     "compositions",
     None,
-    "Of a run that is told captions of tinted images: whether so many images of each combination of a colour and a class show "
-    "what their prompts say, alone.",
+    "Of a run that is told captions of tinted images or of emoji: whether so many images of each combination of a colour and a "
+    "class, or of a figure and a skin tone, show what their prompts say, alone.",
 )
 _AUGMENTATION = flags.DEFINE_list(
     "augmentation",

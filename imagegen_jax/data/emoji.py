@@ -55,7 +55,8 @@ class EmojiSource:
         self.class_names = list(CLASSES)
         self.labels = [skin_tone(glyph.sequence) for glyph in glyphs]
         self.captions = [captions.reordered(caption(glyph.sequence)) for glyph in glyphs]
-        self.combinations = combinations([glyph.sequence for glyph in glyphs])
+        self.figures = figures([glyph.sequence for glyph in glyphs])
+        self.combinations = [figure and caption(glyph.sequence) for figure, glyph in zip(self.figures, glyphs)]
         self.skipped = skipped
 
     @functools.cached_property
@@ -213,14 +214,14 @@ def skin_tone(sequence):
     return CLASSES.index("mixed") if len(tones) > 1 else max(tones, default=0)
 
 
-def combinations(sequences):
-    """The captions of those sequences whose figure comes in skin tones, and '' for the others."""
+def figures(sequences):
+    """What each of the sequences shows whatever its skin tone, in words; '' of what comes in no tones."""
 
     def figure(sequence):
         return tuple(point for point in sequence if point not in (*_TONES, *_SILENT))
 
     toned = {figure(sequence) for sequence in sequences if skin_tone(sequence)}
-    return [caption(sequence) if figure(sequence) in toned else "" for sequence in sequences]
+    return [caption(figure(sequence)) if figure(sequence) in toned else "" for sequence in sequences]
 
 
 def caption(sequence):

@@ -42,6 +42,16 @@ def judged(asked: Iterable[Combination], images, extractor):
     _, logits = extractor(tinted.grey_of(images, found))
     right = {"colour": found == colour, "class": logits.argmax(1) == label}
     right["both"] = right["colour"] & right["class"]
+    return shares(right, seen)
+
+
+def shares(right, seen):
+    """{'seen' and 'unseen': {'images': how many, and by the names of `right` (share, its 95 % interval)}}, as JSON.
+
+    Args:
+      right: {name: (n,) bool} of images.
+      seen: (n,) bool, whether training showed what each was asked for.
+    """
     return {
         name: {"images": int(chosen.sum())} | {what: _share(hits[chosen]) for what, hits in right.items()}
         for name, chosen in (("seen", seen), ("unseen", ~seen))

@@ -105,6 +105,11 @@ def test_a_figure_and_its_skin_tones_are_combined_and_captions_come_in_all_order
         "golfer, medium skin tone",
         "golfer, medium skin tone, woman",
     }
+    assert {text: figure for text, figure in zip(_first(train), train.figures) if figure} == {
+        "golfer": "golfer",
+        "golfer, medium skin tone": "golfer",
+        "golfer, medium skin tone, woman": "golfer, woman",
+    }
     texts = train.captions[_first(train).index("golfer, medium skin tone, woman")]
     assert len(set(texts)) == 6 and "woman, golfer, medium skin tone" in texts
 

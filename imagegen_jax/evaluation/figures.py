@@ -1,0 +1,75 @@
+"""Whether images of emoji show the figure and the skin tone that they were asked for, of pairs that training showed and others.
+
+A font draws each such figure without a skin tone and in five. What is asked is judged by these true glyphs.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from imagegen_jax.evaluation import compositions
+
+_LEAST = 16  # of 255: what differs by less between the glyphs of a figure is no skin
+
+
+class Asked(NamedTuple):
+    """What an image is asked for.
+
+    Attributes:
+      figure: number of the figure.
+      tone: number of its skin tone, 0 for none.
+      seen: whether training showed the pair.
+    """
+
+    figure: int
+    tone: int
+    seen: bool
+
+
+def judged(asked, glyphs, images, extractor, seed=0):
+    """The shares of images that show what was asked for.
+
+    The tone is right where the mean colour of those pixels in which the glyphs of the figure differ is nearest to that of the
+    glyph in this tone. The figure is right where the image is nearer to its glyph than to that of another figure in this tone,
+    drawn at random; and it is the nearest of all where no other figure's glyph in this tone is as near.
+
+    Args:
+      asked: the Asked of each image.
+      glyphs: (figures, tones, h, w, 3) uint8, the true ones.
+      images: (n, h, w, 3) uint8.
+      extractor: features.Extractor in whose features distances between images are Euclidean.
+      seed: of the other figures.
+
+    Returns:
+      {'seen' and 'unseen': {'images': how many, 'tone', 'figure', 'both' and 'nearest': (share, its 95 % interval by
+      Wilson)}}, as JSON.
+    """
+    figure, tone, seen = (np.array(values) for values in zip(*asked))
+    of_images, _ = extractor(images)
+    of_glyphs, _ = extractor(glyphs.reshape(-1, *glyphs.shape[2:]))
+    of_glyphs = of_glyphs.reshape(*glyphs.shape[:2], -1)
+    distances = np.stack([np.linalg.norm(of_glyphs[:, t] - x, axis=-1) for x, t in zip(of_images, tone)])  # (n, figures)
+    own = distances[np.arange(len(figure)), figure]
+    shift = np.random.default_rng(seed).integers(1, len(glyphs), len(figure))
+    other = distances[np.arange(len(figure)), (figure + shift) % len(glyphs)]
+    right = {"tone": tones_of(images, glyphs[figure]) == tone, "figure": own < other}
+    right["both"] = right["tone"] & right["figure"]
+    right["nearest"] = (distances < own[:, None]).sum(1) == 0
+    return compositions.shares(right, seen)
+
+
+def tones_of(images, glyphs):
+    """Which skin tones images have.
+
+    Args:
+      images: (n, h, w, 3) uint8.
+      glyphs: (n, tones, h, w, 3) uint8, those of the figure that each was asked for.
+
+    Returns:
+      (n,) integers.
+    """
+    spread = np.ptp(glyphs.astype(np.int16), axis=1).max(-1)  # (n, h, w)
+    skin = (spread >= _LEAST)[..., None]
+    mean = (images * skin).sum((1, 2)) / np.maximum(skin.sum((1, 2)), 1)  # (n, 3)
+    known = (glyphs * skin[:, None]).sum((2, 3)) / np.maximum(skin.sum((1, 2)), 1)[:, None]  # (n, tones, 3)
+    return np.square(known - mean[:, None]).sum(-1).argmin(-1)
