@@ -4,6 +4,7 @@
 smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 tinted   the bundled images in ten colours, for priors that are told captions
+emoji    3,539 colour pictures of a font at 32x32, likewise: 8x8 codes of 512
 """
 
 from configs import variants
@@ -12,7 +13,8 @@ from imagegen_jax import config
 
 def get_config(variant=""):
     """The config of a variant."""
-    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted})
+    known = {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted, "emoji": _emoji}
+    return variants.choose(__file__, variant, known)
 
 
 def _bundled():
@@ -47,4 +49,15 @@ def _tinted():
     c.data.source = "tinted:fashion_mnist_10k"
     c.data.hold_out = 0.15
     c.vqvae.codes = 256
+    return c
+
+
+def _emoji():
+    """Without the combinations of a figure and a skin tone that the priors are not to know."""
+    c = _bundled()
+    c.data.source = "emoji"
+    c.data.image_size = 32
+    c.data.hold_out = 0.15
+    c.vqvae.codes = 512
+    c.duration = "30 epochs"
     return c

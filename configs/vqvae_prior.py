@@ -7,6 +7,7 @@ python -m experiments.main --config=configs/vqvae_prior.py --config.first_stage.
 smoke    for a run of configs/vqvae.py:smoke, in seconds
 fashion  for a run of configs/vqvae.py:fashion, told the labels: experiments.sample --label=3
 tinted   for a run of configs/vqvae.py:tinted, told captions: experiments.sample --prompt="a red boot"
+emoji    for a run of configs/vqvae.py:emoji, told their names: experiments.sample --prompt="fairy, dark skin tone, woman"
 """
 
 from configs import text_to_image
@@ -18,7 +19,8 @@ FIRST_STAGE = "vqvae"  # the recipe of the run that it stands on
 
 def get_config(variant=""):
     """The config of a variant."""
-    return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted})
+    known = {"": _bundled, "smoke": _smoke, "fashion": _fashion, "tinted": _tinted, "emoji": _emoji}
+    return variants.choose(__file__, variant, known)
 
 
 def _bundled():
@@ -54,14 +56,24 @@ def _fashion():
 
 
 def _tinted():
+    return _told_captions(text_to_image.get_config(), "10 epochs")
+
+
+def _emoji():
+    c = _told_captions(text_to_image.get_config("emoji"), "16 epochs")
+    c.batch_size = 32
+    return c
+
+
+def _told_captions(told, duration):
+    """On the captions of such a diffusion's config."""
     c = _bundled()
-    told = text_to_image.get_config()
     c.data = told.data
     c.text_encoder = told.text_encoder
     c.prior.text = True
     c.prior.condition_dropout = 0.1
     c.sampler.guidance_scale = 2.5
-    c.duration = "10 epochs"
+    c.duration = duration
     c.sample.num = told.sample.num
     c.sample.prompts = told.sample.prompts
     return c
