@@ -5,7 +5,8 @@ smoke   the same in seconds, to see that everything works
 folder  the published setting f8 of 256x256 pixels, 84 M parameters, on --config.data.source=folder:PATH
 
 The perceptual distance is that of a classifier of images of the same shape: of the bundled one, or of a run of
-configs/classifier.py, --config.first_stage.workdir=RUN; or of VGG16, as in the paper, whose weights are in a file: vgg:FILE.
+configs/classifier.py, --config.first_stage.workdir=RUN; or of VGG16, whose weights are in a file, as vgg:FILE, or as in the
+paper with those of LPIPS, vgg:FILE,LPIPS_FILE.
 --config.autoencoder.perceptual=0 does without.
 """
 

@@ -18,18 +18,21 @@ def ssim(x, y):
     return pix.ssim(x, y, filter_size=min(11, *x.shape[1:3]))
 
 
-def perceptual(x, y):
-    """(n,) distance in a network's features (Zhang et al. 2018, equation 1, with all w = 1).
+def perceptual(x, y, weights=None):
+    """(n,) distance in a network's features (Zhang et al. 2018, equation 1).
 
-    At each place the features of a level are divided by their length; their squared distances are averaged over places, and
-    added up over levels.
+    At each place the features of a level are divided by their length; their squared differences, weighted by channel, are added
+    up, averaged over places, and added up over levels.
 
     Args:
       x: maps (n, h, w, c) of each level, of the one image of each pair.
       y: the same of the other.
+      weights: (c,) of each level; None for all 1.
     """
-    pairs = (jnp.square(_unit(a) - _unit(b)) for a, b in zip(x, y, strict=True))
-    return sum(squared.sum(-1).mean((1, 2)) for squared in pairs)
+    squared = [jnp.square(_unit(a) - _unit(b)) for a, b in zip(x, y, strict=True)]
+    if weights is not None:
+        squared = [one * w for one, w in zip(squared, weights, strict=True)]
+    return sum(one.sum(-1).mean((1, 2)) for one in squared)
 
 
 def _unit(features):

@@ -1,6 +1,7 @@
 """The autoencoder with spatial latents: its terms by their definitions, its warm-up, and the classifier that it stands on."""
 
 import dataclasses
+import types
 
 import chex
 import jax
@@ -236,10 +237,35 @@ def test_it_begins_with_published_weights_of_vgg16(tmp_path):
     assert [m.shape for m in maps] == [(2, *size) for size in sizes]
     in_colour = jax.jit(built.first_stage.maps)(trained, x.repeat(3, -1))
     chex.assert_trees_all_close(maps, in_colour, rtol=1e-5)
+    assert built.first_stage.map_weights(trained) is None
+    _check_lpips(tmp_path, spec, maps, x)
     with pytest.raises(errors.UserError, match="VGG16 sees no images of 8x8 pixels"):
         run.build_algorithm(filled, images.Spec((8, 8, 1)))
     with pytest.raises(errors.UserError, match=r"cannot read weights from 'none\.pth'.*: give vgg16-397923af\.pth"):
         first_stage.trained(config_lib.typed(config_of(**{"first_stage.workdir": "vgg:none.pth"})))
+
+
+def _check_lpips(folder, spec, maps, x):
+    """With weights of channels: the distance that the loss has of images x, whose maps are these, by hand."""
+    drawn, channels = np.random.default_rng(1), [m.shape[-1] for m in maps]
+    weights = {f"lin{i}.model.1.weight": drawn.uniform(size=(1, c, 1, 1)).astype(np.float32) for i, c in enumerate(channels)}
+    safetensors.save_file(weights, folder / "lpips.safetensors")
+    workdir = f"vgg:{folder / 'vgg.safetensors'},{folder / 'lpips.safetensors'}"
+    config = config_lib.typed(config_of(**{"first_stage.workdir": workdir}))
+    filled = first_stage.filled_in(None, config, spec)
+    built, trained = run.build_algorithm(filled, spec), first_stage.trained(filled)
+    state = jax.eval_shape(built.init, jax.random.key(0))
+    assert jax.tree.structure(jax.eval_shape(built.with_first_stage, state, trained)) == jax.tree.structure(state)
+    held = types.SimpleNamespace(extra={"first_stage": trained})
+    _, found = built._rec(held, x[:1], x[1:], [m[1:] for m in maps])
+    expected = 0.0
+    for levels, weight in zip(maps, weights.values()):
+        one, other = (level / np.linalg.norm(level, axis=-1, keepdims=True) for level in np.asarray(levels))
+        expected += (np.square(one - other) * weight.reshape(-1)).sum(-1).mean()
+    np.testing.assert_allclose(found["perceptual"], [expected], rtol=1e-4)
+    safetensors.save_file({"lin0.model.1.weight": np.ones((1, 3, 1, 1), np.float32)}, folder / "lpips.safetensors")
+    with pytest.raises(errors.UserError, match=r"its tensor 'lin0\.model\.1\.weight' is \(1, 3, 1, 1\) where \(1, 64, 1, 1\)"):
+        first_stage.trained(filled)
 
 
 def test_without_a_perceptual_distance_it_stands_on_nothing():

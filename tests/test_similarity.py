@@ -36,5 +36,8 @@ def test_perceptual_distance_is_of_directions():
     y[0, 0, 0, 1], y[0, 0, 1, 0] = 0.5, -7.0
     np.testing.assert_allclose(similarity.perceptual([x], [2 * x]), [0], atol=1e-6)
     np.testing.assert_allclose(similarity.perceptual([x, x], [y, x]), [(2 + 4) / 2], rtol=1e-5)
+    weights = [np.array([0.5, 3.0], np.float32), np.zeros(2, np.float32)]
+    np.testing.assert_allclose(similarity.perceptual([x, x], [y, x], weights), [(0.5 + 3 + 4 * 0.5) / 2], rtol=1e-5)
+    np.testing.assert_allclose(similarity.perceptual([x], [y], weights[1:]), [0], atol=1e-6)
     gradient = jax.grad(lambda x: similarity.perceptual([x], [y]).sum())(jnp.zeros_like(x))
     assert np.isfinite(gradient).all()

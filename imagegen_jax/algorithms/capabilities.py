@@ -234,6 +234,9 @@ class Perceives(Protocol):
     def maps(self, state: base.TrainState, x: jax.Array) -> Sequence[jax.Array]:
         """(n, h, w, c) float32 images in [-1, 1] -> maps (n, h', w', c') of each level, differentiable with respect to x."""
 
+    def map_weights(self, state: base.TrainState) -> Sequence[jax.Array] | None:
+        """(c',) weights of each level's channels in that distance; None for all 1."""
+
 
 @typing.runtime_checkable
 class ClassifiesNoisy(Protocol):

@@ -109,6 +109,10 @@ class Classifier(base.Algorithm):
         _, made = self.network.apply({"params": state.params["classifier"]}, x, mutable=["maps"])
         return made["maps"]["levels"]
 
+    def map_weights(self, state):
+        """See capabilities.Perceives."""
+        return None
+
 
 def _hits(logits, label):
     return (logits.argmax(-1) == label).astype(jnp.float32)

@@ -183,7 +183,8 @@ class PerceptualAutoencoder(base.Algorithm):
         error = jnp.abs(made - x).mean((1, 2, 3))
         if not self.first_stage:
             return error, {"absolute_error": error}
-        distance = similarity.perceptual(self._maps(state, made), seen)
+        weights = self.first_stage.map_weights(state.extra["first_stage"])
+        distance = similarity.perceptual(self._maps(state, made), seen, weights)
         return error + self.objective.perceptual * distance, {"absolute_error": error, "perceptual": distance}
 
     def _d_loss(self, params, x, made):

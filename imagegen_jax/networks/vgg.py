@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 from jax import numpy as jnp
 
+MAP_CHANNELS = (64, 128, 256, 512, 512)  # before each pooling
 _PRECISION = jax.lax.Precision.HIGHEST  # else GPUs and TPUs round to some ten bits, and scores differ by machine
 
 
@@ -24,8 +25,8 @@ class VGG16(nn.Module):
     @nn.compact
     def __call__(self, x):
         place = 0
-        for widths in ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3):
-            for width in widths:
+        for width, layers in zip(MAP_CHANNELS, (2, 2, 3, 3, 3)):
+            for _ in range(layers):
                 x = nn.relu(nn.Conv(width, (3, 3), precision=_PRECISION, name=f"features.{place}")(x))
                 place += 2  # over the ReLU
             if not self.is_initializing():  # maps are no variables of the network

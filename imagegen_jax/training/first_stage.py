@@ -1,7 +1,7 @@
 """The trained run that a method stands on: its config, for as long as the method's own run lasts, and its state, to begin with.
 
 It is named by its folder, or is the classifier of the bundled images, FASHION, which comes with the package, or is made of
-published weights, vgg:FILE.
+published weights, vgg:FILE or, with LPIPS's weights of channels, vgg:FILE,LPIPS_FILE.
 """
 
 import dataclasses
@@ -45,7 +45,10 @@ def trained(config):
     """The base.TrainState of the run in config.first_stage.workdir. Raises errors.UserError."""
     folder = config.first_stage.workdir
     if folder.startswith(VGG):
-        params = {"vgg16": published.vgg16(folder.removeprefix(VGG), head=False)["params"]}
+        network, _, weights = folder.removeprefix(VGG).partition(",")
+        params = {"vgg16": published.vgg16(network, head=False)["params"]}
+        if weights:
+            params["lpips"] = published.lpips(weights)
         return base.TrainState(0, params, {}, {})
     return (bundled() if folder == FASHION else run.load(folder, remedy=run.BY_MOVING)).state
 
@@ -71,7 +74,9 @@ def _found(config, specs):
     if not folder:
         raise errors.UserError(run.NO_FIRST_STAGE)
     if folder.startswith(VGG):
-        found = config_lib.typed(config_lib.default("vgg16")), specs
+        theirs = config_lib.default("vgg16")
+        theirs.lpips = "," in folder
+        found = config_lib.typed(theirs), specs
     else:
         found = (bundled().config, bundled().spec) if folder == FASHION else run.load_config(folder)
     if found is None:

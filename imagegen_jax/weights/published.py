@@ -36,6 +36,26 @@ def vgg16(path, head=True):
     return _variables(vgg.VGG16(head), (1, 224, 224, 3), path, known)
 
 
+def lpips(path):
+    """LPIPS's weights of the channels of VGG16, {'lin0': (64,), ...} float32.
+
+    Raises:
+      errors.UserError: the file cannot be read, or is of another network.
+    """
+    known = "weights/v0.1/vgg.pth of the package lpips"
+    try:
+        tensors = tensors_lib.load(path)
+        found = {}
+        for i, channels in enumerate(vgg.MAP_CHANNELS):
+            name = f"lin{i}.model.1.weight"
+            if (shape := getattr(tensors.get(name), "shape", None)) != (1, channels, 1, 1):
+                raise errors.UserError(f"{path}: its tensor '{name}' is {shape} where (1, {channels}, 1, 1) is needed")
+            found[f"lin{i}"] = np.ascontiguousarray(tensors[name].reshape(-1), np.float32)
+    except errors.UserError as error:
+        raise errors.UserError(f"{error}: give {known}, or the same tensors as .safetensors") from error
+    return found
+
+
 def _variables(network, shape, path, known):
     """Variables whose names and shapes are the network's. `known` says which file a person may have meant."""
     specs = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
