@@ -66,6 +66,12 @@ flags.DEFINE_enum(
     "How often each class is drawn: as often as in the reference (data, the default), or all alike.",
 )
 flags.DEFINE_enum("direction", "ab", cyclegan.DIRECTIONS, "Of a CycleGAN: which translations are scored.")
+flags.DEFINE_bool(
+    "reconstructions",
+    False,
+    "Of a run that encodes and decodes: score its reconstructions of test images against these, and tell mean and deviation of "
+    "the latents.",
+)
 _COMPOSITIONS = flags.DEFINE_integer(
     "compositions",
     None,
@@ -88,6 +94,7 @@ _OUT = flags.DEFINE_string("out", None, "Also write the scores here, a path endi
 _ARGUMENTS = (
     "num", "reference", "reference_split", "metrics", "resize", "seed", "batch_size", "importance_samples", "likelihood",
     "likelihood_samples", "likelihood_num", "class_shares", "direction",
+    "reconstructions",
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""The images that are scored: what a run draws, translates or restores, or images that exist; and what to compare with."""
+"""The images that are scored: what a run draws, reconstructs, translates or restores, or others; and what to compare with."""
 
 import functools
 
 import jax
+import numpy as np
 
 from imagegen_jax import errors
 from imagegen_jax import files
@@ -16,6 +17,7 @@ from imagegen_jax.evaluation import evaluator
 from imagegen_jax.evaluation import image_sets
 from imagegen_jax.evaluation import scorer
 from imagegen_jax.generation import inputs
+from imagegen_jax.generation import latent_space
 from imagegen_jax.generation import sampling as sampling_lib
 from imagegen_jax.training import sharding
 
@@ -42,15 +44,22 @@ def of_samples(samples, reference, num, **drawing):
     return scorer.Subject(images, min(num, images.num), compared, label, labelled=bool((labels >= 0).all()))
 
 
-def of_run(trained, *, reference, num, seed, batch_size, direction, metrics, asked, **drawing):
+def of_run(trained, *, reference, num, seed, batch_size, direction, reconstructions, metrics, asked, **drawing):
     """Yields the scorer.Subject of each request, all of which are checked before the first image is drawn.
 
     The arguments are those of scoring.reports, but for `reference`, an image_sets.NamedReference, and `asked`, a bounds.Asked.
     `drawing` are class_shares, latents, sweep and request. Raises errors.UserError where the run cannot do what is asked of it.
     """
+    if reconstructions and not isinstance(trained.algorithm, capabilities.Autoencodes):
+        raise errors.UserError(f"--reconstructions: {trained.config.algorithm} encodes no images; leave it out")
     about = companions.identity(trained) | {"device": jax.devices()[0].device_kind}  # which rounds in its own way
     mesh = sharding.make_mesh(jax.device_count())
     rest = dict(folder=files.to_path(trained.workdir) / "eval", heldout=_heldout(trained, mesh, metrics, asked))
+    if reconstructions:
+        _check_none("reconstructions are of test images, and have no options", **drawing)
+        images, compared, rest["heldout"] = _reconstructed(trained, mesh, reference, batch_size, about, rest["heldout"])
+        yield scorer.Subject(images, min(num, images.num), compared, {"step": trained.step, "of": "reconstructions"}, **rest)
+        return
     made = [kind for kind in (capabilities.Translates, capabilities.Restores) if isinstance(trained.algorithm, kind)]
     if not made:
         for images, compared, label in _drawn(trained, reference, num, seed, batch_size, about, **drawing):
@@ -126,6 +135,36 @@ def _drawn(trained, reference, num, seed, batch_size, about, class_shares, laten
             protocol["prompts"] = drawing.prompts or f"captions {fingerprints.digest(captions())}"
         images = image_sets.ImageSet.made(protocol, num, spec.shape, drawing.batches, drawing.labels)
         yield images, compared, {"step": trained.step} | kind | drawing.request
+
+
+def _reconstructed(trained, mesh, reference, batch_size, about, heldout):
+    """(ImageSet, split -> ImageSet that it is compared with, scorer.Heldout) of the test images' reconstructions.
+
+    They are compared with all test images, those that they are of among them (Rombach et al. 2022, table 8, R-FID).
+    """
+    config, algorithm, spec = trained.config, trained.algorithm, trained.spec
+    codec = latent_space.Codec(algorithm, trained.state, mesh, batch_size or config.sample.batch_size)
+    real = image_sets.of_data(config.data, "test", spec.shape, spec.known_names)
+
+    def batches(first):
+        for image, label in real.batches(first):
+            yield codec.decode(codec.encode(image, label), label)
+
+    def moments():
+        """Of each channel of latents that have places, else of each number."""
+        channels = algorithm.latent_shape[-1]
+        encoded = (codec.encode(*batch).reshape(-1, channels) for batch in real.batches(0))
+        sums = sum(np.stack([np.ones_like(z), z, np.square(z)]).sum(1, dtype=np.float64) for z in encoded)
+        mean, square = sums[1:] / sums[0]
+        return {"latent_mean": mean.tolist(), "latent_std": np.sqrt(square - np.square(mean)).tolist()}
+
+    measured = heldout and scorer.Heldout(heldout.protocol, lambda: heldout.measure() | moments())
+    compared = functools.partial(reference.images, spec.shape, config.data, spec.known_names)
+    return (
+        image_sets.ImageSet.made(about | {"reconstructions of": real.protocol}, real.num, spec.shape, batches),
+        compared,
+        measured,
+    )
 
 
 def _translated(trained, mesh, reference, direction, batch_size, about):

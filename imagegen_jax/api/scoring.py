@@ -58,6 +58,7 @@ def reports(
     likelihood_num=None,
     class_shares=None,
     direction="ab",
+    reconstructions=False,
     latents=None,
     sweep=None,
     **request,
@@ -87,6 +88,8 @@ def reports(
       likelihood_num: test images whose likelihood it is; by default all.
       class_shares: 'equal' to draw all classes alike; by default, or 'data', as often as in the reference.
       direction: of a run that translates.
+      reconstructions: score those of test images in place of drawn ones, of a run that encodes and decodes; what is held out
+        then has mean and standard deviation of each channel of the latents, too.
       latents: see sampling.prepare.
       sweep: requests that are scored one after the other, such as [{'steps': 10}, {'steps': 20}].
       **request: see sampling.prepare.
@@ -104,10 +107,13 @@ def reports(
 
     drawing = dict(class_shares=class_shares, latents=latents or latents_lib.Options(), sweep=sweep, request=request)
     if of_images:
+        if reconstructions:
+            raise errors.UserError("--reconstructions are of a run, --workdir, and not of --samples: give one of them")
         subjects = iter([scored_images.of_samples(_path(scored), named, num, **drawing)])
     else:
         of_run = functools.partial(scored_images.of_run, reference=named, num=num, seed=seed, batch_size=batch_size, **drawing)
         of_run = functools.partial(of_run, direction=direction, metrics=metrics, asked=asked_bounds)
+        of_run = functools.partial(of_run, reconstructions=reconstructions)
         subjects = itertools.chain.from_iterable(map(of_run, [scored] if isinstance(scored, run.Run) else scored))
     first = next(subjects)
     compared = _compared(extractor, first, named, metrics)
@@ -150,7 +156,8 @@ def _heldout(metrics):
     for name, value in metrics.items():
         if name.removesuffix("_se") not in metrics.keys() - {name}:
             error = metrics.get(f"{name}_se")
-            found.append(f"{name} {value:.4g}" + ("" if error is None else f" ± {error:.2g}"))
+            said = " ".join(f"{number:.4g}" for number in np.atleast_1d(value))
+            found.append(f"{name} {said}" + ("" if error is None else f" ± {error:.2g}"))
     return ", ".join(found)
 
 

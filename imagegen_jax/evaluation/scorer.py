@@ -33,11 +33,11 @@ class Heldout:
 
     Attributes:
       protocol: what the numbers depend on, beside the run, as JSON.
-      measure: () -> {metric: mean over the images}.
+      measure: () -> {metric: mean over the images, or several numbers}.
     """
 
     protocol: dict[str, Any]
-    measure: Callable[[], dict[str, float]]
+    measure: Callable[[], dict[str, float | list[float]]]
 
 
 @dataclasses.dataclass(frozen=True)

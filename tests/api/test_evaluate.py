@@ -260,6 +260,31 @@ def test_from_python(base, conditional, tmp_path):
         imagegen_jax.evaluate(np.zeros((4, 28, 28, 1)), reference="fashion_mnist_10k")
 
 
+def test_reconstructions_are_those_of_the_codec(conditional, base, tmp_path, trained, command):
+    """Scored as the same images are by themselves; latents have the mean and deviation of NumPy."""
+    words, _ = base
+    one, reference = imagegen_jax.load(conditional), words[-1].removeprefix("--reference=")
+    test = image_sets.of_data(one.config.data, "test", one.spec.shape, one.spec.known_names)  # in the order of a fair draw
+    image, label = map(np.concatenate, zip(*test.batches(0)))
+    latents = one.codec.encode(image, label)
+    asked = dict(metrics=["fid", "heldout"], reference_scores=False, num=24, reference=reference)
+    found = one.evaluate(reconstructions=True, **asked)
+    made = one.codec.decode(latents[:24], label[:24])
+    alone = imagegen_jax.evaluate(made, **asked | {"metrics": ["fid"]})
+    np.testing.assert_allclose(found["scores"]["fid"]["value"], alone["scores"]["fid"]["value"], rtol=1e-5)
+    np.testing.assert_allclose(found["scores"]["heldout"]["latent_mean"], latents.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found["scores"]["heldout"]["latent_std"], latents.std(0), rtol=1e-4)
+    assert "latent_mean 0" in scoring.text(found) or "latent_mean -0" in scoring.text(found)
+    for wrong, error in (
+        ([f"--workdir={trained}"], "--reconstructions: baseline encodes no images"),
+        ([f"--workdir={conditional}", "--temperature=0.5"], "--temperature: reconstructions are of test images"),
+        ([f"--samples={reference}", "--reference=fashion_mnist_10k"], "--reconstructions are of a run, --workdir"),
+        ([f"--workdir={conditional}", "--compositions=1"], "--reconstructions is of other scores than --compositions"),
+    ):
+        with pytest.raises(errors.UserError, match=error):
+            command("evaluate")(*wrong, "--reconstructions")
+
+
 def test_translations_are_compared_with_other_things_than_were_translated(evaluate, tmp_path):
     """The bundled drawings are of the bundled test images: those of even number are translated, the others compared with."""
     folder = tmp_path / "cyclegan"
