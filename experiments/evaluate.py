@@ -13,6 +13,7 @@ from absl import flags
 from configs import classifier
 from imagegen_jax import command_line
 from imagegen_jax import errors
+from imagegen_jax import files
 from imagegen_jax.algorithms import cyclegan
 from imagegen_jax.api import augmenting
 from imagegen_jax.api import composing
@@ -141,7 +142,8 @@ def _composed(features):
     if _SAMPLES.value or _COMPOSITIONS.value < 1:
         raise errors.UserError("--compositions: give how many images of each combination, 1 or more, and --workdir")
     trained = runs.load(_WORKDIR.value, _CHECKPOINT.value, _EMA.value)
-    options = dict(features=features, seed=flags.FLAGS.seed, batch_size=flags.FLAGS.batch_size)
+    picture = _OUT.value and files.to_path(_OUT.value).with_suffix(".png")
+    options = dict(features=features, seed=flags.FLAGS.seed, batch_size=flags.FLAGS.batch_size, picture=picture)
     return composing.evaluate(trained, _COMPOSITIONS.value, **options, **drawing_flags.given())
 
 

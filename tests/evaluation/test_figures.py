@@ -4,10 +4,12 @@ import pathlib
 import types
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import text_to_image
 from imagegen_jax import config as config_lib
+from imagegen_jax import images as images_lib
 from imagegen_jax.api import composing
 from imagegen_jax.data import domains
 from imagegen_jax.data import emoji
@@ -70,17 +72,23 @@ def test_the_other_figure_is_drawn_at_random(glyphs):
 
 
 @pytest.mark.skipif(not pathlib.Path(emoji.FONT).exists(), reason="the package fonts-noto-color-emoji is not installed")
-def test_what_is_asked_of_a_font_are_its_figures_in_all_tones():
+def test_what_is_asked_of_a_font_are_its_figures_in_all_tones(tmp_path):
     config = config_lib.typed(text_to_image.get_config("emoji"))
     spec = domains.open_domains(config.data, "train").spec
     trained = types.SimpleNamespace(config=config, spec=spec)
-    prompts, judged, shape = composing._of_emoji(trained, 1, np.random.default_rng(0))
-    wanted, glyphs = judged.args
+    task = composing._of_emoji(trained, 1, np.random.default_rng(0))
+    (wanted, glyphs), prompts, shape = task.judged.args, task.prompts, task.shape
     assert shape == (32, 32, 3) and glyphs.shape[1:] == (6, 32, 32, 3) and len(prompts) == len(wanted) == 6 * len(glyphs)
     said = [
         [part.removesuffix(" skin tone") for part in prompt.split(", ") if part.endswith(" skin tone")] for prompt in prompts
     ]
     assert [emoji.CLASSES[one.tone] for one in wanted] == [(*words, "none")[0] for words in said]
     assert 0.1 < 1 - np.mean([one.seen for one in wanted]) < 0.2
-    found = judged(glyphs.reshape(-1, *shape), pixels)
+    found = task.judged(glyphs.reshape(-1, *shape), pixels)
     assert shares(found, "seen") == shares(found, "unseen") == dict.fromkeys(("tone", "figure", "both", "nearest"), 1.0)
+    composing._show(tmp_path / "shown.png", task, 255 - task.truth[:, None])
+    sheet = np.asarray(Image.open(tmp_path / "shown.png"))
+    unseen = [i for i, one in enumerate(wanted) if not one.seen]
+    first, second = (images_lib.grid(np.stack([task.truth[i], 255 - task.truth[i]]), 2) for i in (unseen[0], unseen[-1]))
+    np.testing.assert_array_equal(sheet[: first.shape[0], : first.shape[1]], first)
+    np.testing.assert_array_equal(sheet[-second.shape[0] :, -second.shape[1] :], second)
