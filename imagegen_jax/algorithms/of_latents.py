@@ -170,4 +170,4 @@ class OfLatents:
         size = tuple(min(side, tile) for side in self.image_shape[:2])
         shape = *(side * self._pixels for side in size), self.first_stage.image_shape[-1]
         of_tile = self.first_stage.of_image_shape(shape)
-        return tiles.blended(lambda z: of_tile.decode(first, z, condition), z, size, overlap=tile // 4, scale=self._pixels)
+        return tiles.blended(lambda z: of_tile.decode(first, z, condition), z, size, overlap=min(size) // 4, scale=self._pixels)
