@@ -154,6 +154,7 @@ _SETTINGS = {
     "kl_autoencoder": _LARGER | {"autoencoder.adversarial_start": "1 steps"},  # before the stop
     "vqgan": _LARGER | {"autoencoder.adversarial_start": "1 steps"},
     "latent_diffusion": {"shape": (16, 16, 1)},
+    "latent_meanflow": {"shape": (16, 16, 1)},
     "colorize": {"shape": (8, 8, 3)},
 }
 
