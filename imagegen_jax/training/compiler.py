@@ -25,6 +25,8 @@ NO_LIBRARIES = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # What runs once, such as the drawing of the first parameters, takes longer to compile than to run: 14 s against 3 s.
 _QUICK = {"xla_backend_optimization_level": 0}
+# Not every XLA knows this. It takes a third off (a U-Net's 5.2 -> 3.5 s of processor time), and makes the same bits.
+_SOONER = {"xla_cpu_use_fusion_emitters": False}
 
 
 def options():
@@ -40,7 +42,7 @@ def quick_options():
 @functools.cache
 def _quick():
     quick = _QUICK | NO_LIBRARIES
-    return quick if _accepted(quick) else {}
+    return next(filter(_accepted, (quick | _SOONER, quick)), {})
 
 
 @functools.cache
