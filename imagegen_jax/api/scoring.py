@@ -112,8 +112,8 @@ def reports(
         subjects = iter([scored_images.of_samples(_path(scored), named, num, **drawing)])
     else:
         of_run = functools.partial(scored_images.of_run, reference=named, num=num, seed=seed, batch_size=batch_size, **drawing)
-        of_run = functools.partial(of_run, direction=direction, metrics=metrics, asked=asked_bounds)
-        of_run = functools.partial(of_run, reconstructions=reconstructions)
+        how = dict(direction=direction, reconstructions=reconstructions, metrics=metrics, asked=asked_bounds)
+        of_run = functools.partial(of_run, **how)
         subjects = itertools.chain.from_iterable(map(of_run, [scored] if isinstance(scored, run.Run) else scored))
     first = next(subjects)
     compared = _compared(extractor, first, named, metrics)

@@ -45,7 +45,7 @@ def trained(config):
     """The base.TrainState of the run in config.first_stage.workdir. Raises errors.UserError."""
     folder = config.first_stage.workdir
     if folder.startswith(VGG):
-        network, _, weights = folder.removeprefix(VGG).partition(",")
+        network, weights = _vgg_files(folder)
         params = {"vgg16": published.vgg16(network, head=False)["params"]}
         if weights:
             params["lpips"] = published.lpips(weights)
@@ -68,6 +68,12 @@ def bundled_file():
     return importlib.resources.as_file(importlib.resources.files("imagegen_jax.weights") / "fashion_classifier.safetensors")
 
 
+def _vgg_files(folder):
+    """(file of VGG16, file of LPIPS or '') of vgg:FILE,LPIPS_FILE."""
+    network, _, lpips = folder.removeprefix(VGG).partition(",")
+    return network, lpips
+
+
 def _found(config, specs):
     """What the section `first_stage` is to say of the run in its workdir, which must have the capability that is needed."""
     folder = config.first_stage.workdir
@@ -75,7 +81,7 @@ def _found(config, specs):
         raise errors.UserError(run.NO_FIRST_STAGE)
     if folder.startswith(VGG):
         theirs = config_lib.default("vgg16")
-        theirs.lpips = "," in folder
+        theirs.lpips = bool(_vgg_files(folder)[1])
         found = config_lib.typed(theirs), specs
     else:
         found = (bundled().config, bundled().spec) if folder == FASHION else run.load_config(folder)

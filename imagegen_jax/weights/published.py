@@ -42,23 +42,20 @@ def lpips(path):
     Raises:
       errors.UserError: the file cannot be read, or is of another network.
     """
-    known = "weights/v0.1/vgg.pth of the package lpips"
-    try:
-        tensors = tensors_lib.load(path)
-        found = {}
-        for i, channels in enumerate(vgg.MAP_CHANNELS):
-            name = f"lin{i}.model.1.weight"
-            if (shape := getattr(tensors.get(name), "shape", None)) != (1, channels, 1, 1):
-                raise errors.UserError(f"{path}: its tensor '{name}' is {shape} where (1, {channels}, 1, 1) is needed")
-            found[f"lin{i}"] = np.ascontiguousarray(tensors[name].reshape(-1), np.float32)
-    except errors.UserError as error:
-        raise errors.UserError(f"{error}: give {known}, or the same tensors as .safetensors") from error
-    return found
+    layers = [f"lin{i}.model.1" for i in range(len(vgg.MAP_CHANNELS))]
+    shapes = [jax.ShapeDtypeStruct((1, 1, channels, 1), jnp.float32) for channels in vgg.MAP_CHANNELS]
+    specs = {"params": {layer: {"kernel": shape} for layer, shape in zip(layers, shapes)}}
+    found = _read(specs, path, "weights/v0.1/vgg.pth of the package lpips")["params"]
+    return {layer.removesuffix(".model.1"): found[layer]["kernel"].reshape(-1) for layer in layers}
 
 
 def _variables(network, shape, path, known):
     """Variables whose names and shapes are the network's. `known` says which file a person may have meant."""
-    specs = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    return _read(jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)), path, known)
+
+
+def _read(specs, path, known):
+    """Variables of these names and shapes, {'params': {module: {leaf: jax.ShapeDtypeStruct}}}."""
     try:
         tensors = tensors_lib.load(path)
         return traverse_util.path_aware_map(functools.partial(_leaf, path, tensors), specs)
