@@ -253,8 +253,9 @@ def test_a_variance_is_learned_of_ddpm_alone_and_before_it_is_drawn_with():
         wrong.diffusion[key] = value
         with pytest.raises(errors.UserError, match="config.diffusion.learn_variance is True: it needs .*process=ddpm"):
             config_lib.check(wrong)
+    never = constant(DISCRETE)
     with pytest.raises(errors.UserError, match="--variance=learned: this run has learned none"):
-        constant(DISCRETE).check_request(diffusion_config.Request(sampler="ddpm", variance="learned"))
+        never.check_request(never.Request(sampler="ddpm", variance="learned"))
 
 
 def test_optimal_coupling_shortens_the_ways_from_images_to_noise():
@@ -406,10 +407,11 @@ def test_a_share_of_the_conditions_is_left_out_in_training_and_none_in_evaluatio
 
 
 def test_guidance_without_labels_is_refused():
+    never = constant(DISCRETE)
     with pytest.raises(
         errors.UserError, match=r"--guidance_scale=2.0: this run is told neither labels nor texts; .*conditional=True"
     ):
-        constant(DISCRETE).check_request(diffusion_config.Request(guidance_scale=2.0))
+        never.check_request(never.Request(guidance_scale=2.0))
 
 
 def test_guidance_needs_images_without_a_label_in_training():
