@@ -6,6 +6,7 @@ A font draws each such figure without a skin tone and in five. What is asked is 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import spatial
 
 from imagegen_jax.evaluation import compositions
 
@@ -29,9 +30,9 @@ class Asked(NamedTuple):
 def judged(asked, glyphs, images, extractor, seed=0):
     """The shares of images that show what was asked for.
 
-    The tone is right where the mean colour of those pixels in which the glyphs of the figure differ is nearest to that of the
-    glyph in this tone. The figure is right where the image is nearer to its glyph than to that of another figure in this tone,
-    drawn at random; and it is the nearest of all where no other figure's glyph in this tone is as near.
+    The tone is right where the colours of skin are nearest to those of the glyph in this tone (tones_of). The figure is right
+    where the image is nearer to its glyph than to that of another figure in this tone, drawn at random, and it is the nearest
+    where no other figure's glyph in this tone is as near.
 
     Args:
       asked: the Asked of each image.
@@ -61,15 +62,30 @@ def judged(asked, glyphs, images, extractor, seed=0):
 def tones_of(images, glyphs):
     """Which skin tones images have.
 
+    Of the pixels in which the glyphs differ, those count whose colour some glyph has there, or nearly, rather than elsewhere. A
+    tone is as near as its nearest colours are to them on average: where in these pixels they are is left to the figure's score,
+    as a glyph that is moved by a pixel or two would otherwise seem lighter or darker.
+
     Args:
       images: (n, h, w, 3) uint8.
       glyphs: (n, tones, h, w, 3) uint8, those of the figure that each was asked for.
 
     Returns:
-      (n,) integers.
+      (n,) integers, -1 for an image that shows no skin there.
     """
-    spread = np.ptp(glyphs.astype(np.int16), axis=1).max(-1)  # (n, h, w)
-    skin = (spread >= _LEAST)[..., None]
-    mean = (images * skin).sum((1, 2)) / np.maximum(skin.sum((1, 2)), 1)  # (n, 3)
-    known = (glyphs * skin[:, None]).sum((2, 3)) / np.maximum(skin.sum((1, 2)), 1)[:, None]  # (n, tones, 3)
-    return np.square(known - mean[:, None]).sum(-1).argmin(-1)
+    return np.array([_tone_of(*one) for one in zip(images, glyphs)])
+
+
+def _tone_of(image, glyphs):
+    skin = np.ptp(glyphs.astype(np.int16), axis=0).max(-1) >= _LEAST  # (h, w)
+    shown = image[skin]
+    to_tones = np.stack([_distance(shown, glyph[skin]) for glyph in glyphs])  # (tones, pixels)
+    is_skin = to_tones.min(0) <= _distance(shown, glyphs[0][~skin])
+    return to_tones[:, is_skin].mean(1).argmin() if is_skin.any() else -1
+
+
+def _distance(colours, known):
+    """From each of (n, 3) colours to the nearest of (m, 3) known ones; infinite where there are none."""
+    if not len(known):
+        return np.full(len(colours), np.inf)
+    return spatial.cKDTree(known).query(colours)[0]

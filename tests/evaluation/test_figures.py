@@ -31,7 +31,7 @@ def glyphs():
         found[figure, :, :, 6:] = (20 * figure, 0, 200)
         for tone in range(3):
             found[figure, tone, 2 * figure : 2 * figure + 2, :5] = TONES[tone]
-            found[figure, tone, 7] += np.uint8(tone)  # too little to be skin, and a distraction if it were
+            found[figure, tone, 7, :6] -= np.uint8(tone)  # too little to be skin, and a distraction if it were
     return found
 
 
@@ -64,6 +64,17 @@ def test_another_tone_or_figure_is_wrong_in_that_alone(glyphs):
     assert found["figure"]["value"] >= found["nearest"]["value"] >= 0.25
 
 
+def test_a_tone_is_that_of_what_skin_an_image_shows_wherever_it_is(glyphs):
+    """The middle bar, moved by a row, half of it as white as the ground."""
+    moved = glyphs[1].copy()
+    moved[:, 2] = glyphs[1, :, 0]
+    assert (moved[:, 3] == glyphs[1, :, 3]).all()
+    assert figures.tones_of(moved, glyphs[[1, 1, 1]]).tolist() == [0, 1, 2]
+    nothing = glyphs[1].copy()
+    nothing[:, 2:4] = 255
+    assert figures.tones_of(nothing, glyphs[[1, 1, 1]]).tolist() == [-1, -1, -1]
+
+
 def test_the_other_figure_is_drawn_at_random(glyphs):
     """An image between the first two figures, but nearer to the second, is right where it is compared with the third."""
     between = (glyphs[0, 0].astype(int) * 2 + glyphs[1, 0].astype(int) * 3) // 5
@@ -86,6 +97,8 @@ def test_what_is_asked_of_a_font_are_its_figures_in_all_tones(tmp_path):
     assert 0.1 < 1 - np.mean([one.seen for one in wanted]) < 0.2
     found = task.judged(glyphs.reshape(-1, *shape), pixels)
     assert shares(found, "seen") == shares(found, "unseen") == dict.fromkeys(("tone", "figure", "both", "nearest"), 1.0)
+    moved = np.roll(glyphs[::10], (1, 2), (2, 3))
+    assert (figures.tones_of(moved.reshape(-1, *shape), glyphs[::10].repeat(6, 0)).reshape(-1, 6) == np.arange(6)).mean() > 0.99
     composing._show(tmp_path / "shown.png", task, 255 - task.truth[:, None])
     sheet = np.asarray(Image.open(tmp_path / "shown.png"))
     unseen = [i for i, one in enumerate(wanted) if not one.seen]
