@@ -23,7 +23,6 @@ from imagegen_jax.data import domains
 from imagegen_jax.generation import inputs
 from imagegen_jax.generation import latent_space
 from imagegen_jax.generation import output
-from imagegen_jax.generation import redrawing
 from imagegen_jax.generation import tiling
 from imagegen_jax.generation import translation
 
@@ -300,7 +299,7 @@ def _codec(trained, request, random=False):
             f"--sampler={request['sampler']}: from images to noise and back there is one solver; leave it out"
         )
     ours, request, prompt = restoring.prepared(trained, request, steps=100)
-    return ours.codec_of(redrawing.Inversions(ours.algorithm, request, request.steps, prompt))
+    return ours.codec_by_noise(request, prompt)
 
 
 def _labels(trained, labels, rows):

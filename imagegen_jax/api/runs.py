@@ -15,6 +15,7 @@ from imagegen_jax.api import sampling
 from imagegen_jax.api import sweeping
 from imagegen_jax.api import training
 from imagegen_jax.generation import latent_space
+from imagegen_jax.generation import redrawing
 from imagegen_jax.training import checkpoint as checkpoint_lib
 from imagegen_jax.training import interruption
 from imagegen_jax.training import post_hoc
@@ -70,10 +71,20 @@ class Run(run.Run):
     @functools.cached_property
     def codec(self):
         """The latent_space.Codec of the run, which is compiled once."""
-        return self.codec_of(self.algorithm)
+        return self._codec_of(self.algorithm)
 
-    def codec_of(self, algorithm):
-        """That of an algorithm that encodes or decodes with this run's state."""
+    def codec_by_noise(self, request, prompt):
+        """The Codec of images and the noise that they are drawn from (redrawing.Inversions), compiled once for each request."""
+        made = self._codecs_by_noise
+        if (request, prompt) not in made:
+            made[request, prompt] = self._codec_of(redrawing.Inversions(self.algorithm, request, request.steps, prompt))
+        return made[request, prompt]
+
+    @functools.cached_property
+    def _codecs_by_noise(self):
+        return {}
+
+    def _codec_of(self, algorithm):
         return latent_space.Codec(algorithm, self.state, sharding.make_mesh(jax.device_count()), self.at_once)
 
 

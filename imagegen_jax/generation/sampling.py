@@ -1,5 +1,7 @@
 """Drawing images from a trained state: in batches, over all devices, image i the same whatever the batch size."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -10,7 +12,7 @@ from imagegen_jax.training import sharding
 
 
 class Drawer:
-    """Draws numbered images; compiled once for each batch shape and kind of request."""
+    """Draws numbered images; compiled once for each algorithm, batch shape and kind of request."""
 
     def __init__(self, algorithm, mesh, batch_size, draw=None):
         """Prepares the drawing.
@@ -26,17 +28,7 @@ class Drawer:
         self._classes = algorithm.classes
         self._text = algorithm.text
         self._request = algorithm.Request
-        draw = draw or algorithm.sample
-
-        def drawn(state, key, index, condition, request):
-            return images.to_uint8(draw(state, rng.per_index(key, index), condition, request))
-
-        self._sample = jax.jit(
-            drawn,
-            static_argnames="request",
-            out_shardings=sharding.replicated(mesh),
-            compiler_options=compiler.options(),
-        )
+        self._sample = _compiled(draw or algorithm.sample, mesh)
 
     def batches(self, state, seed, num, first=0, label=None, shares=None, texts=None, **options):
         """Yields (n, h, w, c) uint8 arrays, images `first` to num - 1: image i depends on (seed, i) and the options alone.
@@ -64,6 +56,21 @@ class Drawer:
             condition = {name: sharding.put_rows(self._mesh, value) for name, value in condition.items()}
             drawn = self._sample(state, key, index, condition, request=request)
             yield np.asarray(drawn)[: num - start]
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(draw, mesh):
+    """The compiled (state, key, index, condition, request) -> images: one, however often a run is asked."""
+
+    def drawn(state, key, index, condition, request):
+        return images.to_uint8(draw(state, rng.per_index(key, index), condition, request))
+
+    return jax.jit(
+        drawn,
+        static_argnames="request",
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler.options(),
+    )
 
 
 def labels(index, classes, label=None, shares=None):

@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 from configs import ddpm
+import imagegen_jax
 from imagegen_jax import algorithms
 from imagegen_jax import errors
 from imagegen_jax import images
@@ -15,6 +16,7 @@ from imagegen_jax import keys
 from imagegen_jax.algorithms import diffusion as diffusion_lib
 from imagegen_jax.algorithms import vae
 from imagegen_jax.generation import drawing_flags
+from imagegen_jax.generation import redrawing
 from imagegen_jax.generation import requests
 from imagegen_jax.generation import sampling
 from imagegen_jax.training import run
@@ -41,6 +43,30 @@ def diffusion(tmp_path_factory, save_untrained):
 def drawn(path):
     with np.load(path) as saved:
         return saved["images"].astype(int)
+
+
+def test_a_run_that_is_asked_again_is_compiled_once(diffusion, monkeypatch):
+    traced = []
+    of_noise = redrawing.Inversions
+    for owner, name in ((diffusion_lib.Diffusion, "sample"), (of_noise, "encode"), (of_noise, "decode")):
+        monkeypatch.setattr(owner, name, counting(traced, getattr(owner, name)))
+    opened = imagegen_jax.load(diffusion)
+    first, again, other = (opened.sample(num, seed=seed) for num, seed in ((3, 1), (3, 1), (9, 2)))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other[:3])
+    inverted = [opened.invert(first, steps=steps)[1].images for steps in (2, 2, 3)]
+    np.testing.assert_array_equal(*inverted[:2])
+    assert traced == ["sample", "encode", "decode", "encode", "decode"]
+
+
+def counting(traced, method):
+    """The method, noting its name whenever it is called, and so traced."""
+
+    def noted(*args, **options):
+        traced.append(method.__name__)
+        return method(*args, **options)
+
+    return noted
 
 
 def test_sampling_a_run(tmp_path, diffusion, sample):
