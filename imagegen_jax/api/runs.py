@@ -73,16 +73,15 @@ class Run(run.Run):
         """The latent_space.Codec of the run, which is compiled once."""
         return self._codec_of(self.algorithm)
 
-    def codec_by_noise(self, request, prompt):
-        """The Codec of images and the noise that they are drawn from (redrawing.Inversions), compiled once for each request."""
-        made = self._codecs_by_noise
-        if (request, prompt) not in made:
-            made[request, prompt] = self._codec_of(redrawing.Inversions(self.algorithm, request, request.steps, prompt))
-        return made[request, prompt]
-
     @functools.cached_property
-    def _codecs_by_noise(self):
-        return {}
+    def codec_by_noise(self):
+        """(request, prompt) -> the Codec of images and the noise that they are drawn from, compiled once for each request."""
+
+        @functools.cache
+        def codec(request, prompt):
+            return self._codec_of(redrawing.Inversions(self.algorithm, request, prompt))
+
+        return codec
 
     def _codec_of(self, algorithm):
         return latent_space.Codec(algorithm, self.state, sharding.make_mesh(jax.device_count()), self.at_once)

@@ -111,9 +111,18 @@ def reports(
             raise errors.UserError("--reconstructions are of a run, --workdir, and not of --samples: give one of them")
         subjects = iter([scored_images.of_samples(_path(scored), named, num, **drawing)])
     else:
-        of_run = functools.partial(scored_images.of_run, reference=named, num=num, seed=seed, batch_size=batch_size, **drawing)
-        how = dict(direction=direction, reconstructions=reconstructions, metrics=metrics, asked=asked_bounds)
-        of_run = functools.partial(of_run, **how)
+        of_run = functools.partial(
+            scored_images.of_run,
+            reference=named,
+            num=num,
+            seed=seed,
+            batch_size=batch_size,
+            direction=direction,
+            reconstructions=reconstructions,
+            metrics=metrics,
+            asked=asked_bounds,
+            **drawing,
+        )
         subjects = itertools.chain.from_iterable(map(of_run, [scored] if isinstance(scored, run.Run) else scored))
     first = next(subjects)
     compared = _compared(extractor, first, named, metrics)

@@ -6,7 +6,6 @@ A font draws each such figure without a skin tone and in five. What is asked is 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import spatial
 
 from imagegen_jax.evaluation import compositions
 
@@ -86,6 +85,8 @@ def _tone_of(image, glyphs):
 
 def _distance(colours, known):
     """From each of (n, 3) colours to the nearest of (m, 3) known ones; infinite where there are none."""
+    from scipy import spatial  # imported here: it takes its time, and the other scores do not need it
+
     if not len(known):
         return np.full(len(colours), np.inf)
     return spatial.cKDTree(known).query(colours)[0]

@@ -156,14 +156,12 @@ class Inversions:
 
     Attributes:
       algorithm: one with capabilities.DrawsByDenoising.
-      request: of its Request.
-      steps: of the solver, from an image to noise and from noise to an image.
+      request: of its Request; its steps are those of the solver, from an image to noise and from noise to an image.
       prompt: what images show, where the method is told texts.
     """
 
     algorithm: capabilities.DrawsByDenoising
     request: Any
-    steps: int
     prompt: str = ""
     prior_is_normal: ClassVar[bool] = True
 
@@ -188,7 +186,7 @@ class Inversions:
     def _flow(self, state, x, condition):
         denoise, _ = self.algorithm.denoising(state, self.request)
         condition = _shown(self.algorithm, condition, self.prompt, len(x))
-        return denoise, x, condition, self.algorithm.process, self.steps
+        return denoise, x, condition, self.algorithm.process, self.request.steps
 
 
 def _shown(algorithm, condition, prompt, n):
