@@ -107,7 +107,7 @@ def vary(trained, images, strength=0.6, labels=None, *, samples=1, seed=0, **req
     ours, request, prompt = prepared(trained, request, steps=100)
     if ours.algorithm.denoising(ours.state, request)[1].name == "ode":
         raise errors.UserError("--sampler=ode draws from noise alone: choose another")
-    return _drawn(ours, request, prompt, redrawing.varies(strength), labels, samples, seed, images)
+    return _drawn(ours, request, prompt, redrawing.varies(strength, images), labels, samples, seed)
 
 
 def restore(trained, verb, about, images, labels=None, *, noise=None, alpha=None, tiled=False, **options) -> Restored:
@@ -189,15 +189,13 @@ def _solve(trained, problem, y, labels=None, *, samples=1, seed=0, size=None, ov
         for name, value in method.items():
             raise errors.UserError(f"--{name}={value} is of runs that were not trained to repair: leave it out")
         ours, request, prompt = _requested(trained, request, {})
-        draw, rows = redrawing.undoes(ours.algorithm, problem.added), [y]
-        rows += [] if problem.hidden is None else [problem.hidden]
+        anew = redrawing.undoes(ours.algorithm, problem.added, y, problem.hidden)
     else:
         ours, request, prompt = prepared(trained, request)
         _check_method(method, ours.algorithm.denoising(ours.state, request)[1])
-        draw, rows_of = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise)
-        rows = rows_of(y)
+        anew = redrawing.restores(inverse_problems.Method(**method), problem.operator, problem.noise, y)
     divided = {} if size is None else {"size": size, "overlap": _overlap(trained, overlap)}
-    return _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=first, **divided)
+    return _drawn(ours, request, prompt, anew, labels, samples, seed, first, **divided)
 
 
 def check_denoises(trained):
@@ -314,12 +312,12 @@ def _check_method(method, sampler):
         )
 
 
-def _drawn(ours, request, prompt, draw, labels, samples, seed, *rows, first=0, **divided):
-    """The Restored of arrays with a row for each image; `divided` is of redrawing.Redrawer."""
+def _drawn(ours, request, prompt, anew, labels, samples, seed, first=0, **divided):
+    """The Restored of a redrawing.Redrawing; `divided` is of redrawing.Redrawer."""
     errors.check_at_least({"samples": samples}, samples=1)
     rng.check_seed(seed, "--seed")
-    labels = inputs.labels_of(labels, len(rows[0]), ours.algorithm.classes)
+    labels = inputs.labels_of(labels, len(anew.rows[0]), ours.algorithm.classes)
     mesh = sharding.make_mesh(jax.device_count())
-    redraw = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, draw, prompt, **divided)
-    made = redraw(seed, samples, labels, *rows, first=first)
+    redraw = redrawing.Redrawer(ours.algorithm, ours.state, mesh, ours.at_once, request, prompt, **divided)
+    made = redraw(anew, seed, samples, labels, first)
     return Restored(made[:, 0], made)

@@ -1,9 +1,13 @@
 """Drawing images anew from given ones by a method that denoises: in batches, over all devices; and their noise as latents."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
+import operator
 from typing import Any
 from typing import ClassVar
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +17,7 @@ from imagegen_jax import progress
 from imagegen_jax import rng
 from imagegen_jax.algorithms import base
 from imagegen_jax.algorithms import capabilities
+from imagegen_jax.diffusion import degradations
 from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.diffusion import inversion
 from imagegen_jax.diffusion import linear_operators
@@ -22,10 +27,24 @@ from imagegen_jax.training import compiler
 from imagegen_jax.training import sharding
 
 
+class Redrawing(NamedTuple):
+    """How images are drawn from others; what is hashable of it is compiled once, however often it is asked for.
+
+    Attributes:
+      draw: (inverse_problems.Drawing, given, *rows) -> (n, h, w, c), hashable.
+      given: pytree of arrays that is the same for all images.
+      rows: arrays with a row for each image.
+    """
+
+    draw: Callable
+    given: Any
+    rows: tuple[np.ndarray, ...]
+
+
 class Redrawer:
     """Draws images from others: sample j of image i depends on the seed, on i, on j and on what is asked for alone."""
 
-    def __init__(self, algorithm, state, mesh, batch_size, request, draw, prompt="", size=None, overlap=None):
+    def __init__(self, algorithm, state, mesh, batch_size, request, prompt="", size=None, overlap=None):
         """Prepares the drawing.
 
         Args:
@@ -34,7 +53,6 @@ class Redrawer:
           mesh: the devices.
           batch_size: images drawn at once, rounded up to a multiple of the number of devices.
           request: of algorithm.Request.
-          draw: (inverse_problems.Drawing, *rows) -> (n, h, w, c), of what is given for each image.
           prompt: what all images are to show, of a method that is told texts.
           size: (height, width) of images larger than the algorithm's, which are drawn one after the other, each in tiles of
             which so many are seen at once as there would be images; None for images as the algorithm's.
@@ -43,55 +61,68 @@ class Redrawer:
         self._mesh, self._state = mesh, state
         at_once = sharding.divisible(batch_size, mesh)
         self._batch_size = 1 if size else at_once
-        self._steps = _Steps(algorithm.process, algorithm.denoising(state, request)[1]) if size else None
+        self._algorithm, self._prompt = algorithm, prompt
+        self._what = algorithm.denoising, algorithm.process, algorithm.image_shape, mesh, request
+        self._tiles = tiles.Tiles(tuple(size), algorithm.image_shape[:2], overlap, at_once) if size else None
+        self._ratios = _ratios(algorithm.process, algorithm.denoising(state, request)[1]) if size else None
 
-        def drawn(state, key, index, number, label, *rows):
-            keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
-            condition = _shown(algorithm, {"label": label}, prompt, len(keys))
-            denoise, sampler = algorithm.denoising(state, request)
-            shape = algorithm.image_shape
-            if size:
-                divided = tiles.Tiles(tuple(size), shape[:2], overlap, at_once)
-                denoise = tiles.denoiser(denoise, divided, self._divided_over_devices, self._steps.reached)
-                shape = (*size, shape[-1])
-            given = denoise, algorithm.process, sampler, keys, shape, condition
-            return images.to_uint8(draw(inverse_problems.Drawing(*given), *rows))
-
-        self._drawn = jax.jit(drawn, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options())
-
-    def __call__(self, seed, samples, labels, *rows, first=0):
-        """(n, samples, h, w, c) uint8, behind a progress bar, of (n,) labels and arrays with n rows, from image `first` on."""
+    def __call__(self, redrawing, seed, samples, labels, first=0):
+        """(n, samples, h, w, c) uint8, behind a progress bar, of a Redrawing and (n,) labels, from image `first` on."""
+        drawn, steps = _compiled(*self._what, redrawing.draw, self._tiles, self._ratios)
         n = len(labels)
         index, number = np.divmod(np.arange(n * samples, dtype=np.int32), samples)
-        rows = [index + np.int32(first), number, labels[index], *(array[index] for array in rows)]
+        shown = _shown(self._algorithm, {"label": labels[index]}, self._prompt, len(index))
+        rows = [index + np.int32(first), number, shown, *(array[index] for array in redrawing.rows)]
         key = sharding.key(self._mesh, seed, "edit")
         made = []
-        counted = (len(index) * len(self._steps), "step") if self._steps else (len(index), "image")
+        counted = (len(index) * len(steps), "step") if steps else (len(index), "image")
         with progress.Progress(*counted, "drawing") as bar:
             for start in range(0, len(index), self._batch_size):
-                pieces = [array[start : start + self._batch_size] for array in rows]
-                if self._steps:
-                    self._steps.begin(bar)
-                made.append(np.asarray(self._drawn(self._state, key, *map(self._put, pieces)))[: len(pieces[0])])
-                bar.update(self._steps.left() if self._steps else len(pieces[0]))
+                pieces = jax.tree.map(operator.itemgetter(slice(start, start + self._batch_size)), rows)
+                if steps:
+                    steps.begin(bar)
+                batch = drawn(self._state, key, redrawing.given, *jax.tree.map(self._put, pieces))
+                made.append(np.asarray(batch)[: len(pieces[0])])
+                bar.update(steps.left() if steps else len(pieces[0]))
         made = np.concatenate(made)
         return made.reshape(n, samples, *made.shape[1:])
 
     def _put(self, piece):
-        if self._steps:  # every device works on each image
+        if self._tiles:  # every device works on each image
             return sharding.put_whole(self._mesh, piece)
         return sharding.put_filled(self._mesh, piece, self._batch_size)
 
-    def _divided_over_devices(self, array):
-        return jax.lax.with_sharding_constraint(array, sharding.batched(self._mesh))
+
+@functools.lru_cache(maxsize=8)
+def _compiled(denoising, process, shape, mesh, request, draw, divided, ratios):
+    """The compiled (state, key, given, index, number, condition, *rows) -> images, and its _Steps where they are in tiles."""
+    whole = (*divided.size, shape[-1]) if divided else shape
+    steps = _Steps(ratios) if divided else None
+
+    def over_devices(array):
+        return jax.lax.with_sharding_constraint(array, sharding.batched(mesh))
+
+    def drawn(state, key, given, index, number, condition, *rows):
+        keys = jax.vmap(jax.random.fold_in)(rng.per_index(key, index), number)
+        denoise, sampler = denoising(state, request)
+        if divided:
+            denoise = tiles.denoiser(denoise, divided, over_devices, steps.reached)
+        drawing = inverse_problems.Drawing(denoise, process, sampler, keys, whole, condition)
+        return images.to_uint8(draw(drawing, given, *rows))
+
+    return jax.jit(drawn, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options()), steps
+
+
+def _ratios(process, sampler):
+    """sigma / alpha at the steps of a sampler; of ode, whose steps nobody knows before, an image is one."""
+    return (0.0, 0.0) if sampler.name == "ode" else tuple(samplers.levels(process, sampler).noise_ratio.tolist())
 
 
 class _Steps:
     """The steps of a sampler that an image has behind it, for a bar."""
 
-    def __init__(self, process, sampler):
-        # Of ode, whose steps nobody knows before, an image is one.
-        self._ratios = np.zeros(2) if sampler.name == "ode" else samplers.levels(process, sampler).noise_ratio
+    def __init__(self, ratios):
+        self._ratios = np.asarray(ratios)
         self._bar, self._done = None, 0
 
     def __len__(self):
@@ -114,40 +145,51 @@ class _Steps:
         return len(self) - self._done
 
 
-def restores(method: inverse_problems.Method, operator, noise):
-    """What a Redrawer draws images with of which y = A x + noise is known, and the rows that it takes.
+def restores(method: inverse_problems.Method, a: linear_operators.Operator, noise, y):
+    """The Redrawing of images of which y = A x + noise, (n, h', w', c') uint8, is known, by a method."""
+    singular = np.broadcast_to(a.singular, (len(y), *a.singular.shape[1:]))
+    return Redrawing(_Restores(method, noise, a.least), (a.left, a.right), (y, singular))
 
-    Returns:
-      (draw, (n, h', w', c') uint8 y -> rows)
-    """
 
-    def draw(drawing, y, singular):
-        a = operator._replace(singular=singular)
+@dataclasses.dataclass(frozen=True)
+class _Restores:
+    method: inverse_problems.Method
+    noise: float
+    least: float
+
+    def __call__(self, drawing, given, y, singular):
+        left, right = given
+        a = linear_operators.Operator(left, singular, right, self.least)
         y = linear_operators.apply(a, linear_operators.pseudo_inverse(a, images.to_float(y)))  # what A can make of an image
-        return method.draw(drawing, inverse_problems.Observation(a, y, noise))
-
-    def rows(y):
-        return y, np.broadcast_to(operator.singular, (len(y), *operator.singular.shape[1:]))
-
-    return draw, rows
+        return self.method.draw(drawing, inverse_problems.Observation(a, y, self.noise))
 
 
-def undoes(algorithm, noise):
-    """The same of an algorithm that was trained to (capabilities.Restores).
+def undoes(algorithm, noise, y, hidden):
+    """The same by an algorithm that was trained to (capabilities.Restores); of pixels that are `hidden`, which, or None."""
+    return Redrawing(_Undoes(algorithm.degradation, noise), (), (y,) if hidden is None else (y, hidden))
 
-    The rows are y, uint8, and, of pixels that are hidden, which those are.
-    """
 
-    def draw(drawing, y, hidden=None):
-        told = algorithm.degradation.told(images.to_float(y), drawing.shape, hidden, noise)
+@dataclasses.dataclass(frozen=True)
+class _Undoes:
+    degradation: degradations.Degradation
+    noise: float
+
+    def __call__(self, drawing, given, y, hidden=None):
+        told = self.degradation.told(images.to_float(y), drawing.shape, hidden, self.noise)
         return drawing._replace(condition=drawing.condition | told).sample()
 
-    return draw
+
+def varies(strength, image):
+    """The Redrawing of variations of (n, h, w, c) uint8 images: see inverse_problems.noised."""
+    return Redrawing(_Varies(strength), (), (image,))
 
 
-def varies(strength):
-    """The same of variations: see inverse_problems.noised."""
-    return lambda drawing, image: inverse_problems.noised(drawing, images.to_float(image), strength)
+@dataclasses.dataclass(frozen=True)
+class _Varies:
+    strength: float
+
+    def __call__(self, drawing, given, image):
+        return inverse_problems.noised(drawing, images.to_float(image), self.strength)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,8 @@ def begin(config, algorithm, rng, shardings):
     Raises:
       errors.UserError: one of these has nothing that can be read, or config.init_from nothing that fits.
     """
+    # Read before anything is compiled, since it may not be there.
+    other = _other(config.init_from, config.init_from_regex) if config.init_from else None
     state = loop.initialise(algorithm, rng, shardings)
     if config.needs_first_stage:
         trained = first_stage.trained(config)
@@ -43,7 +45,7 @@ def begin(config, algorithm, rng, shardings):
     section = getattr(config.method, "text_encoder", None)
     if section and section.pretrained and algorithm.text:
         state = _told_by(text_encoders.load(section.pretrained), state, shardings)
-    return _warm(config.init_from, config.init_from_regex, state, shardings) if config.init_from else state
+    return _warm(config.init_from, *other, state, shardings) if other else state
 
 
 def _told_by(encoder, state, shardings):
@@ -53,15 +55,19 @@ def _told_by(encoder, state, shardings):
     return _with({"".join(parts): loaded[parts[2]] for parts in within if parts[1]}, state, shardings)
 
 
-def _warm(source, regex, state, shardings):
-    """The state with the arrays of another run's networks, their averages and statistics, where path and shape agree."""
+def _other(source, regex):
+    """(the expression that chooses arrays, the run.Run whose they are) of config.init_from and init_from_regex."""
     try:
         chosen = re.compile(regex)
     except re.error as error:
         raise errors.UserError(f"config.init_from_regex is {regex!r}, which is no regular expression: {error}") from error
     folder, step = _parse(source)
     remedy = "choose with --config.init_from=WORKDIR:STEP"
-    other = run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
+    return chosen, run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
+
+
+def _warm(source, chosen, other, state, shardings):
+    """The state with the arrays of another run's networks, their averages and statistics, where path and shape agree."""
     theirs, ours = _by_path(other.state), _by_path(state)
     left = {"not chosen": [], "not there": [], "of another shape": []}
     taken = {}
@@ -78,7 +84,8 @@ def _warm(source, regex, state, shardings):
     if not taken:
         raise errors.UserError(f"config.init_from is {source}, and of this run's arrays none can be taken: {', '.join(lines)}")
     if jax.process_index() == 0:
-        print(f"taken from step {other.step} of {folder}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
+        where = f"step {other.step} of {other.workdir}"
+        print(f"taken from {where}: {len(taken)} of {len(ours)} arrays ({_few(taken)})", file=sys.stderr)
         if lines:
             print(f"newly drawn: {', '.join(lines)}", file=sys.stderr)
     return _with(taken, state, shardings)

@@ -15,6 +15,7 @@ from imagegen_jax import images
 from imagegen_jax import keys
 from imagegen_jax.algorithms import diffusion as diffusion_lib
 from imagegen_jax.algorithms import vae
+from imagegen_jax.diffusion import inverse_problems
 from imagegen_jax.generation import drawing_flags
 from imagegen_jax.generation import redrawing
 from imagegen_jax.generation import requests
@@ -47,8 +48,8 @@ def drawn(path):
 
 def test_a_run_that_is_asked_again_is_compiled_once(diffusion, monkeypatch):
     traced = []
-    of_noise = redrawing.Inversions
-    for owner, name in ((diffusion_lib.Diffusion, "sample"), (of_noise, "encode"), (of_noise, "decode")):
+    of_noise, method = redrawing.Inversions, inverse_problems.Method
+    for owner, name in ((diffusion_lib.Diffusion, "sample"), (of_noise, "encode"), (of_noise, "decode"), (method, "draw")):
         monkeypatch.setattr(owner, name, counting(traced, getattr(owner, name)))
     opened = imagegen_jax.load(diffusion)
     first, again, other = (opened.sample(num, seed=seed) for num, seed in ((3, 1), (3, 1), (9, 2)))
@@ -56,7 +57,10 @@ def test_a_run_that_is_asked_again_is_compiled_once(diffusion, monkeypatch):
     assert not np.array_equal(first, other[:3])
     inverted = [opened.invert(first, steps=steps)[1].images for steps in (2, 2, 3)]
     np.testing.assert_array_equal(*inverted[:2])
-    assert traced == ["sample", "encode", "decode", "encode", "decode"]
+    filled = [opened.inpaint(first, mask, steps=2).images for mask in ("half:left", "half:left", "half:top")]
+    np.testing.assert_array_equal(*filled[:2])
+    np.testing.assert_array_equal(filled[2][:, 14:], first[:, 14:])
+    assert traced == ["sample", "encode", "decode", "encode", "decode", "draw"]
 
 
 def counting(traced, method):
