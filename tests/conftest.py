@@ -2,8 +2,10 @@
 
 import atexit
 import fcntl
+import functools
 import importlib.metadata
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -42,6 +44,7 @@ import pytest  # noqa: E402
 
 from configs import ddpm  # noqa: E402
 from imagegen_jax import command_line  # noqa: E402, F401  (whose flags belong to no single command)
+from imagegen_jax.api import runs  # noqa: E402
 from imagegen_jax.data import sources  # noqa: E402
 from imagegen_jax.generation import drawing_flags  # noqa: E402
 from imagegen_jax.generation import editing_flags  # noqa: E402
@@ -87,11 +90,27 @@ def tiny_config():
     return config
 
 
+_LOAD = runs.load
+_load = functools.lru_cache(maxsize=4)(lambda written, *asked: _LOAD(*asked))
+
+
+def _loaded_once(workdir, checkpoint=None, ema=True, batch_size=None, check=None):
+    """What runs.load returns, the same Run of the same files, for which less is traced and compiled."""
+    files = [path for pattern in ("config.json", "checkpoints/*") for path in pathlib.Path(workdir or "").glob(pattern)]
+    if not files or "://" in workdir:
+        return _LOAD(workdir, checkpoint, ema, batch_size, check)
+    found = _load(tuple((path, path.stat().st_mtime_ns) for path in sorted(files)), workdir, checkpoint, ema, batch_size)
+    if check:
+        check(found)
+    return found
+
+
 @pytest.fixture(scope="module")
 def command():
     """Gives, of a name such as 'sample', experiments/sample.py in this process: a function of the words of a command line.
 
-    It is good until another command is asked for, since two may have flags of one name.
+    It is good until another command is asked for, since two may have flags of one name. A run that it was given before is not
+    loaded again.
     """
     loaded = {}
 
@@ -113,7 +132,8 @@ def command():
 
         def call(*words):
             # config_flags looks for --config.key=value there.
-            with flagsaver.flagsaver(), mock.patch.object(sys, "argv", [name, *words]):
+            argv, once = mock.patch.object(sys, "argv", [name, *words]), mock.patch.object(runs, "load", _loaded_once)
+            with flagsaver.flagsaver(), argv, once:
                 verb, *others = flags.FLAGS([name, *words])[1:] or [None]
                 assert not others
                 (module.VERBS[verb][0] if verb else module.main)()

@@ -67,9 +67,9 @@ def assert_nearest(picture):
     spaces = (lambda x: x.reshape(len(x), -1).astype(np.float64), slice(2, 7)), (lambda x: extractor(x)[0], slice(8, 13))
     for space, block in spaces:
         points = space(training)
-        for row in cells:
-            expected = np.sort(np.linalg.norm(points - space(row[:1]), axis=1))[:5]
-            np.testing.assert_allclose(np.linalg.norm(space(row[block]) - space(row[:1]), axis=1), expected, rtol=1e-4)
+        for row in space(cells.reshape(-1, *cells.shape[2:])).reshape(*cells.shape[:2], -1):
+            expected = np.sort(np.linalg.norm(points - row[0], axis=1))[:5]
+            np.testing.assert_allclose(np.linalg.norm(row[block] - row[0], axis=1), expected, rtol=1e-4)
 
 
 def test_a_run_is_scored(trained, tmp_path, evaluate):
