@@ -2,7 +2,6 @@
 
 import atexit
 import fcntl
-import functools
 import importlib.metadata
 import os
 import pathlib
@@ -90,19 +89,20 @@ def tiny_config():
     return config
 
 
-_LOAD = runs.load
-_load = functools.lru_cache(maxsize=4)(lambda written, *asked: _LOAD(*asked))
+_LOAD, _LOADED = runs.load, {}
 
 
 def _loaded_once(workdir, checkpoint=None, ema=True, batch_size=None, check=None):
     """What runs.load returns, the same Run of the same files, for which less is traced and compiled."""
     files = [path for pattern in ("config.json", "checkpoints/*") for path in pathlib.Path(workdir or "").glob(pattern)]
-    if not files or "://" in workdir:
-        return _LOAD(workdir, checkpoint, ema, batch_size, check)
-    found = _load(tuple((path, path.stat().st_mtime_ns) for path in sorted(files)), workdir, checkpoint, ema, batch_size)
-    if check:
-        check(found)
-    return found
+    written = tuple((path, path.stat().st_mtime_ns) for path in sorted(files))
+    key = written, workdir, checkpoint, ema, batch_size
+    if not written or key not in _LOADED:
+        _LOADED.clear()  # so that no more than one is kept
+        _LOADED[key] = _LOAD(workdir, checkpoint, ema, batch_size, check)
+    elif check:
+        check(_LOADED[key])
+    return _LOADED[key]
 
 
 @pytest.fixture(scope="module")
