@@ -94,8 +94,9 @@ _LOAD, _LOADED = runs.load, {}
 
 def _loaded_once(workdir, checkpoint=None, ema=True, batch_size=None, check=None):
     """What runs.load returns, the same Run of the same files, for which less is traced and compiled."""
-    files = [path for pattern in ("config.json", "checkpoints/*") for path in pathlib.Path(workdir or "").glob(pattern)]
-    written = tuple((path, path.stat().st_mtime_ns) for path in sorted(files))
+    read = ("config.json", "metrics.jsonl", "checkpoints/**/*")
+    files = sorted(path for pattern in read for path in pathlib.Path(workdir or "").glob(pattern))
+    written = tuple((path, path.stat().st_mtime_ns) for path in files)
     key = written, workdir, checkpoint, ema, batch_size
     if not written or key not in _LOADED:
         _LOADED.clear()  # so that no more than one is kept
