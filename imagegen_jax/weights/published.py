@@ -51,7 +51,12 @@ def lpips(path):
 
 def _variables(network, shape, path, known):
     """Variables whose names and shapes are the network's. `known` says which file a person may have meant."""
-    return _read(jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)), path, known)
+    return _read(_specs(network, shape), path, known)
+
+
+@functools.cache
+def _specs(network, shape):
+    return jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def _read(specs, path, known):
