@@ -1,4 +1,6 @@
-"""Runs that are killed, stopped, damaged or contradicted, as a person meets them: whole processes on a tiny recipe.
+"""Runs that are killed, stopped, damaged or contradicted, as a person meets them: the command on a tiny recipe.
+
+What is killed, stopped or diverges is a process of its own; what ends by itself is trained in this one.
 
 The recipe is the one that compiles the fastest; that every family's state comes back is tested in test_parallel.py.
 
@@ -6,7 +8,9 @@ The reference is one uninterrupted run. Every other run is brought to an end in 
 command, and must end in the same bits.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
@@ -28,9 +32,10 @@ STEPS = 40
 PATIENCE = 240  # seconds; a machine under load compiles slowly
 
 
-def command(workdir, *flags):
+def words(workdir, *flags):
+    """What the command of a run says."""
     return [
-        sys.executable, "-m", "experiments.main", "--config=configs/vae.py:smoke", f"--workdir={workdir}",
+        f"--config={ROOT}/configs/vae.py:smoke", f"--workdir={workdir}",
         f"--config.duration={STEPS}", "--config.network.name=dense", "--config.network.widths=(16,)",
         "--config.optimizer.warmup=5", "--config.checkpoint.every=10", "--config.checkpoint.keep=9",
         "--config.log.every=1", "--config.sample.every=20", "--config.sample.num=8", "--config.sample.batch_size=8",
@@ -38,16 +43,25 @@ def command(workdir, *flags):
     ]  # fmt: skip
 
 
-def finish(workdir, *flags):
-    """Runs to the end; returns stderr."""
-    done = subprocess.run(command(workdir, *flags), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stderr
+def in_a_process(workdir, *flags):
+    return [sys.executable, "-m", "experiments.main", *words(workdir, *flags)]
+
+
+@pytest.fixture(scope="module")
+def finish(command):
+    """(workdir, *flags) -> stderr: trains to the end."""
+
+    def call(workdir, *flags):
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            command("main")(*words(workdir, *flags))
+        return said.getvalue()
+
+    return call
 
 
 def start_until(workdir, condition, *flags):
     """Starts a run and returns its process as soon as condition() holds."""
-    process = subprocess.Popen(command(workdir, *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(in_a_process(workdir, *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, f"it ended before the moment came: {process.stderr.read()[-2000:]}"
@@ -57,7 +71,7 @@ def start_until(workdir, condition, *flags):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def reference(tmp_path_factory, finish):
     workdir = tmp_path_factory.mktemp("reference") / "run"
     finish(workdir)
     assert checkpoint.available_steps(workdir / run.CHECKPOINTS) == [10, 20, 30, 40]
@@ -72,7 +86,7 @@ def reference(tmp_path_factory):
         (["--config.eval.every=10", "--config.eval.samples=16"], {"eval/loss", "eval/fid", "eval/kid"}),
     ],
 )
-def test_what_is_measured_on_the_way_changes_no_bit(tmp_path, reference, flags, measured):
+def test_what_is_measured_on_the_way_changes_no_bit(tmp_path, reference, flags, measured, finish):
     """Parameters, optimiser, moving average: with grids and held-out metrics, without, and with distances more often."""
     finish(tmp_path, *flags)
     log = (tmp_path / "metrics.jsonl").read_text()
@@ -81,7 +95,7 @@ def test_what_is_measured_on_the_way_changes_no_bit(tmp_path, reference, flags, 
     whole_runs.assert_same_training(tmp_path, reference)
 
 
-def test_killed_after_a_checkpoint(tmp_path, reference):
+def test_killed_after_a_checkpoint(tmp_path, reference, finish):
     """Other instants are those of test_kills.py."""
     process = start_until(tmp_path, (tmp_path / run.CHECKPOINTS / "30").exists)
     process.kill()
@@ -91,7 +105,7 @@ def test_killed_after_a_checkpoint(tmp_path, reference):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
-def test_stopped_by_a_signal(tmp_path, reference, number):
+def test_stopped_by_a_signal(tmp_path, reference, number, finish):
     log = tmp_path / "metrics.jsonl"
     process = start_until(tmp_path, lambda: log.exists() and len(log.read_text().splitlines()) > 13)
     process.send_signal(number)
@@ -104,7 +118,7 @@ def test_stopped_by_a_signal(tmp_path, reference, number):
 
 
 @pytest.mark.faults
-def test_stopped_during_warm_up_and_while_sampling(tmp_path, reference):
+def test_stopped_during_warm_up_and_while_sampling(tmp_path, reference, finish):
     """Nothing is trained yet: exit 0, no checkpoint. Then in the middle of drawing a grid that would take minutes."""
     process = start_until(tmp_path, (tmp_path / "config.json").exists)
     process.send_signal(signal.SIGTERM)
@@ -142,8 +156,8 @@ def test_stopped_while_a_checkpoint_is_read(tmp_path, reference):
     """From a disk that does not answer: it ends soon, says so, and changes nothing."""
     shutil.copytree(reference, tmp_path / "run")
     before = whole_runs.contents(tmp_path / "run")
-    words = [sys.executable, "-c", _SLOW, *command(tmp_path / "run", "--config.duration=60")[3:]]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = [sys.executable, "-c", _SLOW, *words(tmp_path / "run", "--config.duration=60")]
+    process = subprocess.Popen(process, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert "reading\n" in iter(process.stderr.readline, "")
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
@@ -151,14 +165,14 @@ def test_stopped_while_a_checkpoint_is_read(tmp_path, reference):
     assert whole_runs.contents(tmp_path / "run") == before
 
 
-def test_finished_run_started_again_does_nothing(tmp_path, reference):
+def test_finished_run_started_again_does_nothing(tmp_path, reference, finish):
     before = whole_runs.contents(reference)
     assert f"is trained to step {STEPS}" in finish(reference)
     assert whole_runs.contents(reference) == before
 
 
 @pytest.mark.recipes
-def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path, reference):
+def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path, reference, finish):
     """Its schedule has ended at a rate of 0. Its checkpoints are from before they told their schedules, as is config.json."""
     extended, killed = tmp_path / "extended", tmp_path / "killed"
     shutil.copytree(reference, extended)
@@ -179,23 +193,14 @@ def test_a_finished_run_goes_on_with_a_new_schedule_as_exactly_as_ever(tmp_path,
         run.scheduled(killed, config, checkpoint.Position(40, 0.0, 8000, ""))
 
 
-def refused(workdir, *flags, module="experiments.main"):
-    """Runs a command that must be refused, and returns its one line of stderr."""
-    arguments = command(workdir, *flags) if module == "experiments.main" else [sys.executable, "-m", module, *flags]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), done.stderr[-2000:]
-    return lines[0]
-
-
-def test_contradicting_config_is_refused_with_its_keys(tmp_path, reference):
+def test_contradicting_config_is_refused_with_its_keys(reference, finish):
     before = whole_runs.contents(reference)
-    error = refused(reference, "--config.seed=5", "--config.network.blocks=2")
-    assert "seed: 0 in the run, 5 asked for" in error and "network.blocks: 1 in the run, 2 asked for" in error
+    with pytest.raises(errors.UserError, match="network.blocks: 1 in the run, 2 asked for.*seed: 0 in the run, 5 asked for"):
+        finish(reference, "--config.seed=5", "--config.network.blocks=2")
     assert whole_runs.contents(reference) == before
 
 
-def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
+def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference, finish, command):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
     shutil.rmtree(workdir / run.CHECKPOINTS / "40" / "state" / "d")  # half-deleted
@@ -203,10 +208,10 @@ def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
         if part.is_file() and part.stat().st_size > 1000:
             part.write_bytes(part.read_bytes()[:500])
     before = whole_runs.contents(workdir)
-    error = refused(workdir)
-    assert "checkpoints/40 cannot" in error and "10, 20 can be;" in error and "--checkpoint=STEP" in error
-    error = refused(workdir, f"--workdir={workdir}", f"--out={tmp_path / 'grid.png'}", module="experiments.sample")
-    assert "10, 20 can be;" in error
+    with pytest.raises(errors.UserError, match="checkpoints/40 cannot.* 10, 20 can be;.*--checkpoint=STEP"):
+        finish(workdir)
+    with pytest.raises(errors.UserError, match=" 10, 20 can be;"):
+        command("sample")(f"--workdir={workdir}", f"--out={tmp_path / 'grid.png'}")
     assert whole_runs.contents(workdir) == before and not (tmp_path / "grid.png").exists()
 
     (workdir / "eval").mkdir()
@@ -224,7 +229,7 @@ def test_damaged_checkpoint_names_the_readable_ones(tmp_path, reference):
     assert [path.name for path in (workdir / "eval").iterdir()] == ["20-fashion-0.json"]
 
 
-def test_other_images_under_the_same_name_are_refused(tmp_path):
+def test_other_images_under_the_same_name_are_refused(tmp_path, finish):
     from PIL import Image
 
     (tmp_path / "data").mkdir()
@@ -237,13 +242,14 @@ def test_other_images_under_the_same_name_are_refused(tmp_path):
     flags = (f"--config.data.source=folder:{tmp_path}/moved", *flags)
     assert "is trained to step 2" in finish(tmp_path / "run", *flags)
     (tmp_path / "moved/3.png").unlink()
-    assert "trained on 9, there are 8 now" in refused(tmp_path / "run", *flags)
+    with pytest.raises(errors.UserError, match="trained on 9, there are 8 now"):
+        finish(tmp_path / "run", *flags)
 
 
 def test_divergence_stops_with_step_and_metric_and_keeps_the_last_checkpoint(tmp_path):
     flags = ("--config.optimizer.lr=1e30", "--config.optimizer.clip_norm=0.0", "--config.optimizer.schedule=constant")
     flags += ("--config.optimizer.warmup=0", "--config.checkpoint.every=1", "--config.sample.every=0", "--config.eval.every=0")
-    done = subprocess.run(command(tmp_path, *flags), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(in_a_process(tmp_path, *flags), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "error: step " in last and (" is nan" in last or " is inf" in last), done.stderr[-2000:]
     steps = checkpoint.available_steps(tmp_path / run.CHECKPOINTS)
