@@ -80,7 +80,7 @@ def save_untrained():
 def tiny_config():
     """A diffusion that compiles in a second or two: the smoke recipe with less of everything."""
     config = ddpm.get_config("smoke")
-    config.network.channels = 8
+    config.network.update(channels=8, multipliers=(1,))
     config.sampler.steps = 2
     config.sample.num = 8
     config.sample.batch_size = 8

@@ -30,7 +30,8 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (16, *SHAPE), np.uint8)
 
 
 def tiny(config, **changes):
-    config.update_from_flattened_dict({"network.channels": 8, "sampler.steps": 2, "sample.batch_size": 8} | changes)
+    config.network.update(channels=8, multipliers=(1,))
+    config.update_from_flattened_dict({"sampler.steps": 2, "sample.batch_size": 8} | changes)
     return config
 
 

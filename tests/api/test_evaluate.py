@@ -218,7 +218,6 @@ def test_likelihoods_of_a_diffusion_with_learned_variances(tmp_path, evaluate, t
     config, spec = tiny_config, images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
     config.diffusion.update(learn_variance=True, times="uniform")
     config.sampler.update(name="ddpm", variance="learned")
-    config.network.multipliers = (1,)
     config.eval.batch_size = 200
     folder = tmp_path / "learned"
     run.save_config(folder, config, spec)

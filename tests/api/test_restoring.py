@@ -27,8 +27,7 @@ PICTURES = RNG.integers(0, 256, (16, *SHAPE), np.uint8)
 def config_of(data, conditional):
     config = ddpm.get_config("smoke")
     config.data.source = f"folder:{data}"
-    config.network.channels = 8
-    config.network.patch_size = 2
+    config.network.update(channels=8, multipliers=(1,), patch_size=2)
     config.diffusion.conditional = conditional
     config.sample.batch_size = 8
     return config

@@ -34,7 +34,7 @@ def diffusion(tmp_path_factory, save_untrained):
     """The folder of a run with checkpoints of steps 2 and 4, whose sampler is ddim with all of its noise."""
     folder = tmp_path_factory.mktemp("sample") / "run"
     config = ddpm.get_config("smoke")
-    config.network.channels = 8
+    config.network.update(channels=8, multipliers=(1,))
     config.sample.batch_size = 8
     config.sampler.update(name="ddim", steps=3, grid="trailing", eta=1.0)
     save_untrained(folder, config, images.Spec((28, 28, 1)), steps=(2, 4))
