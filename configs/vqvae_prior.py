@@ -56,7 +56,7 @@ def _fashion():
 
 
 def _tinted():
-    return _told_captions(text_to_image.get_config(), "10 epochs")
+    return _told_captions(text_to_image.get_config(), "18 epochs")
 
 
 def _emoji():
