@@ -152,12 +152,18 @@ def test_what_cannot_be_is_refused(trained, command, tmp_path, words, error):
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    """The folder of a conditional VAE of the bundled images, with untrained checkpoints of the steps 1 and 2."""
+    """The folder of a conditional VAE of 120 images in unequal classes, with untrained checkpoints of the steps 1 and 2."""
     folder = tmp_path_factory.mktemp("evaluate") / "conditional"
+    classes = tuple(sorted(name.replace("/", " or ") for name in fashion_mnist_10k.CLASSES))
+    for i, image in enumerate(np.random.default_rng(1).integers(0, 256, (120, 28, 28), np.uint8)):
+        path = folder.parent / "data" / ("train" if i % 3 else "test") / classes[min(i % 13, 9)] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
     config = vae.get_config("smoke")
+    config.data.source = f"folder:{folder.parent}/data"
     config.vae.conditional = True
     config.network.update(widths=(8,), latent=4)
-    specs = images_lib.Spec((28, 28, 1), fashion_mnist_10k.CLASSES)
+    specs = images_lib.Spec((28, 28, 1), classes)
     run.save_config(folder, config, specs)
     algorithm = run.build_algorithm(config, specs)
     with checkpoint.Checkpointer(folder / run.CHECKPOINTS, preservation.Policy(latest=2)) as checkpointer:
@@ -193,7 +199,8 @@ def base(conditional, evaluate, tmp_path_factory):
         ["--reference=RELABELLED"],
         ["--reference=fashion_mnist_10k"],
         ["--reference=fashion_mnist_10k", "--reference_split=train"],
-        ["--reference=fashion_mnist_10k", "--class_shares=equal"],
+        ["--reference=DATA"],
+        ["--reference=DATA", "--class_shares=equal"],
         ["--label=3"],
         ["--temperature=0.5"],
         ["--latents=gmm", "--components=2"],
@@ -204,7 +211,8 @@ def base(conditional, evaluate, tmp_path_factory):
 def test_no_flag_is_answered_with_what_another_value_gave(base, changed, evaluate, conditional, tmp_path):
     words, _ = base
     relabelled = words[-1].removeprefix("--reference=").replace("reference.npz", "relabelled.npz")
-    changed = [word.replace("RELABELLED", relabelled) for word in changed]
+    source = run.load_config(conditional)[0].data.source
+    changed = [word.replace("RELABELLED", relabelled).replace("DATA", source) for word in changed]
     before = {path.name: scores_of(path) for path in (conditional / "eval").glob("*.json")}
     report = evaluate(*words, *changed, out=tmp_path / "a.json")
     assert report["protocol"] not in [each["protocol"] for each in before.values()]
