@@ -40,7 +40,7 @@ def first(name="kl_autoencoder"):
 
 def built(stands_on=None, recipe=recipe, spec=SPEC, **changes):
     config = recipe.get_config("smoke")
-    config.update_from_flattened_dict({"network.channels": 8, "sampler.steps": 2} | changes)
+    config.update_from_flattened_dict({"network.channels": 8, "network.multipliers": (1,), "sampler.steps": 2} | changes)
     with config.unlocked():
         config.first_stage.run = stands_on or first()
     return run.build_algorithm(config_lib.check(config), spec)

@@ -27,7 +27,7 @@ def recipe(request, tmp_path_factory, save_untrained):
     if request.param == "posterior":
         first, config = kl_autoencoder.get_config("smoke"), latent_diffusion.get_config("smoke")
         first.network.channels, first.network.groups, first.autoencoder.perceptual = 4, 2, 0.0
-        config.network.channels = 8
+        config.network.update(channels=8, multipliers=(1,))
     else:
         first, config = vqvae.get_config("smoke"), vqvae_prior.get_config("smoke")
         first.network.widths, first.network.groups = (4, 4), 2
