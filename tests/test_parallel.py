@@ -32,19 +32,13 @@ def mesh_of(devices, shape=(1, -1)):
     return sharding.make_mesh(devices, shape, jax.devices()[:devices])
 
 
-def smoke(recipe):
-    """The smoke variant of a recipe, standing on that of another where it stands on one."""
+def tiny(recipe):
+    """The smoke variant of a recipe, with as few levels as there can be, standing on that of another where it stands on one."""
     module = importlib.import_module(f"configs.{recipe}")
     config = module.get_config("smoke")
     if "first_stage" in config:
         with config.unlocked():
-            config.first_stage.run = smoke(module.FIRST_STAGE)
-    return config
-
-
-def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
-    """The smoke variant of a recipe, with one resolution below the first and these keys changed, for images of this shape."""
-    config = smoke(recipe)
+            config.first_stage.run = tiny(module.FIRST_STAGE)
     network = config.get("network", {})
     if "channels" in network:
         network.channels = 8
@@ -55,6 +49,14 @@ def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
         network.multipliers = network.multipliers[:1]
     if "latents" in network:
         network.latents = network.latents[:2]
+    if "text_encoder" in config:
+        config.text_encoder.layers = 1
+    return config
+
+
+def build(recipe, shape=SHAPE, lr=2e-3, eps=1e-2, **changes):
+    """The algorithm of a tiny recipe with these keys changed, for images of this shape."""
+    config = tiny(recipe)
     if "optimizer" in config:
         config.optimizer.eps = eps  # so large that Adam makes no whole steps of the rounding in gradients near zero
         config.optimizer.lr = lr
