@@ -153,7 +153,7 @@ def balanced(labels, seed):
 def _shuffled_few(records, name):
     """What `shuffled` is, of a few records: Grain takes 5 ms for a position among ten, and 18 ms among two."""
 
-    @functools.lru_cache(maxsize=64)  # threads read near positions
+    @functools.lru_cache(maxsize=2 + 256 // records)  # threads read near positions
     def permutation(epoch):
         # The older of NumPy's generators is the one whose streams stay as they are.
         return np.random.RandomState(zlib.crc32(f"{name} {epoch}".encode())).permutation(records)
