@@ -42,7 +42,6 @@ OTHERS = [
     (["edit", "translate", "--help"], 0, "translate            images of one domain"),
     (["sample", "--help"], 0, "--eta"),
     (["sample", "--workdir=x", "--out=x.png", "--num=ten"], 2, "error: flag --num=ten: "),
-    (["main", SMOKE, f"--workdir={__file__}/run"], 2, "cannot write to the workdir"),
 ]
 # A process for each command, forked from one that has imported what takes the time: most of a start.
 DRIVER = """
@@ -62,17 +61,18 @@ for number, (command, *words) in enumerate(json.loads(sys.argv[1])):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """(exit code, stdout, stderr, its workdir) of each of MISTAKES, and then of OTHERS, which are given no workdir."""
+    """(exit code, stdout, stderr, its workdir) of MISTAKES; of OTHERS, which are given none; and of one within a file."""
     written = tmp_path_factory.mktemp("errors")
-    workdirs = [written / "runs" / str(number) for number in range(len(MISTAKES))]
-    commands = [["main", *flags, f"--workdir={workdir}"] for (flags, _), workdir in zip(MISTAKES, workdirs, strict=True)]
-    commands += [words for words, *_ in OTHERS]
+    (written / "file").write_text("in the way")
+    given = [(["main", *flags], written / "runs" / str(number)) for number, (flags, _) in enumerate(MISTAKES)]
+    given += [*((words, None) for words, *_ in OTHERS), (["main", SMOKE], written / "file" / "run")]
+    commands = [[*words, f"--workdir={workdir}"] if workdir else words for words, workdir in given]
     driver = [sys.executable, "-c", DRIVER, json.dumps(commands), str(written)]
     done = subprocess.run(driver, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     codes = [int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("exit code")]
     said = [[(written / f"{number}.{name}").read_text() for name in ("stdout", "stderr")] for number in range(len(commands))]
-    return list(zip(codes, *zip(*said, strict=True), [*workdirs, *[None] * len(OTHERS)], strict=True))
+    return [(code, *both, workdir) for code, both, (_, workdir) in zip(codes, said, given, strict=True)]
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda number: " ".join(MISTAKES[number][0][-1:]))
@@ -89,6 +89,12 @@ def test_other_commands_have_one_line_too(outcomes, number):
     code, output, error, _ = outcomes[len(MISTAKES) + number]
     assert code == OTHERS[number][1] and OTHERS[number][2] in (error if code else output)
     assert error.count("\n") == (1 if code else 0)
+
+
+def test_workdir_that_cannot_be_made(outcomes):
+    code, _, error, workdir = outcomes[-1]
+    assert code == 2 and "cannot write to the workdir" in error and error.count("\n") == 1
+    assert workdir.parent.read_text() == "in the way"
 
 
 def test_home_folders_are_those_that_a_shell_means(monkeypatch):
