@@ -1,6 +1,7 @@
 """Optax transformations from the `optimizer` section of a config."""
 
 import dataclasses
+import math
 from typing import Annotated
 from typing import Literal
 
@@ -17,6 +18,7 @@ _RULES = {
     "adam": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps),
     "adamw": lambda c: optax.chain(optax.scale_by_adam(c.b1, c.b2, c.eps), _decay_weights(c.weight_decay)),
     "lion": lambda c: optax.chain(optax.scale_by_lion(c.b1, c.b2), _decay_weights(c.weight_decay)),
+    "muon": lambda c: optax.chain(_muon(c), _decay_weights(c.weight_decay)),
 }
 _DECAYS = {
     "constant": lambda c, steps: optax.constant_schedule(c.lr),
@@ -33,8 +35,8 @@ class Config:
     lr: Annotated[float, keys.AtLeast(0)] = 2e-4  # at its peak
     b1: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.9
     b2: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.999
-    eps: Annotated[float, keys.AtLeast(0)] = 1e-8  # adam and adamw
-    weight_decay: Annotated[float, keys.AtLeast(0)] = 0.0  # adamw and lion
+    eps: Annotated[float, keys.AtLeast(0)] = 1e-8  # adam, adamw and muon
+    weight_decay: Annotated[float, keys.AtLeast(0)] = 0.0  # all but adam
     schedule: Annotated[str, keys.OneOf(_DECAYS)] = "constant"  # linear and cosine fall until the end of the training
     lr_end: Annotated[float, keys.AtLeast(0)] = 0.0  # to this
     warmup: keys.Duration = "0 steps"  # linear rise from 0
@@ -52,7 +54,59 @@ class Config:
         if self.lr_end > self.lr:
             yield "lr_end", f"it can be at most config.optimizer.lr ({self.lr})"
         if self.weight_decay and self.name == "adam":
-            yield "weight_decay", "config.optimizer.name=adam has none, choose adamw or lion"
+            yield "weight_decay", "config.optimizer.name=adam has none, choose adamw, lion or muon"
+
+
+def _muon(config):
+    """Muon of the kernels, Adam of all else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    The momentum of a kernel becomes the nearest matrix with orthogonal rows or columns, of a size that makes its mean square
+    that of Adam's updates, .2^2, so that both go by one learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982,
+    section 2.2).
+    """
+
+    def orthogonal(path, momentum):
+        matrices = momentum.reshape(_kernel(path, momentum)).swapaxes(0, 1)
+        update = 0.2 * max(matrices.shape[1:]) ** 0.5 * _orthogonal(matrices)
+        return update.swapaxes(0, 1).reshape(momentum.shape)
+
+    def rules(params):
+        return jax.tree_util.tree_map_with_path(lambda *of: "muon" if _kernel(*of) else "adam", params)
+
+    muon = optax.chain(
+        optax.trace(0.95, nesterov=True),
+        optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(orthogonal, updates)),
+    )
+    return optax.partition({"muon": muon, "adam": optax.scale_by_adam(config.b1, config.b2, config.eps)}, rules)
+
+
+def _kernel(path, parameter):
+    """(inputs, matrices, outputs) of a kernel; None of what is none."""
+    *_, layer, name = ("", *jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+    if name != "kernel" or parameter.ndim < 2:
+        return None
+    if layer == "query_key_value":
+        inputs, matrices, heads, features = parameter.shape
+        return inputs, matrices, heads * features
+    return math.prod(parameter.shape[:-1]), 1, parameter.shape[-1]
+
+
+def _orthogonal(x, steps=5):
+    """(n, r, c) -> the same, near U V^T of each matrix U S V^T: singular values of some .7 to 1.2 (Jordan et al. 2024).
+
+    Newton and Schulz's iteration X <- (a + b X X^T + c (X X^T)^2) X multiplies X by polynomials of the first X X^T, which here
+    are multiplied among themselves: they are smaller than X where that is a convolution's, and the same.
+    """
+    if x.shape[1] > x.shape[2]:
+        return _orthogonal(x.mT, steps).mT
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    one = jnp.eye(x.shape[1], dtype=x.dtype)
+    gram, product = x @ x.mT, one
+    for _ in range(steps):
+        polynomial = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    return product @ x
 
 
 def _decay_weights(rate):
