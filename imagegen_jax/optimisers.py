@@ -85,9 +85,8 @@ def _kernel(path, parameter):
     *_, layer, name = ("", *jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
     if name != "kernel" or parameter.ndim < 2:
         return None
-    if layer == "query_key_value":
-        inputs, matrices, heads, features = parameter.shape
-        return inputs, matrices, heads * features
+    if layer == "query_key_value":  # three, beside each other
+        return parameter.shape[0], 3, parameter.size // parameter.shape[0] // 3
     return math.prod(parameter.shape[:-1]), 1, parameter.shape[-1]
 
 

@@ -64,11 +64,12 @@ def test_muon_turns_the_momentum_of_kernels_into_orthogonal_matrices():
 
     Jordan et al. 2024: their iteration takes singular values to some .7 to 1.2. What is no kernel follows Adam.
     """
-    keys_ = jax.random.split(jax.random.key(0), 4)
+    keys_ = jax.random.split(jax.random.key(0), 5)
     gradient = {
         "conv": {"kernel": jax.random.normal(keys_[0], (3, 3, 4, 8)), "bias": jnp.array([0.3, -0.01])},
         "dense": {"kernel": jax.random.normal(keys_[1], (6, 20))},
         "query_key_value": {"kernel": jax.random.normal(keys_[2], (12, 3, 2, 4))},
+        "flat": {"query_key_value": {"kernel": jax.random.normal(keys_[4], (6, 15))}},
         "tokens": {"embedding": jax.random.normal(keys_[3], (5, 4))},
     }
     config = section(name="muon", lr=0.1, clip_norm=0.0)
@@ -77,9 +78,11 @@ def test_muon_turns_the_momentum_of_kernels_into_orthogonal_matrices():
         "conv": lambda x: [x.reshape(36, 8)],
         "dense": lambda x: [x],
         "query_key_value": lambda x: list(np.moveaxis(x, 1, 0).reshape(3, 12, 8)),
+        "flat": lambda x: np.split(x, 3, axis=1),
     }
     for name, parts in matrices.items():
-        for g, update in zip(parts(np.asarray(gradient[name]["kernel"])), parts(updates[name]["kernel"])):
+        of_gradient, of_updates = (tree[name].get("query_key_value", tree[name])["kernel"] for tree in (gradient, updates))
+        for g, update in zip(parts(np.asarray(of_gradient)), parts(of_updates)):
             u, _, vt = np.linalg.svd(g, full_matrices=False)
             in_its_basis = -(u.T @ update @ vt.T) / (0.1 * 0.2 * max(g.shape) ** 0.5)
             values = np.diag(in_its_basis)
@@ -249,5 +252,5 @@ def test_each_accumulated_piece_draws_its_own_noise():
         noise = jax.random.normal(rng, ())
         return params * noise, {"noise": noise, "square": noise**2}
 
-    (_, metrics), _ = base.value_and_grad(loss, jnp.ones(()), jnp.zeros(4), jax.random.key(0), 4)
+    (_, metrics), _ = base.value_and_grad(loss, jnp.ones(()), jnp.zeros(4), jax.random.key(0), 5)
     assert metrics["square"] > metrics["noise"] ** 2 + 1e-3  # equal only if all pieces drew the same
