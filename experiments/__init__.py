@@ -1,5 +1,6 @@
 """The commands: python -m experiments.NAME."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -17,8 +18,7 @@ def _start_with_huge_pages():
     XLA's CPU programs get their temporaries from malloc and give them back at each call, so that each call has its pages from
     the kernel anew, 4 kB a fault. malloc reads this when a process starts.
     """
-    is_command = sys.argv[0] == "-m"  # this package is being imported by `python -m`
-    if is_command and _TUNABLES not in os.environ and _glibc() >= (2, 35) and "[madvise]" in _HUGE_PAGES.read_text():
+    if _TUNABLES not in os.environ and _glibc() >= (2, 35) and "[madvise]" in _HUGE_PAGES.read_text():
         os.execve(sys.executable, sys.orig_argv, os.environ | {_TUNABLES: "glibc.malloc.hugetlb=1"})
 
 
@@ -31,4 +31,6 @@ def _glibc():
         return (0,)
 
 
-_start_with_huge_pages()
+if sys.argv[0] == "-m":  # this package is being imported by `python -m`
+    _start_with_huge_pages()
+    gc.disable()  # a quarter of the time of the imports that follow is the search for garbage; command_line.run goes on with it

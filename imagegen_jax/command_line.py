@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import logging
 import math
 import os
@@ -107,6 +108,9 @@ def _run(choose, needs_jax=lambda: True):
         except errors.UserError as error:
             _fail(error if "config" in flags.FLAGS else error.without_config)
 
+    if not gc.isenabled():  # experiments/__init__.py
+        gc.freeze()  # what is imported is no more searched, which programs are traced a tenth faster without
+        gc.enable()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # names of files need not be text, nor in the terminal's alphabet
     sys.argv[1:] = map(_at_home, sys.argv[1:])  # config_flags looks there too

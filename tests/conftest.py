@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -51,6 +52,11 @@ from imagegen_jax.training import checkpoint  # noqa: E402
 from imagegen_jax.training import compiler  # noqa: E402
 from imagegen_jax.training import preservation  # noqa: E402
 from imagegen_jax.training import run  # noqa: E402
+
+
+def pytest_collection_finish():
+    """What is imported by now is no more searched for garbage, each time that a program is traced."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

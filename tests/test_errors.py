@@ -133,3 +133,15 @@ def test_a_command_starts_again_once_with_huge_pages():
         done = subprocess.run([sys.executable, "-c", first], cwd=ROOT, env=environment, capture_output=True, text=True)
         outcomes[bool(given)] = done.stdout.strip()
     assert outcomes == {False: "glibc.malloc.hugetlb=1", True: "went on"}
+
+
+def test_garbage_is_searched_for_once_a_command_has_been_imported():
+    """And not in what was imported. Whoever imports the commands' modules decides for themselves."""
+    told = "; import gc; from imagegen_jax import command_line; before = gc.isenabled()"
+    told += "; command_line.run(lambda: print(before, gc.isenabled(), gc.get_freeze_count() > 1e5))"
+    environment = os.environ | {"GLIBC_TUNABLES": ""}
+    printed = []
+    for how in ("import sys; sys.argv = ['-m']; import experiments", "import experiments"):
+        done = subprocess.run([sys.executable, "-c", how + told], cwd=ROOT, env=environment, capture_output=True, text=True)
+        printed.append(done.stdout.split())
+    assert printed == [["False", "True", "True"], ["True", "True", "False"]]
