@@ -90,6 +90,7 @@ def _kernel(path, parameter):
     return math.prod(parameter.shape[:-1]), 1, parameter.shape[-1]
 
 
+@jax.default_matmul_precision("highest")  # rounding to less makes X X^T negative where X is 0, and that grows
 def _orthogonal(x, steps=5):
     """(n, r, c) -> the same, near U V^T of each matrix U S V^T: singular values of some .7 to 1.2 (Jordan et al. 2024).
 

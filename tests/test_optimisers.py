@@ -94,6 +94,19 @@ def test_muon_turns_the_momentum_of_kernels_into_orthogonal_matrices():
         np.testing.assert_allclose(u / u.ravel()[0], np.sign(g) / np.sign(g.ravel()[0]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 64, 32), (128, 512)])
+def test_muon_of_a_gradient_of_one_direction_goes_in_that_one(shape):
+    """As that of a layer whose bias alone it is: what is 0 but for rounding does not become a direction of its own."""
+    left, right = jax.random.normal(jax.random.key(0), (np.prod(shape[:-1]), 1)), jnp.ones((1, shape[-1]))
+    kernel = {"kernel": (left @ right).reshape(shape)}
+    update = one_update(section(name="muon", lr=1.0, clip_norm=0.0), kernel, kernel)["kernel"].reshape(-1, shape[-1])
+    u, values, vt = np.linalg.svd(update)
+    assert 0.6 < values[0] / (0.2 * max(update.shape) ** 0.5) < 1.25 and values[1] < 1e-2 * values[0]
+    direction = np.asarray(left)[:, 0] / np.linalg.norm(left)
+    np.testing.assert_allclose(abs(u[:, 0] @ direction), 1, atol=1e-3)
+    np.testing.assert_allclose(abs(vt[0].sum()) / shape[-1] ** 0.5, 1, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_kernels_and_embeddings_decay_and_nothing_else_does(name):
     """Without a gradient an update is -lr wd p, or 0."""
