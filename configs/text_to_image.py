@@ -33,6 +33,7 @@ def _tinted_of(variant):
     c.data.source = "tinted:fashion_mnist_10k"
     c.data.hold_out = 0.15
     c.text_encoder.width = 64
+    c.optimizer.name = "muon"
     return c
 
 

@@ -60,8 +60,11 @@ def _tinted():
 
 
 def _emoji():
-    c = _told_captions(text_to_image.get_config("emoji"), "16 epochs")
+    c = _told_captions(text_to_image.get_config("emoji"), "30 epochs")
     c.batch_size = 32
+    c.optimizer.name = "muon"
+    c.optimizer.lr = 8e-3
+    c.optimizer.weight_decay = 0.02
     return c
 
 

@@ -38,6 +38,8 @@ def config_of(recipe):
     config = module.get_config()
     if "optimizer" in config:
         config.optimizer.eps = 1e3  # so large that Adam makes no whole steps of the rounding in gradients near zero
+        if config.optimizer.name == "muon":  # which makes them, too
+            config.optimizer.name = "adam"
     if "first_stage" in config:
         with config.unlocked():
             config.first_stage.run = config_of(module.FIRST_STAGE)
