@@ -34,6 +34,8 @@ def _tinted_of(variant):
     c.data.hold_out = 0.15
     c.text_encoder.width = 64
     c.optimizer.name = "muon"
+    c.optimizer.adam_regex = ""
+    c.optimizer.lr = 2e-3
     return c
 
 
@@ -52,6 +54,8 @@ def _tinted():
             "yellow",
         ),
     )
+    c.duration = "7000 steps"
+    c.ema.decay = 0.9995
     c.guidance.scale = 2.0
     return c
 

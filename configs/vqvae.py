@@ -4,7 +4,7 @@
 smoke    the same in seconds, to see that everything works
 fashion  all of Fashion-MNIST
 tinted   the bundled images in ten colours, for priors that are told captions
-emoji    3,539 colour pictures of a font at 32x32, likewise: 8x8 codes of 1024
+emoji    3,539 colour pictures of a font at 32x32, likewise: 8x8 codes of 2048
 """
 
 from configs import variants
@@ -58,7 +58,7 @@ def _emoji():
     c.data.source = "emoji"
     c.data.image_size = 32
     c.data.hold_out = 0.15
-    c.vqvae.codes = 1024
+    c.vqvae.codes = 2048
     c.duration = "30 epochs"
     c.optimizer.name = "muon"
     c.optimizer.lr = 1e-2

@@ -60,7 +60,8 @@ def _tinted():
 
 
 def _emoji():
-    c = _told_captions(text_to_image.get_config("emoji"), "30 epochs")
+    c = _told_captions(text_to_image.get_config("emoji"), "34 epochs")
+    c.first_stage.precompute = True
     c.batch_size = 32
     c.optimizer.name = "muon"
     c.optimizer.lr = 8e-3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Annotated
 from typing import Literal
 
@@ -37,6 +38,7 @@ class Config:
     b2: Annotated[float, keys.AtLeast(0), keys.Below(1)] = 0.999
     eps: Annotated[float, keys.AtLeast(0)] = 1e-8  # adam, adamw and muon
     weight_decay: Annotated[float, keys.AtLeast(0)] = 0.0  # all but adam
+    adam_regex: str = ""  # muon: kernels in whose path this regular expression is found follow Adam, too
     schedule: Annotated[str, keys.OneOf(_DECAYS)] = "constant"  # linear and cosine fall until the end of the training
     lr_end: Annotated[float, keys.AtLeast(0)] = 0.0  # to this
     warmup: keys.Duration = "0 steps"  # linear rise from 0
@@ -55,23 +57,31 @@ class Config:
             yield "lr_end", f"it can be at most config.optimizer.lr ({self.lr})"
         if self.weight_decay and self.name == "adam":
             yield "weight_decay", "config.optimizer.name=adam has none, choose adamw, lion or muon"
+        try:
+            re.compile(self.adam_regex)
+        except re.error as error:
+            yield "adam_regex", f"it is no regular expression: {error}"
 
 
 def _muon(config):
-    """Muon of the kernels, Adam of all else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+    """Muon of the kernels but for those of config.adam_regex, Adam of all else.
 
-    The momentum of a kernel becomes the nearest matrix with orthogonal rows or columns, of a size that makes its mean square
-    that of Adam's updates, .2^2, so that both go by one learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982,
-    section 2.2).
+    The momentum of a kernel becomes the nearest matrix with orthogonal rows or columns (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/), of a size that makes its mean square that of Adam's updates, .2^2, so that both
+    go by one learning rate (Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.2).
     """
+
+    def rules(params):
+        return jax.tree_util.tree_map_with_path(rule, params)
+
+    def rule(path, parameter):
+        excepted = config.adam_regex and re.search(config.adam_regex, _named(path))
+        return "muon" if _kernel(path, parameter) and not excepted else "adam"
 
     def orthogonal(path, momentum):
         matrices = momentum.reshape(_kernel(path, momentum)).swapaxes(0, 1)
         update = 0.2 * max(matrices.shape[1:]) ** 0.5 * _orthogonal(matrices)
         return update.swapaxes(0, 1).reshape(momentum.shape)
-
-    def rules(params):
-        return jax.tree_util.tree_map_with_path(lambda *of: "muon" if _kernel(*of) else "adam", params)
 
     muon = optax.chain(
         optax.trace(0.95, nesterov=True),
@@ -80,9 +90,14 @@ def _muon(config):
     return optax.partition({"muon": muon, "adam": optax.scale_by_adam(config.b1, config.b2, config.eps)}, rules)
 
 
+def _named(path):
+    """The path of a parameter, such as 'unet/conv_in/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _kernel(path, parameter):
     """(inputs, matrices, outputs) of a kernel; None of what is none."""
-    *_, layer, name = ("", *jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+    *_, layer, name = ("", *_named(path).split("/"))
     if name != "kernel" or parameter.ndim < 2:
         return None
     if layer == "query_key_value":  # three, beside each other
@@ -100,12 +115,16 @@ def _orthogonal(x, steps=5):
     if x.shape[1] > x.shape[2]:
         return _orthogonal(x.mT, steps).mT
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
-    one = jnp.eye(x.shape[1], dtype=x.dtype)
-    gram, product = x @ x.mT, one
-    for _ in range(steps):
-        polynomial = 3.4445 * one - 4.7750 * gram + 2.0315 * gram @ gram
-        product = polynomial @ product
+
+    def polynomial_of(gram):
+        return 3.4445 * jnp.eye(x.shape[1], dtype=x.dtype) - 4.7750 * gram + 2.0315 * gram @ gram
+
+    gram = x @ x.mT
+    product = polynomial = polynomial_of(gram)
+    for _ in range(steps - 1):
         gram = polynomial @ gram @ polynomial
+        polynomial = polynomial_of(gram)
+        product = polynomial @ product
     return product @ x
 
 
@@ -116,7 +135,7 @@ def _decay_weights(rate):
     """
 
     def add(path, update, parameter):
-        names = set(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
+        names = set(_named(path).split("/"))
         return update if parameter.ndim < 2 or names & {"bias", "scale"} else update + rate * parameter
 
     # Not optax.add_decayed_weights(mask=...), whose state is another than that of the checkpoints from before the mask.

@@ -1,5 +1,7 @@
 """Optimisers against their formulas."""
 
+import functools
+
 import chex
 import jax
 from jax import numpy as jnp
@@ -92,6 +94,18 @@ def test_muon_turns_the_momentum_of_kernels_into_orthogonal_matrices():
     for path in ("conv", "bias"), ("tokens", "embedding"):
         u, g = updates[path[0]][path[1]], np.asarray(gradient[path[0]][path[1]])
         np.testing.assert_allclose(u / u.ravel()[0], np.sign(g) / np.sign(g.ravel()[0]), rtol=1e-4)
+
+
+def test_muon_leaves_the_chosen_kernels_to_adam():
+    kernel = jax.random.normal(jax.random.key(0), (4, 6))
+    gradient = {"block": {"time": {"kernel": kernel}, "conv": {"kernel": kernel}}, "lifetime": {"kernel": kernel}}
+    config = section(name="muon", lr=0.1, clip_norm=0.0, adam_regex="/time")
+    updates = one_update(config, gradient, gradient)
+    np.testing.assert_allclose(updates["block"]["time"]["kernel"], -0.1 * np.sign(kernel), rtol=1e-4)
+    by_muon = one_update(section(name="muon", lr=0.1, clip_norm=0.0), gradient, gradient)
+    for path in ("block", "conv"), ("lifetime",):
+        chex.assert_trees_all_equal(*(functools.reduce(dict.__getitem__, path, tree) for tree in (updates, by_muon)))
+    assert dict(section(adam_regex="(").objections()).keys() == {"adam_regex"}
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 64, 32), (128, 512)])
