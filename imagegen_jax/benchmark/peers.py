@@ -11,7 +11,7 @@ from imagegen_jax import tables
 
 # What is compared, and with what: the words behind python -m experiments.benchmark.
 COMPARISONS = (
-    ("--config=configs/ddpm.py", "--against=diffusers"),
+    ("--config=configs/ddpm.py", "--config.optimizer.name=adam", "--against=diffusers"),
     ("--config=configs/gan.py", "--against=torch"),
     ("--config=configs/vae.py:mnist", "--config.data.source=fashion_mnist_10k", "--against=torch"),
     ("--config=configs/cyclegan.py", "--config.network.upsampling=transposed", "--against=torch"),
