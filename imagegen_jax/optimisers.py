@@ -105,7 +105,6 @@ def _kernel(path, parameter):
     return math.prod(parameter.shape[:-1]), 1, parameter.shape[-1]
 
 
-@jax.default_matmul_precision("highest")  # rounding to less makes X X^T negative where X is 0, and that grows
 def _orthogonal(x, steps=5):
     """(n, r, c) -> the same, near U V^T of each matrix U S V^T: singular values of some .7 to 1.2 (Jordan et al. 2024).
 
@@ -114,18 +113,20 @@ def _orthogonal(x, steps=5):
     """
     if x.shape[1] > x.shape[2]:
         return _orthogonal(x.mT, steps).mT
-    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    # Rounding to less makes X X^T negative where X is 0, and that grows.
+    with jax.default_matmul_precision("highest"):
+        x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
 
-    def polynomial_of(gram):
-        return 3.4445 * jnp.eye(x.shape[1], dtype=x.dtype) - 4.7750 * gram + 2.0315 * gram @ gram
+        def polynomial_of(gram):
+            return 3.4445 * jnp.eye(x.shape[1], dtype=x.dtype) - 4.7750 * gram + 2.0315 * gram @ gram
 
-    gram = x @ x.mT
-    product = polynomial = polynomial_of(gram)
-    for _ in range(steps - 1):
-        gram = polynomial @ gram @ polynomial
-        polynomial = polynomial_of(gram)
-        product = polynomial @ product
-    return product @ x
+        gram = x @ x.mT
+        product = polynomial = polynomial_of(gram)
+        for _ in range(steps - 1):
+            gram = polynomial @ gram @ polynomial
+            polynomial = polynomial_of(gram)
+            product = polynomial @ product
+        return product @ x
 
 
 def _decay_weights(rate):

@@ -96,6 +96,12 @@ def test_muon_turns_the_momentum_of_kernels_into_orthogonal_matrices():
         np.testing.assert_allclose(u / u.ravel()[0], np.sign(g) / np.sign(g.ravel()[0]), rtol=1e-4)
 
 
+def test_muon_leaves_the_precision_of_other_products_alone():
+    kernel = {"kernel": jnp.ones((4, 3))}
+    one_update(section(name="muon"), kernel, kernel)
+    assert jax.config.jax_default_matmul_precision is None
+
+
 def test_muon_leaves_the_chosen_kernels_to_adam():
     kernel = jax.random.normal(jax.random.key(0), (4, 6))
     gradient = {"block": {"time": {"kernel": kernel}, "conv": {"kernel": kernel}}, "lifetime": {"kernel": kernel}}
