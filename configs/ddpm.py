@@ -15,10 +15,25 @@ def get_config(variant=""):
     return variants.choose(__file__, variant, {"": _bundled, "smoke": _smoke, "fashion": _fashion, "cifar10": _cifar10})
 
 
+def base(variant):
+    """What recipes that stand on this one begin with: a variant's config, that of minutes by Adam. Muon was not tried there."""
+    return get_config(variant) if variant else _by_adam()
+
+
 def _bundled():
+    c = _by_adam()
+    c.duration = "3600 steps"
+    c.optimizer.name = "muon"
+    c.optimizer.adam_regex = "/time"  # layers of one vector an image: as much work as all others
+    c.optimizer.lr = 3e-3
+    c.ema.decay = 0.999
+    return c
+
+
+def _by_adam():
     c = config.default("diffusion")
     c.batch_size = 16
-    c.duration = "3600 steps"
+    c.duration = "7000 steps"
     c.network.channels = 64
     c.network.multipliers = (1, 2)
     c.network.blocks = 1
@@ -28,13 +43,11 @@ def _bundled():
     c.network.patch_size = 2
     c.network.scale_shift = True
     _modern(c)
-    c.optimizer.name = "muon"
-    c.optimizer.adam_regex = "/time"  # layers of one vector an image: as much work as all others
-    c.optimizer.lr = 3e-3
+    c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.99
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "100 steps"
-    c.ema.decay = 0.999
+    c.ema.decay = 0.9995
     c.log.every = "100 steps"
     c.checkpoint.every = "1000 steps"
     c.sample.every = "1000 steps"
@@ -55,18 +68,8 @@ def _modern(c):
     c.sampler.steps = 20
 
 
-def by_adam(c):
-    """The config of a recipe in minutes that stands on this one, where Muon was not tried; changes and returns it."""
-    c.duration = "7000 steps"
-    c.optimizer.name = "adam"
-    c.optimizer.adam_regex = ""
-    c.optimizer.lr = 2e-3
-    c.ema.decay = 0.9995
-    return c
-
-
 def _smoke():
-    c = by_adam(_bundled())
+    c = _by_adam()
     c.batch_size = 8
     c.duration = "20 steps"
     c.network.channels = 16

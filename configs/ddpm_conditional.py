@@ -14,12 +14,8 @@ from configs import variants
 
 def get_config(variant=""):
     """The config of a variant."""
-    others = {name: lambda name=name: told(ddpm.get_config(name)) for name in ("smoke", "fashion")}
-    return variants.choose(__file__, variant, {"": _bundled} | others)
-
-
-def _bundled():
-    return told(ddpm.by_adam(ddpm.get_config("")))
+    known = {name: lambda name=name: told(ddpm.base(name)) for name in ("", "smoke", "fashion")}
+    return variants.choose(__file__, variant, known)
 
 
 def told(c):

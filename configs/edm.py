@@ -14,12 +14,8 @@ from configs import variants
 
 def get_config(variant=""):
     """The config of a variant."""
-    small = {name: lambda name=name: _edm(ddpm.get_config(name)) for name in ("smoke", "fashion")}
-    return variants.choose(__file__, variant, {"": _bundled} | small | {"emoji": _emoji, "cifar10": _cifar10})
-
-
-def _bundled():
-    return _edm(ddpm.by_adam(ddpm.get_config("")))
+    small = {name: lambda name=name: _edm(ddpm.base(name)) for name in ("", "smoke", "fashion")}
+    return variants.choose(__file__, variant, small | {"emoji": _emoji, "cifar10": _cifar10})
 
 
 def _edm(c):
@@ -32,7 +28,7 @@ def _edm(c):
 
 
 def _emoji():
-    c = _bundled()
+    c = _edm(ddpm.base(""))
     c.data.source = "emoji"
     c.data.image_size = 32
     c.batch_size = 32

@@ -12,12 +12,8 @@ from configs import variants
 
 def get_config(variant=""):
     """The config of a variant."""
-    small = {name: lambda name=name: _flow(ddpm.get_config(name)) for name in ("smoke", "fashion")}
-    return variants.choose(__file__, variant, {"": _bundled} | small | {"cifar10": _cifar10})
-
-
-def _bundled():
-    return _flow(ddpm.by_adam(ddpm.get_config("")))
+    small = {name: lambda name=name: _flow(ddpm.base(name)) for name in ("", "smoke", "fashion")}
+    return variants.choose(__file__, variant, small | {"cifar10": _cifar10})
 
 
 def _flow(c):

@@ -35,7 +35,7 @@ def of_latents(theirs):
 
 
 def _bundled():
-    c = of_latents(ddpm.by_adam(ddpm.get_config("")))
+    c = of_latents(ddpm.base(""))
     c.network.patch_size = 1  # of 7x7 latents
     return c
 

@@ -18,9 +18,7 @@ def get_config(variant=""):
 
 def like_ddpm(variant, algorithm="meanflow"):
     """What configs/ddpm.py has in common with these methods: all but the objective and the sampler."""
-    c, theirs = config.default(algorithm), ddpm.get_config(variant)
-    if not variant:
-        ddpm.by_adam(theirs)
+    c, theirs = config.default(algorithm), ddpm.base(variant)
     c.update({name: theirs[name] for name in theirs if name in c and name not in ("algorithm", "sampler")})
     return c
 

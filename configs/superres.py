@@ -28,7 +28,7 @@ def restoring(theirs, degradation):
 
 def bundled(degradation):
     """The recipe of minutes for any degradation."""
-    c = restoring(ddpm.by_adam(ddpm.get_config("")), degradation)
+    c = restoring(ddpm.base(""), degradation)
     c.duration = "4000 steps"
     c.sample.num = 16
     return c

@@ -29,13 +29,11 @@ def _told_captions(c, length, prompts):
 
 
 def _tinted_of(variant):
-    c = ddpm.get_config(variant)
+    c = ddpm.base(variant)
     c.data.source = "tinted:fashion_mnist_10k"
     c.data.hold_out = 0.15
     c.text_encoder.width = 64
     c.optimizer.name = "muon"
-    c.optimizer.adam_regex = ""
-    c.optimizer.lr = 2e-3
     return c
 
 
@@ -54,8 +52,6 @@ def _tinted():
             "yellow",
         ),
     )
-    c.duration = "7000 steps"
-    c.ema.decay = 0.9995
     c.guidance.scale = 2.0
     return c
 
