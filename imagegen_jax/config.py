@@ -146,7 +146,7 @@ class Experiment:
     max_rollbacks: Annotated[int, keys.AtLeast(1)] = keys.resumable(3)  # in the whole training
     # WORKDIR[:STEP] or WORKDIR:best of a run: start with its parameters, as far as names and shapes agree.
     init_from: str = ""
-    init_from_regex: str = ""  # only those whose path, such as 'params/unet/conv_in/kernel', it is found in
+    init_from_regex: keys.Regex = ""  # only those whose path, such as 'params/unet/conv_in/kernel', it is found in
     data: sources.Config | domains.PairConfig = sources.Config()
     optimizer: optimisers.Config | None = None
     ema: averages.Config | None = None

@@ -89,6 +89,15 @@ class Each:
         return next((text.replace("it ", "each ", 1) for text in found if text), None)
 
 
+class _Regex:
+    def objection(self, value):
+        try:
+            re.compile(value)
+        except re.error as error:
+            return f"it is no regular expression: {error}"
+        return None
+
+
 class _Duration:
     def __init__(self, positive=False):
         self._positive = positive
@@ -102,6 +111,7 @@ class _Duration:
 
 Duration = Annotated[str, _Duration()]  # '2000 steps', '40 epochs' or a bare number of steps; '0' means never
 PositiveDuration = Annotated[str, _Duration(positive=True)]
+Regex = Annotated[str, _Regex()]
 Dtype = Annotated[str, OneOf(("float32", "bfloat16"))]  # of a computation; parameters are float32
 
 

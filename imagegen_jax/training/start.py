@@ -57,13 +57,9 @@ def _told_by(encoder, state, shardings):
 
 def _other(source, regex):
     """(the expression that chooses arrays, the run.Run whose they are) of config.init_from and init_from_regex."""
-    try:
-        chosen = re.compile(regex)
-    except re.error as error:
-        raise errors.UserError(f"config.init_from_regex is {regex!r}, which is no regular expression: {error}") from error
     folder, step = _parse(source)
     remedy = "choose with --config.init_from=WORKDIR:STEP"
-    return chosen, run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
+    return re.compile(regex), run.restore(folder, step, lambda shapes: {"opt_state": shapes.opt_state}, remedy=remedy)
 
 
 def _warm(source, chosen, other, state, shardings):

@@ -35,6 +35,7 @@ def recipe(**changes):
     config.sharding.preset = "fsdp"
     config.sharding.min_size = 0
     config.update_from_flattened_dict(changes)
+    config_lib.check(config)
     return config_lib.typed(config)
 
 
