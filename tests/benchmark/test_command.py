@@ -1,5 +1,6 @@
 """python -m experiments.benchmark: what it refuses, prints and writes."""
 
+import importlib
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import types
 import jax
 import pytest
 
+from experiments.torch_reference import pytorch
 from imagegen_jax import errors
 from imagegen_jax.benchmark import extraction
 from imagegen_jax.benchmark import peers
@@ -64,6 +66,17 @@ def test_all_recipes_are_compared_in_processes_of_their_own(benchmark, monkeypat
     failing = "configs/gan.py"
     with pytest.raises(errors.UserError, match="configs/gan.py .*: the comparison ended with exit code 1"):
         benchmark("--all")
+
+
+@pytest.mark.parametrize("words", peers.COMPARISONS, ids=lambda words: words[0])
+def test_what_is_compared_is_trained_as_the_reference_trains(words):
+    path, *changes = (word.removeprefix("--config") for word in words[:-1])
+    recipe, _, variant = path.removeprefix("=configs/").partition(".py")
+    config = importlib.import_module(f"configs.{recipe}").get_config(variant.removeprefix(":"))
+    for change in changes:
+        key, _, value = change.removeprefix(".").partition("=")
+        config.update_from_flattened_dict({key: value})
+    assert not [reason for reason, holds in pytorch.training_reasons(config).items() if holds]
 
 
 @pytest.mark.parametrize(
